@@ -1,0 +1,31 @@
+"""Action-conditioned JEPA world models trained from pixels.
+
+Names are imported on first use, so that `import jepaworld` (and with it `jepaworld --help` and the registration of
+the built-in environments) does not wait for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jepaworld.config import Config, load_config
+    from jepaworld.models.jepa import JEPA
+    from jepaworld.training_engine import run_training
+
+__version__ = "0.1.0"
+__all__ = ["JEPA", "Config", "__version__", "load_config", "run_training"]
+
+_HOME = {
+    "Config": "jepaworld.config",
+    "load_config": "jepaworld.config",
+    "JEPA": "jepaworld.models.jepa",
+    "run_training": "jepaworld.training_engine",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

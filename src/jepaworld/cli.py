@@ -1,0 +1,205 @@
+"""The commands. Each is thin: it loads what it needs when it runs, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jepaworld.errors import JepaworldError
+
+if TYPE_CHECKING:
+    from jepaworld.config import Config
+    from jepaworld.console import RichProgress
+
+app = typer.Typer(
+    name="jepaworld",
+    help="Action-conditioned JEPA world models from pixels: collect, train, look, judge.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="rich",
+)
+
+ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file; `jepaworld init` writes one.")]
+OverridesArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to override, e.g. batch_size=128.")
+]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder that `train` wrote.")]
+
+
+def main() -> None:
+    """Run a command; a problem that the user can mend ends in its message and exit code 2."""
+    try:
+        app()
+    except JepaworldError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        _say("interrupted")
+        sys.exit(130)
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _fail(text: str) -> None:
+    _say(f"error: {text}")
+    sys.exit(2)
+
+
+def _progress() -> RichProgress:
+    from rich.console import Console
+
+    from jepaworld.console import RichProgress
+
+    return RichProgress(Console(stderr=True))
+
+
+def _load(path: Path, overrides: list[str] | None) -> Config:
+    from jepaworld.config import load_config
+
+    return load_config(path, overrides or [])
+
+
+@app.command(epilog="Example: jepaworld init my_project")
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where config.yaml goes.")] = Path(),
+) -> None:
+    """Write a config.yaml with every setting, commented."""
+    from jepaworld.config import to_commented_yaml
+    from jepaworld.errors import ConfigError
+    from jepaworld.storage import atomic_write_text, storage_errors
+
+    path = folder / "config.yaml"
+    if path.exists():
+        raise ConfigError(f"{path}: exists already. Move it away or choose another folder.")
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(path, to_commented_yaml())
+    _say(f"{path} written. Next: jepaworld check {path}, then jepaworld train {path}")
+
+
+@app.command(epilog="Example: jepaworld check config.yaml encoder_type=vit")
+def check(config: ConfigArgument, overrides: OverridesArgument = None) -> None:
+    """Validate a configuration; print it resolved, with parameter counts and a memory estimate."""
+    from jepaworld.checks import describe_config
+    from jepaworld.config import to_commented_yaml
+
+    resolved = _load(config, overrides)
+    typer.echo(to_commented_yaml(resolved))
+    _say(describe_config(resolved))
+
+
+@app.command("check-env", epilog="Example: jepaworld check-env ALE/Pong-v5")
+def check_env(
+    environment: Annotated[str, typer.Argument(metavar="ENV_ID", help="Gymnasium id, or module:id.")],
+    image_size: Annotated[int, typer.Option(help="Side of the frames, in pixels.")] = 64,
+    input_channels: Annotated[int, typer.Option(help="1 for grey, 3 for RGB.")] = 3,
+) -> None:
+    """Say whether an environment can be used, and what is missing."""
+    from jepaworld.envs.check import check_env as examine
+
+    report = examine(environment, image_size=image_size, input_channels=input_channels)
+    typer.echo(str(report))
+    if not report.usable:
+        raise typer.Exit(2)
+
+
+@app.command(epilog="Example: jepaworld collect config.yaml num_episodes_data_collection=100")
+def collect(config: ConfigArgument, overrides: OverridesArgument = None) -> None:
+    """Collect a dataset into dataset_dir; an unfinished one is continued."""
+    from jepaworld.data.collect import collect as run_collection
+
+    dataset = run_collection(_load(config, overrides), progress=_progress())
+    _say(
+        f"{dataset.path}: {len(dataset.episode_lengths)} episodes, {dataset.num_frames} frames. "
+        f"Next: jepaworld inspect {dataset.path}"
+    )
+
+
+@app.command(epilog="Example: jepaworld inspect datasets/two_room --sheet two_room.png")
+def inspect(
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="Dataset folder.")],
+    sheet: Annotated[Path | None, typer.Option(help="Where the contact sheet goes [DATASET/contact_sheet.png].")] = None,
+) -> None:
+    """Show what is in a dataset and whether it is intact; write a contact sheet."""
+    from jepaworld.data.inspect import contact_sheet, inspect_dataset
+    from jepaworld.data.store import EpisodeDataset
+
+    summary = inspect_dataset(dataset)
+    typer.echo(str(summary))
+    sheet = sheet or dataset / "contact_sheet.png"
+    contact_sheet(EpisodeDataset.open(dataset, verify_checksums=False), sheet)
+    _say(f"contact sheet: {sheet}")
+
+
+@app.command(epilog="Example: jepaworld train config.yaml num_epochs=20 --run runs/first")
+def train(
+    config: Annotated[
+        Path | None, typer.Argument(metavar="CONFIG", help="YAML file; with --resume the run's own if left out.")
+    ] = None,
+    overrides: OverridesArgument = None,
+    run: Annotated[Path | None, typer.Option("--run", help="Run folder [runs/ENVIRONMENT-DATE-TIME].")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+) -> None:
+    """Collect or load data, train the JEPA and its state decoder, write the report."""
+    from jepaworld.errors import ConfigError
+
+    if resume and run is None:
+        raise ConfigError("--resume needs --run: which run shall go on?")
+    if config is None:
+        if run is None or not (run / "config.yaml").exists():
+            raise ConfigError("CONFIG is missing: name a YAML file (`jepaworld init` writes one).")
+        config = run / "config.yaml"
+    _train(_load(config, overrides), run, resume)
+
+
+@app.command(epilog="Example: jepaworld decode runs/first jepa_decoder_training.num_epochs=20")
+def decode(run: RunArgument, overrides: OverridesArgument = None) -> None:
+    """Train the state decoder of a run anew, from its best JEPA."""
+    from jepaworld.training_engine import train_decoder_of_run
+
+    progress = _progress()
+    train_decoder_of_run(run, _load(run / "config.yaml", overrides), progress)
+    _report(run, progress)
+
+
+@app.command(epilog="Example: jepaworld report runs/first")
+def report(run: RunArgument) -> None:
+    """Write a run's report: one self-contained HTML page, and its numbers as JSON."""
+    _report(run, _progress())
+
+
+@app.command(epilog="Example: jepaworld demo --run runs/demo")
+def demo(
+    run: Annotated[Path, typer.Option("--run", help="Run folder.")] = Path("runs/demo"),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted demo.")] = False,
+) -> None:
+    """The whole path on the built-in Two Rooms: collect, train, decode, report. Minutes on two CPU cores."""
+    from jepaworld.config import Config
+
+    _train(Config(), run, resume)
+
+
+def _train(config: Config, run: Path | None, resume: bool) -> None:
+    from jepaworld.training_engine import run_training
+
+    progress = _progress()
+    try:
+        result = run_training(config, run, resume, progress)
+    except KeyboardInterrupt:
+        where = run or "the run folder"
+        progress.message(f"interrupted; go on with: jepaworld train --run {where} --resume")
+        raise
+    _report(result.run_dir, progress)
+
+
+def _report(run: Path, progress: RichProgress) -> None:
+    from jepaworld.report import write_report
+
+    progress.message("writing the report")
+    path = write_report(run)
+    progress.message(f"look at {path}")

@@ -1,0 +1,1 @@
+"""Datasets: collecting episodes, storing them, sampling windows from them."""

@@ -1,0 +1,256 @@
+"""Collecting a dataset: from an environment and a policy to a folder of shards.
+
+The work is split into shards of whole episodes by the settings alone, and every episode has random numbers of
+its own, so that the files are equal byte for byte for any number of workers, after a kill and a continuation,
+and in every run on the same machine with the same versions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jepaworld
+from jepaworld.config import Config
+from jepaworld.data.manifest import MANIFEST, SCHEMA_VERSION, Manifest, read_manifest, write_manifest
+from jepaworld.data.policies import BUILT_IN, make_policy, policy_file
+from jepaworld.data.rollout import discover_state_variables, kept_random_state
+from jepaworld.data.store import EpisodeDataset, file_checksum, finished_shards, remove_unfinished
+from jepaworld.data.workers import collect_shards
+from jepaworld.envs.pixels import FrameReader, make_env
+from jepaworld.envs.spaces import block_size, space_to_dict
+from jepaworld.errors import ConfigError, DatasetError
+from jepaworld.progress import Progress
+from jepaworld.storage import storage_errors
+
+_SHARD_BYTES = 64 * 2**20
+_FEWEST_SHARDS = 16
+"""Where there are so many episodes: enough to keep 8 processes busy to the end. More would be smaller ones,
+and the built-in environment is faster the more episodes it plays side by side."""
+_MOST_SHARDS = 512
+"""A reader keeps a file of each shard open, and systems commonly allow 1024 open files."""
+
+# The setting behind each entry of the manifest that decides what the data are.
+_SETTINGS = {
+    "environment_name": "environment_name",
+    "environment_kwargs": "environment_kwargs",
+    "action_space": "the environment's action space",
+    "frame_skipping": "frame_skipping",
+    "image_size": "image_size",
+    "input_channels": "input_channels",
+    "frame_source": "collection.frame_source",
+    "policy": "collection.policy",
+    "policy_kwargs": "collection.policy_kwargs",
+    "policy_path": "collection.policy_path",
+    "policy_checksum": "the content of the file collection.policy_path",
+    "smoothness": "collection.smoothness",
+    "seed": "seed",
+    "num_episodes": "num_episodes_data_collection",
+    "max_steps_per_episode": "max_steps_per_episode_data_collection (in whole blocks of frame_skipping)",
+}
+
+
+def collect(config: Config, *, progress: Progress | None = None) -> EpisodeDataset:
+    """Collect `config.num_episodes_data_collection` episodes into the folder `config.dataset_dir`.
+
+    A finished dataset of the same settings is opened as it is, an unfinished one is continued.
+    `frame_skipping` k stores a frame every k environment steps; `max_steps_per_episode_data_collection`
+    counts environment steps and is rounded down to whole blocks; see `rollout` for how episodes end.
+
+    After Ctrl+C, a kill or an error the folder holds the finished shards, opens as a dataset with
+    `manifest.complete` False, and the next call continues it.
+
+    Args:
+        config: all settings; `collection.num_workers` processes collect, one means this process.
+        progress: is told the episodes done.
+
+    Returns:
+        The complete dataset. Checksums of shards that were there before are verified if
+        `config.verify_checksums`.
+
+    Raises:
+        EnvironmentNotUsableError: the environment cannot be made, has another action space than Box or
+            Discrete, or fails.
+        ConfigError: the policy cannot be made, fails, or leaves the action space.
+        DatasetError: the folder holds something else, a dataset of other settings, or a damaged one; another
+            process is collecting into it; a worker died.
+        StorageError: the folder cannot be written, or the disk is full.
+    """
+    progress = Progress() if progress is None else progress
+    path = Path(config.dataset_dir)
+    with kept_random_state():
+        expected = _expected_manifest(config)
+        with storage_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+        with _alone_in(path):
+            manifest = _begin(config, path, expected, progress)
+            present = set(finished_shards(path))
+            if present:
+                # Before more work goes into it: what is there must be whole.
+                EpisodeDataset.open(path, verify_checksums=config.verify_checksums, allow_missing=True)
+            pending = [index for index in range(manifest.num_shards) if index not in present]
+            if pending:
+                _collect_pending(config, manifest, pending, progress)
+            if not manifest.complete:
+                dataset = EpisodeDataset.open(path, verify_checksums=False)
+                checksums = [shard.checksum for shard in dataset.shards]
+                write_manifest(path, dataclasses.replace(manifest, complete=True, shards=checksums))
+    return EpisodeDataset.open(path, verify_checksums=False)
+
+
+def _collect_pending(config: Config, manifest: Manifest, pending: list[int], progress: Progress) -> None:
+    path = Path(config.dataset_dir)
+    missing = sum(
+        min(manifest.episodes_per_shard, manifest.num_episodes - index * manifest.episodes_per_shard)
+        for index in pending
+    )
+    progress.start("Collecting episodes", manifest.num_episodes, manifest.num_episodes - missing)
+    try:
+        collect_shards(config, manifest, pending, progress.advance)
+    finally:
+        progress.finish()
+        # Workers that were stopped could not do so themselves.
+        remove_unfinished(path)
+
+
+def _begin(config: Config, path: Path, expected: Manifest, progress: Progress) -> Manifest:
+    """The manifest of the dataset in `path`: the one that is there if the settings agree, or a new one."""
+    remove_unfinished(path)
+    if (path / MANIFEST).exists():
+        manifest = read_manifest(path)
+        _check_same_settings(path, manifest, expected)
+        if not manifest.complete and manifest.versions != expected.versions:
+            progress.warn(
+                f"{path}: begun with {_in_words(manifest.versions)}, continued with "
+                f"{_in_words(expected.versions)}: its episodes may differ from those of one version. Delete "
+                "the folder to collect all of them anew."
+            )
+        return manifest
+    others = sorted(entry.name for entry in path.iterdir())
+    if others:
+        raise DatasetError(
+            f"{path}: not a dataset (it has no {MANIFEST}) and not empty: it holds {', '.join(others[:5])}"
+            f"{' and more' if len(others) > 5 else ''}. Set dataset_dir to a new or empty folder."
+        )
+    with closing(make_env(config.environment_name, config.environment_kwargs)) as env:
+        states = discover_state_variables(config, env)
+    manifest = dataclasses.replace(expected, state_variables=states)
+    write_manifest(path, manifest)
+    return manifest
+
+
+def _expected_manifest(config: Config) -> Manifest:
+    """The manifest that the settings ask for; the state variables are not known yet."""
+    settings = config.collection
+    with closing(make_env(config.environment_name, config.environment_kwargs)) as env:
+        action_size = block_size(env.action_space, config.frame_skipping)
+        action_space = space_to_dict(env.action_space)
+        # Both fail here, if they do, in one process and before a folder exists.
+        FrameReader(env, config.image_size, config.input_channels, settings.frame_source)
+        make_policy(settings, env.action_space)
+    built_in = settings.policy in BUILT_IN
+    skip = config.frame_skipping
+    max_steps = config.max_steps_per_episode_data_collection // skip * skip
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        environment_name=config.environment_name,
+        environment_kwargs=_json_able("environment_kwargs", config.environment_kwargs),
+        action_space=action_space,
+        action_size=action_size,
+        frame_skipping=skip,
+        image_size=config.image_size,
+        input_channels=config.input_channels,
+        frame_source=settings.frame_source,
+        policy=settings.policy,
+        policy_kwargs={} if built_in else _json_able("collection.policy_kwargs", settings.policy_kwargs),
+        policy_path=settings.policy_path,
+        policy_checksum=None
+        if settings.policy_path is None
+        else file_checksum(policy_file(settings.policy_path)),
+        smoothness=settings.smoothness if settings.policy == "smooth_random" else None,
+        seed=config.seed,
+        num_episodes=config.num_episodes_data_collection,
+        max_steps_per_episode=max_steps,
+        episodes_per_shard=_episodes_per_shard(config),
+        state_variables={},
+        versions={"jepaworld": jepaworld.__version__}
+        | {name: version(name) for name in ("gymnasium", "numpy")},
+        complete=False,
+        shards=None,
+    )
+
+
+def _episodes_per_shard(config: Config) -> int:
+    """How many episodes go into a shard; follows from settings that decide the data, not from num_workers."""
+    episodes = config.num_episodes_data_collection
+    longest = config.max_steps_per_episode_data_collection // config.frame_skipping + 1
+    fit = _SHARD_BYTES // (longest * config.input_channels * config.image_size**2)
+    parallel = -(-episodes // _FEWEST_SHARDS)
+    openable = -(-episodes // _MOST_SHARDS)
+    return max(min(fit, parallel), openable, 1)
+
+
+def _json_able(key: str, value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{key}: {value!r} cannot be written to {MANIFEST} ({error}). Use numbers, text, true, false, "
+            "null, lists and mappings."
+        ) from error
+
+
+def _check_same_settings(path: Path, found: Manifest, expected: Manifest) -> None:
+    differing = [
+        f"{setting} is {getattr(found, name)!r} there and {getattr(expected, name)!r} now"
+        for name, setting in _SETTINGS.items()
+        if getattr(found, name) != getattr(expected, name)
+    ]
+    if differing:
+        raise DatasetError(
+            f"{path}: holds a dataset of other settings: {'; '.join(differing)}. Set dataset_dir to another "
+            "folder, go back to these settings, or delete the folder to collect anew."
+        )
+
+
+def _in_words(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in sorted(versions.items()))
+
+
+@contextmanager
+def _alone_in(path: Path) -> Iterator[None]:
+    """Keep a second collection out of the folder for as long as this process lives.
+
+    Raises:
+        DatasetError: another process is collecting into it.
+    """
+    try:
+        import fcntl
+    except (
+        ModuleNotFoundError
+    ):  # Windows has no such lock; shards do not collide there either, work is only doubled
+        yield
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DatasetError(
+                f"{path}: another process is collecting into this folder. Wait for it, or set dataset_dir to "
+                "another one."
+            ) from error
+        except OSError as error:
+            # Some network file systems cannot lock folders.
+            if error.errno not in (errno.EBADF, errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):
+                raise
+        yield
+    finally:
+        os.close(descriptor)

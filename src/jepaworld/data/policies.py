@@ -1,0 +1,356 @@
+"""Who acts while episodes are collected: the two random policies, a user's own, or a trained one.
+
+A policy has `reset(rng)`, called before each episode, and `act(observation) -> action`. The built-in ones
+also have `sequence(rng, steps)`: the same actions all at once, for environments that are stepped in batches.
+
+Shapes: a Box action has the shape of the space; `N` is the number of its entries.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import importlib
+import inspect
+import math
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+
+from jepaworld.config import CollectionConfig
+from jepaworld.errors import ConfigError
+
+BUILT_IN = ("random", "smooth_random")
+
+
+class Policy(Protocol):
+    """What the collection needs of a policy."""
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """An episode begins; everything random about it comes from `rng`."""
+        ...
+
+    def act(self, observation: Any) -> Any:
+        """The action at this observation, a valid element of the action space."""
+        ...
+
+
+class RandomPolicy:
+    """Random actions, each uniform over the action space, correlated over time by `smoothness`.
+
+    Box: every entry follows a Gaussian AR(1) process `x' = a x + sqrt(1 - a^2) e` with `a = smoothness`,
+    stationary from the first step, and is mapped through the normal distribution function to a uniform number
+    that is spread over the entry's bounds. So actions drift smoothly and still cover the whole range evenly.
+    An entry without bounds is `x` itself (standard normal); one with a single bound is exponentially
+    distributed from that bound on.
+    Discrete: the last action is repeated with probability `smoothness`, otherwise a new one is drawn (which
+    may be the same again).
+
+    Args:
+        space: Box or Discrete.
+        smoothness: 0 (independent actions) to below 1.
+    """
+
+    def __init__(self, space: gym.Space[Any], smoothness: float) -> None:
+        assert isinstance(space, Box | Discrete), space
+        self._space, self._smoothness = space, smoothness
+        self._rng: np.random.Generator | None = None
+        self._last: list[float] | None = None  # AR(1) value of each entry
+        self._last_choice: int | None = None
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Begin an episode whose actions are drawn from `rng`."""
+        self._rng, self._last, self._last_choice = rng, None, None
+
+    def act(self, observation: Any) -> Any:  # noqa: ARG002 (random actions do not look)
+        """The next action; equal to the next one of `sequence`."""
+        return self._next(1)[0]
+
+    def sequence(self, rng: np.random.Generator, steps: int) -> np.ndarray:
+        """The first actions of an episode.
+
+        Args:
+            rng: generator of the episode.
+            steps: number of actions.
+
+        Returns:
+            (steps, *shape) in the dtype of the space for Box, (steps,) int64 for Discrete.
+        """
+        self.reset(rng)
+        return self._next(steps)
+
+    def _next(self, steps: int) -> np.ndarray:
+        assert self._rng is not None, "reset comes before act"
+        if isinstance(self._space, Discrete):
+            return self._next_discrete(self._space, self._rng, steps)
+        return self._next_box(self._space, self._rng, steps)
+
+    def _next_discrete(self, space: Discrete, rng: np.random.Generator, steps: int) -> np.ndarray:
+        actions = np.empty(steps, np.int64)
+        for step, (repeat, choice) in enumerate(rng.random((steps, 2))):
+            if self._last_choice is None or repeat >= self._smoothness:
+                self._last_choice = int(space.start) + int(choice * int(space.n))
+            actions[step] = self._last_choice
+        return actions
+
+    def _next_box(self, space: Box, rng: np.random.Generator, steps: int) -> np.ndarray:
+        noise = rng.standard_normal((steps, math.prod(space.shape)))
+        columns = [self._correlate(entry, column) for entry, column in enumerate(noise.T.tolist())]
+        process = np.stack(columns, axis=1)
+        self._last = process[-1].tolist()
+        return _spread(process, space).reshape(steps, *space.shape)
+
+    def _correlate(self, entry: int, noise: list[float]) -> list[float]:
+        """The AR(1) process of one entry, going on from its last value."""
+        # In plain numbers, which are faster than arrays of a few entries.
+        smoothness, scale = self._smoothness, math.sqrt(1.0 - self._smoothness**2)
+        x = noise[0] if self._last is None else smoothness * self._last[entry] + scale * noise[0]
+        process = [x]
+        for e in noise[1:]:
+            x = smoothness * x + scale * e
+            process.append(x)
+        return process
+
+
+def _spread(normal: np.ndarray, space: Box) -> np.ndarray:
+    """Bring standard normal numbers (steps, N) into the bounds of the space, in its dtype."""
+    low, high = space.low.ravel().astype(np.float64), space.high.ravel().astype(np.float64)
+    below, above = np.isfinite(low), np.isfinite(high)
+    integer = np.issubdtype(space.dtype, np.integer)
+    # The math module, entry by entry: numpy has no erf, and its vectorised logarithm may round differently in
+    # arrays of another length, while act() and sequence() must agree to the last bit.
+    tail = np.array([0.5 * math.erfc(x / math.sqrt(2.0)) for x in normal.ravel().tolist()])
+    tail = tail.reshape(normal.shape)  # P(X > x), uniform in (0, 1)
+    values = normal.copy()
+    both = below & above
+    width = high[both] - low[both] + (1.0 if integer else 0.0)
+    values[:, both] = low[both] + width * (1.0 - tail[:, both])
+    for entry in np.flatnonzero(below ^ above):
+        distance = np.array([-math.log(p) for p in tail[:, entry].tolist()])
+        values[:, entry] = low[entry] + distance if below[entry] else high[entry] - distance
+    if integer:
+        values = np.floor(values)
+    # Rounding to the dtype may step over a bound.
+    return np.clip(values, low, high).astype(space.dtype)
+
+
+class ImportedPolicy:
+    """A user's policy, checked.
+
+    An action outside the space is refused, as one that is clipped would be stored as if it had been played.
+
+    Args:
+        name: the import path, for messages.
+        act: observation -> action.
+        space: the action space that `act` was given (if any); its generator is seeded before each episode.
+        reset: called before each episode, if the policy has such a method without parameters.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        act: Callable[[Any], Any],
+        space: gym.Space[Any],
+        reset: Callable[[], Any] | None = None,
+    ) -> None:
+        self._name, self._act, self._space, self._reset = name, act, space, reset
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Begin an episode; the random numbers of `action_space.sample()` follow from `rng`."""
+        self._space.seed(int(rng.integers(2**31)))
+        if self._reset is not None:
+            with _policy_errors(self._name, "reset()"):
+                self._reset()
+
+    def act(self, observation: Any) -> Any:
+        """The policy's action.
+
+        Raises:
+            ConfigError: the policy failed, or its action is not in the action space.
+        """
+        with _policy_errors(self._name, "acting"):
+            action = self._act(observation)
+        return checked_action(action, self._space, self._name)
+
+
+def checked_action(action: Any, space: gym.Space[Any], name: str) -> Any:
+    """An action as an element of `space`; float rounding at the bounds (1e-6 of them) is put right.
+
+    Args:
+        action: what a policy returned: a number, a list or an array.
+        space: Box or Discrete.
+        name: the policy, for the message.
+
+    Returns:
+        An array of the space's shape and dtype for Box, an int for Discrete.
+
+    Raises:
+        ConfigError: wrong shape, not numeric, not finite or out of bounds.
+    """
+    try:
+        value = np.asarray(action)
+    except ValueError as error:
+        raise _bad_action(action, space, name, "it is not an array") from error
+    if isinstance(space, Discrete):
+        if value.dtype.kind not in "iu" or value.size != 1:
+            raise _bad_action(action, space, name, "an integer is needed")
+        choice = int(value.item())
+        if not space.start <= choice < space.start + space.n:
+            raise _bad_action(action, space, name, "it is out of range")
+        return choice
+    assert isinstance(space, Box)
+    allowed = "iu" if np.issubdtype(space.dtype, np.integer) else "iuf"
+    if value.dtype.kind not in allowed:
+        raise _bad_action(action, space, name, f"its dtype is {value.dtype}")
+    if value.shape != space.shape:
+        raise _bad_action(action, space, name, f"its shape is {value.shape}")
+    if not np.isfinite(value).all():
+        raise _bad_action(action, space, name, "it is not finite")
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    clipped = np.clip(value, low, high)
+    if (np.abs(clipped - value) > 1e-6 * np.maximum(1.0, np.abs(clipped))).any():
+        raise _bad_action(action, space, name, "it is out of bounds")
+    return clipped.astype(space.dtype)
+
+
+def _bad_action(action: Any, space: gym.Space[Any], name: str, reason: str) -> ConfigError:
+    return ConfigError(
+        f"collection.policy {name}: its action {action!r} is not in the action space {space}: {reason}. Make "
+        "the policy return valid actions (it may clip them itself)."
+    )
+
+
+@contextmanager
+def _policy_errors(name: str, doing: str) -> Iterator[None]:
+    """Name the policy in an error of the user's code, with the traceback as a note."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        problem = ConfigError(f"collection.policy {name}: {doing} failed: {type(error).__name__}: {error}")
+        problem.add_note(traceback.format_exc())
+        raise problem from error
+
+
+# --- making one
+
+
+def make_policy(settings: CollectionConfig, action_space: gym.Space[Any]) -> Policy:
+    """The policy that the section `collection` names.
+
+    `module:attribute` may name
+    a function, or another callable object: called as `policy(observation)`;
+    an object with `predict(observation, deterministic=...)`: used like a Stable-Baselines3 model;
+    a class with `load`, if `policy_path` is set: `load(policy_path, **policy_kwargs)` gives such a model;
+    any other class: instantiated as `cls(action_space, **policy_kwargs)`, then used as one of the above.
+    The folder of the command is searched for the module too. A method `reset()` of the object, if there is
+    one, is called before each episode. A model that predicts acts as in training, by sampling;
+    `deterministic: true` in `policy_kwargs` makes it take its best action.
+
+    Args:
+        settings: the section `collection`.
+        action_space: Box or Discrete; the policy gets its own copy.
+
+    Raises:
+        ConfigError: the name is unknown, the import or the loading fails, or what it names cannot act.
+    """
+    name, kwargs = settings.policy, dict(settings.policy_kwargs)
+    if name in BUILT_IN:
+        return RandomPolicy(action_space, settings.smoothness if name == "smooth_random" else 0.0)
+    target: Any = import_attribute(name)
+    action_space = copy.deepcopy(action_space)
+    # Model libraries take `deterministic` when acting, not when loading.
+    deterministic = bool(kwargs.pop("deterministic", False)) if settings.policy_path is not None else False
+    if settings.policy_path is not None:
+        target = _load_model(name, target, settings.policy_path, kwargs)
+    elif inspect.isclass(target):
+        with _policy_errors(name, "making it with (action_space, **policy_kwargs)"):
+            made: Any = target
+            target = made(action_space, **kwargs)
+    elif kwargs:
+        raise ConfigError(
+            f"collection.policy_kwargs is {kwargs} but collection.policy {name} is not a class, so nothing "
+            "takes them. Remove policy_kwargs, or name a class."
+        )
+    if callable(getattr(target, "predict", None)):
+        predict = target.predict
+        act = lambda observation: predict(observation, deterministic=deterministic)[0]  # noqa: E731
+    elif callable(target):
+        act = target
+    else:
+        raise ConfigError(
+            f"collection.policy {name} is {target!r}, which cannot act. Name a callable(observation) -> "
+            "action, a class of such, or an object with predict()."
+        )
+    reset = getattr(target, "reset", None)
+    return ImportedPolicy(name, act, action_space, reset if callable(reset) else None)
+
+
+def _load_model(name: str, cls: Any, path: str, kwargs: dict[str, Any]) -> Any:
+    if not callable(getattr(cls, "load", None)):
+        raise ConfigError(
+            f"collection.policy_path is set but collection.policy {name} has no load(). Name an algorithm "
+            "class such as stable_baselines3:PPO, or set policy_path to null."
+        )
+    if not policy_file(path).is_file():
+        raise ConfigError(
+            f"collection.policy_path: {path} does not exist. Give the .zip file that save() wrote."
+        )
+    with _policy_errors(name, f"loading {path}"):
+        return cls.load(path, **kwargs)
+
+
+def policy_file(path: str) -> Path:
+    """The file that `policy_path` means: Stable-Baselines3 lets one leave out the ending .zip."""
+    given = Path(path)
+    return given if given.is_file() or given.suffix == ".zip" else given.with_name(f"{given.name}.zip")
+
+
+def import_attribute(name: str) -> Any:
+    """What the import path `module:attribute` names; modules in the current folder are found too.
+
+    Raises:
+        ConfigError: no built-in policy and no such import path.
+    """
+    module_name, separator, attribute = name.partition(":")
+    if not separator or not module_name or not attribute:
+        close = difflib.get_close_matches(name, BUILT_IN, n=1, cutoff=0.5)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise ConfigError(
+            f"collection.policy is {name!r}: neither {' nor '.join(BUILT_IN)} nor an import path "
+            f"module:attribute.{hint}"
+        )
+    # Installed commands do not have the folder they are started in on their path, as `python -m` has. Last,
+    # so that a user's random.py does not hide the standard library's.
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.append(folder)
+    try:
+        target: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name == "stable_baselines3" or module_name.split(".")[0] == "stable_baselines3":
+            remedy = 'Install it: pip install "jepaworld[sb3]".'
+        elif error.name in (module_name, module_name.split(".")[0]):
+            remedy = f"Install it, or start in the folder that holds it (this is {folder})."
+        else:
+            remedy = f"Install {error.name}, which it imports."
+        raise ConfigError(f"collection.policy {name}: {error}. {remedy}") from error
+    except Exception as error:
+        problem = ConfigError(f"collection.policy {name}: importing failed: {type(error).__name__}: {error}")
+        problem.add_note(traceback.format_exc())
+        raise problem from error
+    for part in attribute.split("."):
+        if not hasattr(target, part):
+            close = difflib.get_close_matches(part, dir(target), n=1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise ConfigError(f"collection.policy {name}: {module_name} has no {attribute}.{hint}")
+        target = getattr(target, part)
+    return target

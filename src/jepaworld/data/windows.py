@@ -1,0 +1,232 @@
+"""Splits by episode, and batches of windows gathered by index arithmetic.
+
+Shapes: B windows, T transitions, C H W image, A action block, F frames of a group. `actions[:, t]` is taken at
+`frames[:, t]` and leads to `frames[:, t + 1]`.
+
+Episodes are read in groups that fit into the given memory, the next group in the background while this one is
+trained on. A dataset that fits is one group, read once. The order of an epoch is a function of the seed and the
+epoch's number alone, so a resumed run goes on with the very window at which it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jepaworld.data.store import EpisodeDataset
+from jepaworld.errors import DatasetError
+
+
+class Split(NamedTuple):
+    """Episode indices of each part, sorted int64 arrays without common elements."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    evaluation: np.ndarray
+
+
+def split_episodes(num_episodes: int, validation_split: float, evaluation_split: float, seed: int) -> Split:
+    """Divide episodes at random.
+
+    Args:
+        num_episodes: Number of episodes in the dataset.
+        validation_split: Share for validation, 0 to 1; at least one episode if above 0.
+        evaluation_split: Share that training never sees, 0 to 1; at least one episode if above 0.
+        seed: Seed of the division.
+
+    Raises:
+        DatasetError: no episode would be left to train on.
+    """
+    sizes = [max(1, round(share * num_episodes)) if share > 0 else 0 for share in (validation_split, evaluation_split)]
+    if sum(sizes) >= num_episodes:
+        raise DatasetError(
+            f"the dataset has {num_episodes} episode(s), but early_stopping.validation_split = {validation_split:g} "
+            f"takes {sizes[0]} and evaluation_split = {evaluation_split:g} takes {sizes[1]}: none is left to train "
+            "on. Collect more episodes (num_episodes_data_collection) or set these splits to 0."
+        )
+    order = np.random.default_rng(seed).permutation(num_episodes)
+    validation, evaluation, train = np.split(order, np.cumsum(sizes))
+    return Split(np.sort(train), np.sort(validation), np.sort(evaluation))
+
+
+class Batch(NamedTuple):
+    """Windows on the device: `frames` uint8 (B, T + 1, C, H, W) and `actions` (B, T, A)."""
+
+    frames: Tensor
+    actions: Tensor
+
+
+class _Group(NamedTuple):
+    """Episodes in memory: `frames` (F, C, H, W), `actions` (F, A), and the rows `starts` at which windows begin."""
+
+    frames: Tensor
+    actions: Tensor
+    starts: Tensor
+
+
+class WindowLoader:
+    """Batches of windows of some episodes of a dataset.
+
+    Args:
+        dataset: An opened dataset.
+        episodes: Indices of the episodes to draw from.
+        num_transitions: T; 0 gives single frames without actions.
+        batch_size: B.
+        device: Where batches are.
+        buffer_bytes: Memory for frames; the larger, the more episodes are mixed in a batch. `None` keeps all of
+            them on the device.
+        seed: Seed of the order.
+    """
+
+    def __init__(
+        self,
+        dataset: EpisodeDataset,
+        episodes: np.ndarray,
+        num_transitions: int,
+        batch_size: int,
+        device: torch.device,
+        buffer_bytes: int | None,
+        seed: int,
+    ) -> None:
+        self.dataset = dataset
+        self.episodes = episodes
+        self.num_transitions = num_transitions
+        self.batch_size = batch_size
+        self.device = device
+        self.seed = seed
+        self._windows = np.maximum(dataset.episode_lengths - num_transitions + 1, 0)
+        self.num_windows = int(self._windows[episodes].sum())
+        # Half for the group in use, half for the one that is read meanwhile.
+        self._group_bytes = None if buffer_bytes is None else buffer_bytes // 2
+        self._resident: _Group | None = None
+
+    def __len__(self) -> int:
+        """Full batches in an epoch."""
+        return self.num_windows // self.batch_size
+
+    def require_full_batch(self, batch_size_key: str) -> None:
+        """Refuse to train on fewer windows than a batch.
+
+        Raises:
+            DatasetError: with the sizes and the setting of that name.
+        """
+        if len(self) == 0:
+            longest = int(self.dataset.episode_lengths[self.episodes].max())
+            raise DatasetError(
+                f"{self.dataset.path}: the {len(self.episodes)} training episode(s) have {self.num_windows} windows of "
+                f"num_transitions = {self.num_transitions} (the longest episode has {longest} transitions), fewer than "
+                f"{batch_size_key} = {self.batch_size}. Lower {batch_size_key} or collect more episodes."
+            )
+
+    def epoch(self, epoch: int, start_batch: int = 0) -> Generator[Batch]:
+        """Full batches of an epoch in random order; every window is in at most one of them.
+
+        Args:
+            epoch: Number of the epoch; with the seed it determines the order.
+            start_batch: Batches to leave out at the beginning, for a resumed run.
+        """
+        rng = np.random.default_rng((self.seed, epoch))
+        order = self.episodes if self._group_bytes is None else rng.permutation(self.episodes)
+        groups = list(self._cut(order))
+        permutations = [torch.from_numpy(rng.permutation(int(self._windows[group].sum()))) for group in groups]
+        skip = start_batch * self.batch_size
+        while groups and skip >= len(permutations[0]):
+            skip -= len(permutations.pop(0))
+            groups.pop(0)
+        remaining = len(self) - start_batch
+        for batch in self._batches(groups, permutations, skip):
+            if remaining == 0:
+                return
+            remaining -= 1
+            yield batch
+
+    def in_order(self) -> Iterator[Batch]:
+        """Every window once, in the order of the dataset; the last batch may be smaller."""
+        groups = list(self._cut(self.episodes))
+        yield from self._batches(groups, [torch.arange(int(self._windows[group].sum())) for group in groups], 0)
+
+    def _cut(self, episodes: np.ndarray) -> Iterator[np.ndarray]:
+        """Cut an order of episodes into groups whose frames fit into the buffer."""
+        if self._group_bytes is None:
+            yield episodes
+            return
+        manifest = self.dataset.manifest
+        frame_bytes = manifest.input_channels * manifest.image_size**2
+        ends = np.cumsum((self.dataset.episode_lengths[episodes] + 1) * frame_bytes)
+        first = 0
+        while first < len(episodes):
+            used = ends[first - 1] if first else 0
+            last = max(first + 1, int(np.searchsorted(ends, used + self._group_bytes, side="right")))
+            yield episodes[first:last]
+            first = last
+
+    def _batches(self, groups: list[np.ndarray], permutations: list[Tensor], skip: int) -> Iterator[Batch]:
+        """Gather batches; one that begins in a group is completed from the next."""
+        begun: list[Batch] = []
+        missing = self.batch_size
+        for group, permutation in zip(self._load_ahead(groups), permutations, strict=True):
+            starts = group.starts[permutation.to(group.starts.device)][skip:]
+            skip, position = 0, 0
+            while position < len(starts):
+                rows = starts[position : position + missing]
+                position += len(rows)
+                missing -= len(rows)
+                begun.append(self._gather(group, rows))
+                if missing == 0:
+                    yield _join(begun)
+                    begun, missing = [], self.batch_size
+        if begun:
+            yield _join(begun)
+
+    def _gather(self, group: _Group, rows: Tensor) -> Batch:
+        steps = torch.arange(self.num_transitions + 1, device=rows.device)
+        index = rows.unsqueeze(1) + steps
+        frames = group.frames.index_select(0, index.flatten()).unflatten(0, index.shape)
+        index = index[:, :-1]
+        return Batch(frames, group.actions.index_select(0, index.flatten()).unflatten(0, index.shape))
+
+    def _load_ahead(self, groups: list[np.ndarray]) -> Iterator[_Group]:
+        if self._group_bytes is None:
+            if self._resident is None:
+                self._resident = self._load(self.episodes)
+            yield from [self._resident] * len(groups)
+            return
+        with ThreadPoolExecutor(1) as reader:
+            upcoming: Future[_Group] | None = reader.submit(self._load, groups[0]) if groups else None
+            for following in [*groups[1:], None]:
+                if upcoming is None:
+                    return
+                group = upcoming.result()
+                upcoming = None if following is None else reader.submit(self._load, following)
+                yield group
+                del group  # before the next but one is read, or three groups would be in memory
+
+    def _load(self, episodes: np.ndarray) -> _Group:
+        dataset = self.dataset
+        lengths = dataset.episode_lengths[episodes] + 1
+        offsets = np.cumsum(lengths) - lengths
+        shard_starts = np.array([shard.start for shard in dataset.shards])
+        layout = dataset.manifest.array_layout
+        total = int(lengths.sum())
+        frames = np.empty((total, *layout["frames"][1]), layout["frames"][0])
+        actions = np.empty((total, *layout["actions"][1]), layout["actions"][0])
+        for episode, offset, length in zip(episodes, offsets, lengths, strict=True):
+            row = dataset.episode_starts[episode]
+            shard = dataset.shards[int(np.searchsorted(shard_starts, row, side="right")) - 1]
+            local = slice(row - shard.start, row - shard.start + length)  # an episode never spans shards
+            frames[offset : offset + length] = shard.frames[local]
+            actions[offset : offset + length] = shard.actions[local]
+        windows = self._windows[episodes]
+        starts = np.repeat(offsets - (np.cumsum(windows) - windows), windows) + np.arange(windows.sum())
+        return _Group(*(torch.from_numpy(array).to(self.device) for array in (frames, actions, starts)))
+
+
+def _join(parts: list[Batch]) -> Batch:
+    if len(parts) == 1:
+        return parts[0]
+    return Batch(torch.cat([part.frames for part in parts]), torch.cat([part.actions for part in parts]))

@@ -1,0 +1,86 @@
+"""One setting for the device, mixed precision and the memory that data may take."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import torch
+
+from jepaworld.errors import ConfigError
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of the setting `device`.
+
+    Args:
+        name: "auto", "cpu", "cuda", "cuda:N" or "mps". "auto" takes the first of cuda, mps, cpu that is there.
+
+    Raises:
+        ConfigError: the device is not there.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    device = torch.device(name)
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[device.type]
+    if (device.index or 0) >= there:
+        raise ConfigError(
+            f"device: {name!r} is not there: this torch ({torch.__version__}) sees {there} {device.type} device(s). "
+            "Use device=auto or device=cpu."
+        )
+    return device
+
+
+def autocast(device: torch.device, mixed_precision: str) -> AbstractContextManager:
+    """The autocast context of the setting `mixed_precision` ("auto", "bf16" or "off") on a device."""
+    enabled = mixed_precision == "bf16" or (mixed_precision == "auto" and has_native_bf16(device))
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
+def has_native_bf16(device: torch.device) -> bool:
+    """Whether bf16 matrix products run in hardware, so that mixed precision gains speed."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes that can still be taken on a device; on the host, within the limits set to this process."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return min(_host_memory(), *_process_limits())
+
+
+def _host_memory() -> int:
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _process_limits() -> list[int]:
+    """What the control group and the resource limits leave to this process, as far as they are set."""
+    left = []
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        paths = Path(limit), Path(used)
+        if all(path.exists() for path in paths) and (text := paths[0].read_text().strip()).isdigit():
+            left.append(int(text) - int(paths[1].read_text()))
+    if os.name == "posix":
+        import resource
+
+        pages = Path("/proc/self/statm").read_text().split() if Path("/proc/self/statm").exists() else ["0"] * 6
+        for kind, field in ((resource.RLIMIT_AS, 0), (resource.RLIMIT_DATA, 5)):
+            soft, _ = resource.getrlimit(kind)
+            if soft != resource.RLIM_INFINITY:
+                left.append(soft - int(pages[field]) * resource.getpagesize())
+    return left or [2**62]

@@ -1,0 +1,114 @@
+"""Action spaces: which are supported, how wide a stored action is, and their form in JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Box, Discrete, Space
+
+from jepaworld.errors import EnvironmentNotUsableError
+
+
+def space_to_dict(space: Space) -> dict[str, Any]:
+    """A Box or Discrete space as values that JSON can hold.
+
+    Args:
+        space: Box of any shape and dtype, or Discrete.
+
+    Returns:
+        `{"type": "Box", "shape", "low", "high", "dtype"}` with the bounds flat in C order and infinities as
+        the strings `"inf"` and `"-inf"`, or `{"type": "Discrete", "n", "start"}`.
+
+    Raises:
+        EnvironmentNotUsableError: the space is of another kind.
+    """
+    if isinstance(space, Box):
+        return {
+            "type": "Box",
+            "shape": list(space.shape),
+            "low": [_bound_to_json(bound) for bound in space.low.ravel().tolist()],
+            "high": [_bound_to_json(bound) for bound in space.high.ravel().tolist()],
+            "dtype": str(space.dtype),
+        }
+    if isinstance(space, Discrete):
+        return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
+    raise _unsupported(space)
+
+
+def space_from_dict(fields: Mapping[str, Any]) -> Box | Discrete:
+    """The space that `space_to_dict` described; equal to the original.
+
+    Args:
+        fields: what `space_to_dict` returned, also after a round trip through JSON.
+
+    Returns:
+        The Box or Discrete space.
+
+    Raises:
+        ValueError: an entry is missing, or its value does not describe a space.
+    """
+    try:
+        if fields["type"] == "Box":
+            shape, dtype = tuple(fields["shape"]), np.dtype(fields["dtype"])
+            low, high = (
+                np.array([_bound_from_json(bound) for bound in fields[side]], dtype=dtype).reshape(shape)
+                for side in ("low", "high")
+            )
+            return Box(low=low, high=high, shape=shape, dtype=dtype.type)
+        if fields["type"] == "Discrete":
+            return Discrete(int(fields["n"]), start=int(fields["start"]))
+    except (KeyError, TypeError, ValueError, OverflowError, AssertionError) as error:
+        raise ValueError(f"{dict(fields)!r} does not describe a space: {error!r}") from error
+    raise ValueError(f"space type {fields['type']!r} is not known; Box and Discrete are.")
+
+
+def check_action_space(space: Space) -> None:
+    """Make sure that actions of this space can be stored and embedded.
+
+    Raises:
+        EnvironmentNotUsableError: the space is neither Box nor Discrete, or a Box without entries.
+    """
+    if not isinstance(space, Box | Discrete):
+        raise _unsupported(space)
+    if isinstance(space, Box) and 0 in space.shape:
+        raise EnvironmentNotUsableError(
+            f"the action space {space} has no entries (shape {space.shape}), so there is nothing to "
+            f"condition on. "
+            "Choose an environment with actions."
+        )
+
+
+def block_size(space: Space, frame_skipping: int) -> int:
+    """Width A of one stored action: the actions of `frame_skipping` environment steps side by side.
+
+    Args:
+        space: Box or Discrete.
+        frame_skipping: environment steps from one stored frame to the next, at least 1.
+
+    Returns:
+        `frame_skipping * prod(shape)` for Box, `frame_skipping` for Discrete.
+
+    Raises:
+        EnvironmentNotUsableError: the space is not supported.
+    """
+    check_action_space(space)
+    assert frame_skipping >= 1, frame_skipping
+    return frame_skipping * (math.prod(space.shape) if isinstance(space, Box) else 1)
+
+
+def _unsupported(space: Space) -> EnvironmentNotUsableError:
+    return EnvironmentNotUsableError(
+        f"action space {space} is not supported: Box and Discrete are. Wrap the environment so that it "
+        "takes one of these (gymnasium.wrappers.TransformAction)."
+    )
+
+
+def _bound_to_json(bound: float) -> float | str:
+    return bound if math.isfinite(bound) else str(bound)
+
+
+def _bound_from_json(bound: float | str) -> float:
+    return float(bound) if isinstance(bound, str) else bound

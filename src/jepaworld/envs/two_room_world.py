@@ -1,0 +1,272 @@
+"""The world behind `jepaworld/TwoRoom-v0`: geometry, exact collisions and painting, for N lanes at once.
+
+Units are pixels of the 64x64 image, with x to the right, y downwards and (0, 0) at the outer corner of the
+first pixel; pixel (row i, column j) is the square [j, j+1] x [i, i+1]. A lane is one world with its own wall,
+goal and agent. Everything here is elementwise over lanes, so that one lane computes the same bits alone as
+among others.
+
+Shapes: N lanes; states, goals, walls (N, 2) float32; frames (N, 3, 64, 64) uint8.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+GoalRoom = Literal["any", "other", "same"]
+Float32Array = NDArray[np.float32]
+Float64Array = NDArray[np.float64]
+
+SIZE = 64
+BORDER = 2  # thickness of the outer wall
+WALL_HALF = 2  # half the thickness of the wall between the rooms
+DOOR_HALF = 6  # half the height of the door
+RADIUS = 2.5  # of the agent: the disc that is drawn, and half the side of the square that collides
+SUCCESS_DISTANCE = 4.5
+LOW, HIGH = BORDER + RADIUS, SIZE - BORDER - RADIUS  # where the agent's centre may be, on both axes
+FIXED_WALL = (32.0, 32.0)  # wall x, door y
+WALL_X_LIMITS = (12.0, 52.0)  # both rooms stay wide enough to turn in
+DOOR_Y_LIMITS = (BORDER + DOOR_HALF, SIZE - BORDER - DOOR_HALF)  # the whole door is inside the border
+DRAWS_PER_RESET = 10  # uniform numbers that one reset of one lane consumes, whatever the settings
+
+_RANDOM_WALL_X = (20, 44)  # drawn as whole pixels, ends included, so that edges stay crisp
+_RANDOM_DOOR_Y = (10, 54)
+_BACKGROUND = (9, 11, 20)
+_WALL_COLOUR = (72, 108, 166)
+_AGENT_COLOUR = (255, 214, 92)
+_PATCH = (
+    7  # pixels on a side that the agent can touch: its radius, half a pixel of smooth edge, and its fraction
+)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Faces of the obstacles, grown by the radius, as the agent's centre meets them; each (N,) float64.
+
+    Every face is a float32 number, rounded away from the obstacle. Positions are rounded to float32 after a
+    move, and rounding is monotone, so it cannot carry a position across a face.
+
+    Attributes:
+        left: x of the wall's left face.
+        right: x of the wall's right face.
+        door_low: smallest y in the door.
+        door_high: largest y in the door.
+        centre: x of the middle of the wall, where one room's side ends and the other's begins.
+    """
+
+    left: Float64Array
+    right: Float64Array
+    door_low: Float64Array
+    door_high: Float64Array
+    centre: Float64Array
+
+    @classmethod
+    def of(cls, wall: Float32Array) -> Geometry:
+        """The geometry of walls (N, 2), each wall x and door y."""
+        x, y = wall.astype(np.float64).T
+        reach, opening = WALL_HALF + RADIUS, DOOR_HALF - RADIUS
+        return cls(
+            left=_float32_at_most(x - reach),
+            right=-_float32_at_most(-x - reach),
+            door_low=-_float32_at_most(opening - y),
+            door_high=_float32_at_most(y + opening),
+            centre=x,
+        )
+
+    def in_wall(self, position: Float64Array) -> NDArray[np.bool_]:
+        """Whether centres (N, 2) are strictly inside the wall; touching it is not."""
+        x, y = position.T
+        return (x > self.left) & (x < self.right) & ((y < self.door_low) | (y > self.door_high))
+
+    def is_free(self, position: Float64Array) -> NDArray[np.bool_]:
+        """Whether centres (N, 2) are in free space: inside the border and not in the wall."""
+        return ((position >= LOW) & (position <= HIGH)).all(axis=1) & ~self.in_wall(position)
+
+
+def _float32_at_most(values: Float64Array) -> Float64Array:
+    """The largest float32 numbers that are not above `values`, as float64."""
+    nearest = values.astype(np.float32)
+    below = np.nextafter(nearest, np.float32(-np.inf))
+    return np.where(nearest > values, below, nearest).astype(np.float64)
+
+
+def move(
+    start: Float64Array, displacement: Float64Array, geometry: Geometry
+) -> tuple[Float64Array, Float64Array]:
+    """Move straight up to the first contact, then slide along what was hit with the motion that is left.
+
+    The path is swept exactly, so nothing is jumped over at any speed. On a slide only the motion along the
+    surface is left; it ends at the next obstacle.
+
+    Args:
+        start: (N, 2) centres in free space.
+        displacement: (N, 2) pixels, finite, of any length.
+        geometry: obstacles of the N lanes.
+
+    Returns:
+        The point of first contact (the end, where nothing was hit) and the end, both (N, 2).
+    """
+    contact, rest = _straight(start, displacement, geometry)
+    end, _ = _straight(contact, rest, geometry)
+    return contact, end
+
+
+def _straight(
+    start: Float64Array, displacement: Float64Array, geometry: Geometry
+) -> tuple[Float64Array, Float64Array]:
+    """One straight leg: where it ends, and the motion left along the surface hit (zero without a hit)."""
+    time, axis, face = _first_contact(start, displacement, geometry)
+    hit = time < 1
+    end = start + np.minimum(time, 1)[:, None] * displacement
+    blocked = hit[:, None] & (axis[:, None] == np.arange(2))
+    end = np.where(blocked, face[:, None], end)
+    left_over = np.where(hit, 1 - time, 0)[:, None] * displacement
+    return _clear_of_rounding(end, geometry), np.where(blocked, 0.0, left_over)
+
+
+def _first_contact(
+    start: Float64Array, displacement: Float64Array, geometry: Geometry
+) -> tuple[Float64Array, NDArray[np.intp], Float64Array]:
+    """First contact: time (fraction of the displacement, inf for never), axis, face coordinate; each (N,)."""
+    (x, y), (dx, dy) = start.T, displacement.T
+    border_x, border_y = np.where(dx > 0, HIGH, LOW), np.where(dy > 0, HIGH, LOW)
+    near, far = (
+        np.where(dx > 0, geometry.left, geometry.right),
+        np.where(dx > 0, geometry.right, geometry.left),
+    )
+    between = (x > geometry.left) & (x < geometry.right)
+    enter_x = np.where(dx != 0, _time_to(near, x, dx), np.where(between, -np.inf, np.inf))
+    leave_x = np.where(dx != 0, _time_to(far, x, dx), np.inf)
+    times = [_time_to(border_x, x, dx), _time_to(border_y, y, dy)]
+    axes, faces = [np.zeros(len(x), np.intp), np.ones(len(x), np.intp)], [border_x, border_y]
+    # The wall is two blocks: above the door (y < door_low) and below it (y > door_high).
+    for edge, towards in ((geometry.door_low, dy < 0), (geometry.door_high, dy > 0)):
+        outward = y < edge if edge is geometry.door_low else y > edge
+        to_edge = _time_to(edge, y, dy)
+        enter_y = np.where(towards, to_edge, np.where(outward, -np.inf, np.inf))
+        leave_y = np.where(towards | (dy == 0), np.inf, to_edge)
+        time = np.maximum(enter_x, enter_y)
+        # An agent that touches a face and leaves it has its whole interval in the past.
+        is_hit = (time < np.minimum(leave_x, leave_y)) & (time >= 0)
+        along_x = enter_x >= enter_y
+        times.append(np.where(is_hit, time, np.inf))
+        axes.append(np.where(along_x, 0, 1))
+        faces.append(np.where(along_x, near, edge))
+    first, lanes = np.argmin(times, axis=0), np.arange(len(x))
+    return np.stack(times)[first, lanes], np.stack(axes)[first, lanes], np.stack(faces)[first, lanes]
+
+
+def _time_to(face: Float64Array, coordinate: Float64Array, velocity: Float64Array) -> Float64Array:
+    """When `coordinate` reaches `face`; inf at rest."""
+    moving = velocity != 0
+    with np.errstate(over="ignore"):  # a face that takes more than 1e308 moves to reach is never reached
+        return np.where(moving, (face - coordinate) / np.where(moving, velocity, 1), np.inf)
+
+
+def _clear_of_rounding(position: Float64Array, geometry: Geometry) -> Float64Array:
+    """Put positions that float arithmetic left less than 1e-9 px inside an obstacle onto its nearest face."""
+    position = np.clip(position, LOW, HIGH)
+    inside = geometry.in_wall(position)
+    if not inside.any():
+        return position
+    x, y = position.T
+    door_edge = np.where(y < geometry.door_low, geometry.door_low, geometry.door_high)
+    candidates = np.stack([geometry.left, geometry.right, door_edge])
+    nearest = np.argmin(np.abs(candidates - np.stack([x, x, y])), axis=0)
+    x = np.where(inside & (nearest < 2), np.where(nearest == 0, geometry.left, geometry.right), x)
+    return np.stack([x, np.where(inside & (nearest == 2), door_edge, y)], axis=1)
+
+
+# --- drawing starts, goals and walls ------------------------------------------------------------------------
+
+
+def draw_walls(draws: Float64Array) -> Float32Array:
+    """Walls (N, 2) from uniform numbers (N, 2): whole-pixel wall x in [20, 44] and door y in [10, 54]."""
+    ranges = np.array([_RANDOM_WALL_X, _RANDOM_DOOR_Y], dtype=np.float64)
+    low, count = ranges[:, 0], ranges[:, 1] - ranges[:, 0] + 1
+    return (low + np.floor(draws * count)).astype(np.float32)
+
+
+def draw_positions(
+    draws: Float64Array, geometry: Geometry, on_left: NDArray[np.bool_] | None = None
+) -> Float32Array:
+    """Positions (N, 2), uniform over the free space or over one side of it.
+
+    Args:
+        draws: (N, 4) uniform numbers in [0, 1).
+        geometry: obstacles of the N lanes.
+        on_left: (N,) side of the wall's middle to stay on; None for both.
+    """
+    height = HIGH - LOW
+    half_door = (geometry.centre - geometry.left) * (geometry.door_high - geometry.door_low)
+    left_area, right_area = ((geometry.left - LOW) * height, (HIGH - geometry.right) * height)
+    if on_left is None:
+        on_left = draws[:, 0] * (left_area + right_area + 2 * half_door) < left_area + half_door
+    in_door = draws[:, 1] * (np.where(on_left, left_area, right_area) + half_door) < half_door
+    # Strictly less than half of the door's depth, so that rounding cannot put the point on the other side.
+    depth = 0.999 * (geometry.centre - geometry.left)
+    x_low = np.where(
+        on_left, np.where(in_door, geometry.left, LOW), np.where(in_door, geometry.right - depth, 0)
+    )
+    x_low = np.where(on_left | in_door, x_low, geometry.right)
+    x_high = np.where(on_left, np.where(in_door, geometry.left + depth, geometry.left), 0)
+    x_high = np.where(on_left, x_high, np.where(in_door, geometry.right, HIGH))
+    y_low, y_high = np.where(in_door, geometry.door_low, LOW), np.where(in_door, geometry.door_high, HIGH)
+    x, y = x_low + draws[:, 2] * (x_high - x_low), y_low + draws[:, 3] * (y_high - y_low)
+    return np.stack([x, y], axis=1).astype(np.float32)
+
+
+# --- painting -----------------------------------------------------------------------------------------------
+
+
+def paint_walls(wall: Float32Array) -> NDArray[np.uint8]:
+    """Images (N, 3, 64, 64) of the rooms without an agent; a wall between pixels is drawn by area."""
+    pixels = np.arange(SIZE, dtype=np.float32)
+
+    def overlap(low: Float32Array, high: Float32Array) -> Float32Array:
+        return np.clip(np.minimum(pixels + 1, high[:, None]) - np.maximum(pixels, low[:, None]), 0, 1)
+
+    x, y = wall.T
+    solid = (
+        overlap(x - WALL_HALF, x + WALL_HALF)[:, None, :]
+        * (1 - overlap(y - DOOR_HALF, y + DOOR_HALF))[:, :, None]
+    )
+    edge = (pixels < BORDER) | (pixels >= SIZE - BORDER)
+    solid = np.where(edge | edge[:, None], np.float32(1), solid)[:, None]
+    floor, colour = (np.array(c, np.float32).reshape(3, 1, 1) for c in (_BACKGROUND, _WALL_COLOUR))
+    return (floor + solid * (colour - floor) + np.float32(0.5)).astype(np.uint8)
+
+
+_CHANNEL_OFFSETS = np.arange(3).reshape(3, 1, 1) * SIZE * SIZE
+_PATCH_OFFSETS = np.arange(_PATCH).reshape(_PATCH, 1) * SIZE + np.arange(_PATCH)
+_AGENT_OFFSETS = (_CHANNEL_OFFSETS + _PATCH_OFFSETS).ravel()
+
+
+def paint_agents(frames: NDArray[np.uint8], states: ArrayLike) -> None:
+    """Paint one disc with a smooth edge into each of the frames, in place.
+
+    A pixel is covered by as much as the disc's edge passes its centre, between half a pixel before and behind
+    it; so the disc moves with every fraction of a pixel.
+
+    Args:
+        frames: (N, 3, 64, 64) uint8, C-contiguous.
+        states: (N, 2) centres; anywhere, also partly or wholly outside the image.
+    """
+    assert frames.flags.c_contiguous and frames.shape[1:] == (3, SIZE, SIZE), frames.shape
+    centre = np.asarray(states, dtype=np.float32)
+    corner = np.clip(np.floor(centre) - _PATCH // 2, 0, SIZE - _PATCH)
+    away = corner[:, :, None] + (np.arange(_PATCH, dtype=np.float32) + np.float32(0.5)) - centre[:, :, None]
+    away *= away
+    distance = np.sqrt(away[:, 1, :, None] + away[:, 0, None, :])
+    cover = np.clip(np.float32(RADIUS + 0.5) - distance, 0, 1).reshape(len(frames), 1, -1)
+    column, row = corner.astype(np.intp).T
+    first = np.arange(len(frames)) * (3 * SIZE * SIZE) + row * SIZE + column
+    indices = first[:, None] + _AGENT_OFFSETS
+    flat = frames.reshape(-1)
+    behind = flat[indices].reshape(len(frames), 3, -1).astype(np.float32)
+    colour = np.array(_AGENT_COLOUR, np.float32).reshape(3, 1)
+    painted = behind + cover * (colour - behind) + np.float32(0.5)
+    flat[indices] = painted.astype(np.uint8).reshape(len(frames), -1)

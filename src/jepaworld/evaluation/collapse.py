@@ -1,0 +1,192 @@
+"""Does the embedding still tell samples apart? Numbers and a verdict for a batch of embeddings.
+
+Shapes: N samples, D dimensions of the flattened embedding.
+
+Three ways to collapse, each seen by another number:
+
+* scale: every sample gets nearly the same point (standard deviation, mean cosine);
+* scale with structure kept: the cloud shrinks towards a point but looks healthy once standardised, which is
+  what a loss that standardises its input cannot see (absolute standard deviation);
+* dimension: the samples lie on a line or on very few directions (effective rank).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+SCALE_ABSOLUTE = 1e-3
+"""Smallest mean standard deviation that is not a scale collapse. Losses keep it near 1, a fresh encoder at
+0.01 to 1; below 1e-3 the prediction error is under 1e-6 whatever the predictor does, and beside an action
+embedding of unit scale the state no longer counts."""
+
+SCALE_RELATIVE = 1e-2
+"""Smallest share of variation in the embeddings' root mean square length. bfloat16 rounds at 0.4 %, so that
+less than 1 % is a constant plus a few rounding steps for everything that reads the embedding."""
+
+COSINE = 1.0 - SCALE_RELATIVE**2
+"""Largest mean cosine. For vectors of similar length 1 - cosine is the square of the relative variation: the
+same limit, seen in the directions alone."""
+
+RANK_ABSOLUTE = 1.5
+"""Smallest effective rank: one dominant direction and little else. An environment with two degrees of
+freedom has an embedding of rank 2 even if it is linear in its state, so that the limit must be below 2."""
+
+RANK_RELATIVE = 0.02
+"""Smallest effective rank as a share of min(N, D): in a wide embedding, 2 % of what there is room for."""
+
+
+@dataclass(frozen=True, eq=False)
+class CollapseDiagnostics:
+    """How spread out a batch of embeddings is.
+
+    Attributes:
+        std: (D,) float32, standard deviation of each dimension over the batch (unbiased), in units of the
+            embedding.
+        std_mean: Mean of `std`.
+        std_min: Smallest of `std`.
+        std_max: Largest of `std`.
+        relative_variation: Root of the total variance over root of the mean squared length, in [0, 1]; 0 is a
+            constant embedding.
+        effective_rank: RankMe (see `collapse_diagnostics`), in [1, min(N, D)].
+        centred_rank: The same of the embeddings without their mean; the alarm looks at this one.
+        mean_cosine: Mean cosine similarity of different samples, in [-1, 1].
+        collapsed: Whether there is any reason for an alarm.
+        reasons: A plain sentence for each alarm.
+        num_samples: N.
+    """
+
+    std: Tensor
+    std_mean: float
+    std_min: float
+    std_max: float
+    relative_variation: float
+    effective_rank: float
+    centred_rank: float
+    mean_cosine: float
+    collapsed: bool
+    reasons: tuple[str, ...]
+    num_samples: int
+
+    def as_metrics(self) -> dict[str, float | bool]:
+        """The numbers under their names in the metrics log."""
+        return {
+            "collapse/std_mean": self.std_mean,
+            "collapse/std_min": self.std_min,
+            "collapse/effective_rank": self.effective_rank,
+            "collapse/mean_cosine": self.mean_cosine,
+            "collapse/collapsed": self.collapsed,
+        }
+
+
+@torch.no_grad()
+def collapse_diagnostics(z: Tensor) -> CollapseDiagnostics:
+    """Measure the spread of a batch of embeddings and judge it.
+
+    The effective rank is RankMe (arXiv 2210.02885, equation 1): the exponential of the entropy of the
+    singular values of Z, normalised to sum 1. As published, Z is not centred: a constant embedding with any
+    small noise then has rank 1, whereas centring would leave the noise alone and give it full rank. The
+    price is that a large common offset lowers the number and that a line away from the origin has rank up
+    to 2. The alarm for dimensional collapse therefore looks at the centred embeddings, beside the alarms for
+    scale that see the constant.
+
+    Differs from the paper in: no epsilon is added to the normalised singular values (0 log 0 is 0); a rank
+    of all zeros is 1.
+
+    Args:
+        z: (N, ...) embeddings of N >= 2 different frames, on any device; axes after the first are flattened
+            to D. Copied to the CPU: call it once per epoch, not in each step.
+
+    Returns:
+        The diagnostics. If an embedding is NaN or infinite, all numbers are NaN and the verdict is collapsed.
+    """
+    # Float64, and thus the CPU (MPS has none): squared singular values span twice as many digits as singular
+    # values.
+    z = z.detach().to("cpu").flatten(1).double()
+    num_samples, dimensions = z.shape
+    assert num_samples >= 2, "one sample has no spread"
+    if not bool(torch.isfinite(z).all()):
+        nan = math.nan
+        reasons = ("The embeddings contain NaN or infinite values: the training has diverged.",)
+        std = torch.full((dimensions,), nan)
+        return CollapseDiagnostics(std, nan, nan, nan, nan, nan, nan, nan, True, reasons, num_samples)
+    std = z.std(dim=0, unbiased=True)
+    centred = z - z.mean(dim=0)
+    length = z.square().sum(dim=1).mean().sqrt().item()
+    relative = (centred.square().sum(dim=1).mean().sqrt().item() / length) if length > 0.0 else 0.0
+    centred_rank, cosine = _effective_rank(centred), _mean_cosine(z)
+    std_mean = std.mean().item()
+    reasons = (
+        *_scale_reasons(std_mean, relative, cosine),
+        *_rank_reasons(centred_rank, min(num_samples, dimensions)),
+    )
+    return CollapseDiagnostics(
+        std=std.float(),
+        std_mean=std_mean,
+        std_min=std.min().item(),
+        std_max=std.max().item(),
+        relative_variation=relative,
+        effective_rank=_effective_rank(z),
+        centred_rank=centred_rank,
+        mean_cosine=cosine,
+        collapsed=bool(reasons),
+        reasons=reasons,
+        num_samples=num_samples,
+    )
+
+
+def _effective_rank(z: Tensor) -> float:
+    """Exponential of the entropy of the normalised singular values of z (N, D)."""
+    # The smaller of the two Gram matrices has all singular values that are not zero.
+    gram = z.T @ z if z.shape[0] >= z.shape[1] else z @ z.T
+    singular = torch.linalg.eigvalsh(gram).clamp_min(0.0).sqrt()
+    total = singular.sum()
+    if total == 0.0:
+        return 1.0
+    # The eigenvalues of an exactly singular Gram matrix are rounding noise, not directions of the data.
+    singular = torch.where(singular > singular.max() * 1e-7, singular, 0.0)
+    p = singular / singular.sum()
+    return torch.special.entr(p).sum().exp().item()
+
+
+def _mean_cosine(z: Tensor) -> float:
+    """Mean cosine of different rows, in O(N D): |sum of units|^2 holds every pair twice and every row once.
+
+    A row of zeros has no direction and counts as cosine 0 with every other.
+    """
+    unit = torch.nn.functional.normalize(z, dim=1, eps=1e-300)
+    pairs = z.shape[0] * (z.shape[0] - 1)
+    return ((unit.sum(dim=0).square().sum() - unit.square().sum()) / pairs).item()
+
+
+def _scale_reasons(std_mean: float, relative: float, cosine: float) -> tuple[str, ...]:
+    reasons = []
+    if std_mean < SCALE_ABSOLUTE:
+        reasons.append(
+            f"Scale collapse: the standard deviation over samples is {std_mean:.1e} on average "
+            f"(alarm below {SCALE_ABSOLUTE:g})."
+        )
+    if relative < SCALE_RELATIVE:
+        reasons.append(
+            f"Scale collapse: the samples differ by only {relative:.1e} of the embedding's length "
+            f"(alarm below {SCALE_RELATIVE:g})."
+        )
+    if cosine > COSINE:
+        reasons.append(
+            f"All embeddings point the same way: mean cosine {cosine:.6f} between different samples "
+            f"(alarm above {COSINE:g})."
+        )
+    return tuple(reasons)
+
+
+def _rank_reasons(rank: float, room: int) -> tuple[str, ...]:
+    limit = max(RANK_ABSOLUTE, RANK_RELATIVE * room)
+    if room == 1 or rank >= limit:  # one sample or one dimension cannot have more than rank 1
+        return ()
+    return (
+        f"Dimensional collapse: the centred embeddings use {rank:.2f} of {room} possible directions "
+        f"(alarm below {limit:.2g}).",
+    )

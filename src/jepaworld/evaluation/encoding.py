@@ -1,0 +1,119 @@
+"""Embeddings of stored frames: which rows of a dataset, in which order, through which encoder.
+
+Shapes: N frames, C H W image, D latent (one axis or more).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from jepaworld.data.store import EpisodeDataset
+    from jepaworld.models.jepa import JEPA
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Every submodule in eval mode and no gradients; afterwards each is back in the mode it had."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's parameters are; the CPU if it has none."""
+    parameter = next(model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+def gather_rows(dataset: EpisodeDataset, name: str, rows: np.ndarray) -> np.ndarray:
+    """Copy rows of an array that may lie anywhere in the dataset.
+
+    Args:
+        dataset: The stored episodes.
+        name: `frames`, `actions`, `rewards`, `terminated`, `truncated` or `state.<variable>`.
+        rows: int64 (N,) global rows, in any order.
+
+    Returns:
+        (N, ...) in the order of `rows`.
+    """
+    order = np.argsort(rows, kind="stable")
+    ordered = rows[order]
+    parts = []
+    for shard in dataset.shards:
+        array = shard.states[name[6:]] if name.startswith("state.") else getattr(shard, name)
+        first, last = np.searchsorted(ordered, [shard.start, shard.start + len(array)])
+        if last > first:
+            parts.append(array[ordered[first:last] - shard.start])
+    inverse = np.empty_like(order)
+    inverse[order] = np.arange(len(order))
+    return np.concatenate(parts)[inverse]
+
+
+def sample_rows(
+    dataset: EpisodeDataset, episodes: np.ndarray, max_frames: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Frames of some episodes, drawn without replacement if there are too many.
+
+    The last frame of an episode is left out: no action and no reward follow it.
+
+    Args:
+        dataset: The stored episodes.
+        episodes: int (E,) episode indices.
+        max_frames: Draw at most so many.
+        seed: Seed of the draw.
+
+    Returns:
+        `rows`, int64 (N,) global rows in rising order, and `owners`, int64 (N,) the episode of each.
+    """
+    episodes = np.sort(np.asarray(episodes, dtype=np.int64))
+    lengths = dataset.episode_lengths[episodes]
+    owners = np.repeat(episodes, lengths)
+    within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    rows = dataset.episode_starts[owners] + within
+    if len(rows) > max_frames:
+        keep = np.sort(np.random.default_rng(seed).choice(len(rows), size=max_frames, replace=False))
+        rows, owners = rows[keep], owners[keep]
+    return rows, owners
+
+
+def encode_frames(
+    model: JEPA,
+    dataset: EpisodeDataset,
+    rows: np.ndarray,
+    *,
+    encoder: Literal["encode", "encode_target", "encode_online"] = "encode",
+    batch_size: int = 256,
+) -> Tensor:
+    """Encode stored frames one by one, without gradients and in eval mode.
+
+    Args:
+        model: The model; its mode is restored afterwards.
+        dataset: The stored episodes.
+        rows: int64 (N,) global rows.
+        encoder: Which of the model's encodings: what the predictor takes, what it is compared with, or the
+            trained one.
+        batch_size: Frames at once.
+
+    Returns:
+        (N, D) float32 on the CPU, in the order of `rows`.
+    """
+    assert len(rows), "no frames to encode"
+    encode, device = getattr(model, encoder), device_of(model)
+    parts = []
+    with evaluation_mode(model):
+        for first in range(0, len(rows), batch_size):
+            frames = torch.from_numpy(gather_rows(dataset, "frames", rows[first : first + batch_size]))
+            parts.append(encode(frames.to(device).unsqueeze(1))[:, 0].float().cpu())
+    return torch.cat(parts)

@@ -1,0 +1,50 @@
+"""Barlow Twins on the auto-correlation of one batch of embeddings.
+
+Shapes: N samples, D latent.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class BarlowTwinsLoss(nn.Module):
+    """Barlow Twins, Zbontar et al. 2021, arXiv 2103.03230, equations 1 and 2.
+
+    Differs from the paper in: the correlation is of one batch with itself, not between two views, and there is no
+    projector. The diagonal is then 1 for every feature that varies at all, whatever its scale: the loss cannot see
+    the scale of all embeddings shrink together (`docs/modes_and_losses.md`).
+
+    Args:
+        lambda_param: Weight of the redundancy reduction term (lambda in the paper).
+        eps: Added to the variance before the square root. It decides below which scale a feature counts as constant.
+    """
+
+    def __init__(self, lambda_param: float = 0.005, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.lambda_param = lambda_param
+        self.eps = eps
+
+    def calculate_reg_terms(self, z: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Distance of the auto-correlation matrix from the identity.
+
+        Args:
+            z: Embeddings (N, D), N >= 2, any float type; computed in float32.
+
+        Returns:
+            `(loss, terms)`: `invariance + lambda_param * redundancy` as a scalar, and the unweighted, detached sums
+            `invariance` (squared deviations of the diagonal from 1) and `redundancy` (squared off-diagonal entries).
+        """
+        assert z.ndim == 2 and z.shape[0] > 1, f"expected embeddings (N > 1, D), got {tuple(z.shape)}"
+        with torch.autocast(z.device.type, enabled=False):
+            z = z.float()
+            centred = z - z.mean(dim=0)
+            # The biased variance, so that the diagonal of `z_norm.T @ z_norm / N` is exactly 1 for a varying feature.
+            z_norm = centred / torch.sqrt(centred.square().mean(dim=0) + self.eps)
+            correlation = z_norm.T @ z_norm / z.shape[0]
+            diagonal = correlation.diagonal()
+            invariance = (diagonal - 1.0).square().sum()
+            redundancy = correlation.square().sum() - diagonal.square().sum()
+            loss = invariance + self.lambda_param * redundancy
+        return loss, {"invariance": invariance.detach(), "redundancy": redundancy.detach()}

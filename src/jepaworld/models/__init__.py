@@ -1,0 +1,1 @@
+"""The JEPA, its encoders and predictors, and the state decoder."""

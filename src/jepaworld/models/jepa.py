@@ -1,0 +1,237 @@
+"""The Joint Embedding Predictive Architecture.
+
+Shapes: B windows, T transitions, K context frames, P plan steps, C H W image, D latent, A action block, E action
+embedding. `actions[:, t]` is taken at `frames[:, t]` and leads to `frames[:, t + 1]`. Frames are uint8 until `_encode`.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import gymnasium
+import torch
+from torch import Tensor, nn
+
+from jepaworld import checkpoints
+from jepaworld.config import Config
+from jepaworld.envs.spaces import check_action_space
+from jepaworld.models.encoders import make_encoder
+from jepaworld.models.predictors import MLPPredictor, make_action_embedding
+
+
+class JEPAOutput(NamedTuple):
+    """What `JEPA.forward` returns, each (B, T, D).
+
+    Attributes:
+        predicted: Predicted embeddings of the next frames.
+        target: What they are compared with, detached.
+        online_s_t: The online encoder's embeddings of the frames that actions are taken at.
+        online_s_t_plus_1: The online encoder's embeddings of the next frames, or `None` where the mode's auxiliary
+            loss uses `online_s_t` alone (vjepa2).
+    """
+
+    predicted: Tensor
+    target: Tensor
+    online_s_t: Tensor
+    online_s_t_plus_1: Tensor | None
+
+
+class JEPA(nn.Module):
+    """Online encoder, target encoder, action embedding and predictor in one of three target encoder modes.
+
+    | mode    | predictor input   | target            | target encoder | auxiliary loss on                       |
+    |---------|-------------------|-------------------|----------------|-----------------------------------------|
+    | default | target(s_t)       | target(s_t+1)     | EMA            | online(s_t), online(s_t+1)              |
+    | vjepa2  | online(s_t)       | target(s_t+1)     | EMA            | online(s_t)                             |
+    | none    | online(s_t)       | online(s_t+1)     | does not exist | online(s_t), online(s_t+1)              |
+
+    Targets are always detached. A frame is encoded once by each network that the mode needs.
+
+    Args:
+        online_encoder: Maps images (N, C, H, W) in [0, 1] to embeddings (N, D).
+        action_embedding: Maps action blocks (B, T, A) to (B, T, E).
+        predictor: Maps embeddings (B, T, D) and action embeddings (B, T, E) to next embeddings (B, T, D), each from
+            its own past of at most `predictor.context_length` steps.
+        target_encoder_mode: "default", "vjepa2" or "none".
+        ema_decay: Decay of the target encoder, 0 to 1.
+    """
+
+    def __init__(
+        self,
+        online_encoder: nn.Module,
+        action_embedding: nn.Module,
+        predictor: nn.Module,
+        target_encoder_mode: str,
+        ema_decay: float,
+    ) -> None:
+        super().__init__()
+        self.online_encoder = online_encoder
+        self.action_embedding = action_embedding
+        self.predictor = predictor
+        self.target_encoder_mode = target_encoder_mode
+        self.ema_decay = ema_decay
+        self.target_encoder: nn.Module | None = None
+        if target_encoder_mode != "none":
+            self.target_encoder = copy.deepcopy(online_encoder).requires_grad_(False).eval()
+
+    @classmethod
+    def from_config(cls, config: Config, action_space: gymnasium.Space) -> Self:
+        """A freshly initialised model from torch's global random state.
+
+        Args:
+            config: The configuration; its architecture and `jepa_model` keys are used.
+            action_space: The environment's `Box` or `Discrete` action space (of one environment step).
+
+        Raises:
+            EnvironmentNotUsableError: the action space is of another kind.
+        """
+        check_action_space(action_space)
+        jepa = config.jepa_model
+        return cls(
+            make_encoder(config),
+            make_action_embedding(action_space, config.frame_skipping, config.action_emb_dim),
+            MLPPredictor(
+                config.latent_dim,
+                config.action_emb_dim,
+                jepa.predictor_hidden_dim,
+                jepa.predictor_num_layers,
+                jepa.predictor_dropout_rate,
+            ),
+            jepa.target_encoder_mode,
+            jepa.ema_decay,
+        )
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, device: str | torch.device = "cpu") -> Self:
+        """The best model of a run, in eval mode, rebuilt from its checkpoint alone.
+
+        Args:
+            path: Run folder, or a JEPA checkpoint (.safetensors).
+            device: Where the model goes.
+
+        Raises:
+            CheckpointError: there is no such checkpoint, or it is damaged.
+        """
+        checkpoint = checkpoints.load(path, "jepa")
+        model = cls.from_config(checkpoint.config, checkpoint.action_space)
+        checkpoints.restore(model, checkpoint)
+        return model.to(device).eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Like `nn.Module.train`, but the target encoder always stays in eval mode."""
+        super().train(mode)
+        if self.target_encoder is not None:
+            self.target_encoder.eval()
+        return self
+
+    def forward(self, frames: Tensor, actions: Tensor) -> JEPAOutput:
+        """Predict every next embedding of a window from the embedding before it.
+
+        Args:
+            frames: uint8 (B, T + 1, C, H, W).
+            actions: (B, T, A); float for `Box`, integers for `Discrete` action spaces.
+
+        Returns:
+            Predictions, detached targets and the embeddings for the auxiliary loss.
+        """
+        assert frames.shape[1] == actions.shape[1] + 1, (
+            f"expected one frame more than actions, got {tuple(frames.shape)} and {tuple(actions.shape)}"
+        )
+        match self.target_encoder_mode:
+            case "default":
+                online = self.encode_online(frames)
+                target = self._encode_with_target_encoder(frames)
+                predictor_input, target = target[:, :-1], target[:, 1:]
+                online_s_t, online_s_t_plus_1 = online[:, :-1], online[:, 1:]
+            case "vjepa2":
+                predictor_input = online_s_t = self.encode_online(frames[:, :-1])
+                target = self._encode_with_target_encoder(frames[:, 1:])
+                online_s_t_plus_1 = None
+            case "none":
+                online = self.encode_online(frames)
+                predictor_input = online_s_t = online[:, :-1]
+                online_s_t_plus_1 = online[:, 1:]
+                target = online_s_t_plus_1
+            case unknown:
+                raise AssertionError(f"unknown target_encoder_mode {unknown}")
+        return JEPAOutput(self.predict(predictor_input, actions), target.detach(), online_s_t, online_s_t_plus_1)
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """The representation that the predictor takes in this mode: uint8 (B, T, C, H, W) to (B, T, D)."""
+        if self.target_encoder_mode == "default":
+            return self._encode_with_target_encoder(frames)
+        return self.encode_online(frames)
+
+    def encode_target(self, frames: Tensor) -> Tensor:
+        """The representation that predictions are compared with: uint8 (B, T, C, H, W) to (B, T, D), detached."""
+        if self.target_encoder is None:
+            return self.encode_online(frames).detach()
+        return self._encode_with_target_encoder(frames)
+
+    def encode_online(self, frames: Tensor) -> Tensor:
+        """The online encoder's embeddings in every mode: uint8 (B, T, C, H, W) to (B, T, D)."""
+        return _encode(self.online_encoder, frames)
+
+    def predict(self, z: Tensor, actions: Tensor) -> Tensor:
+        """All next embeddings of a sequence, each from its own past only.
+
+        Args:
+            z: Embeddings as from `encode` (B, T, D).
+            actions: Action blocks (B, T, A).
+
+        Returns:
+            (B, T, D): entry t is the prediction for the frame after z[:, t] under actions[:, t].
+        """
+        return self.predictor(z, self.action_embedding(actions))
+
+    def rollout(self, z: Tensor, actions: Tensor, context_actions: Tensor | None = None) -> Tensor:
+        """Imagine as many steps as there are actions; each prediction becomes the input of the next step.
+
+        Args:
+            z: Embeddings of K >= 1 past frames as from `encode` (B, K, D); the last is the present.
+            actions: Action blocks from the present on (B, P, A).
+            context_actions: The actions between the past frames (B, K - 1, A). Only a predictor that looks further
+                back than one step needs them.
+
+        Returns:
+            The imagined embeddings (B, P, D). Gradients flow to `z` and `actions` unless torch's grad mode is off.
+        """
+        length = min(self.predictor.context_length, z.shape[1])
+        past = z[:, -length:]
+        if length > 1:
+            assert context_actions is not None, "a context of several frames needs the actions between them"
+            actions = torch.cat([context_actions[:, context_actions.shape[1] - (length - 1) :], actions], dim=1)
+        action_embeddings = self.action_embedding(actions)
+        embeddings = past
+        for end in range(length, action_embeddings.shape[1] + 1):
+            start = max(0, end - self.predictor.context_length)
+            predicted = self.predictor(embeddings[:, start:end], action_embeddings[:, start:end])
+            embeddings = torch.cat([embeddings, predicted[:, -1:]], dim=1)
+        return embeddings[:, length:]
+
+    @torch.no_grad()
+    def _update_target_encoder_ema(self) -> None:
+        """target = ema_decay * target + (1 - ema_decay) * online, after the optimizer step; buffers are copied."""
+        if self.target_encoder is None:
+            return
+        torch._foreach_lerp_(
+            list(self.target_encoder.parameters()), list(self.online_encoder.parameters()), 1.0 - self.ema_decay
+        )
+        for target, online in zip(self.target_encoder.buffers(), self.online_encoder.buffers(), strict=True):
+            target.copy_(online)
+
+    def _encode_with_target_encoder(self, frames: Tensor) -> Tensor:
+        assert self.target_encoder is not None
+        with torch.no_grad():
+            return _encode(self.target_encoder, frames)
+
+
+def to_images(frames: Tensor) -> Tensor:
+    """uint8 frames as float images in [0, 1] of the same shape."""
+    return frames.float().div_(255.0)
+
+
+def _encode(encoder: nn.Module, frames: Tensor) -> Tensor:
+    return encoder(to_images(frames.flatten(0, 1))).unflatten(0, frames.shape[:2])

@@ -1,0 +1,98 @@
+"""Action embedding and predictors: from the embedding of this state and the action to that of the next.
+
+Shapes: B windows, T transitions, A numbers of one action block, D latent, E action embedding.
+"""
+
+from __future__ import annotations
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class ContinuousActionEmbedding(nn.Module):
+    """A linear map of the action block, each bounded dimension scaled to [-1, 1] first.
+
+    Args:
+        space: The environment's action space.
+        frame_skipping: Environment steps in an action block.
+        action_emb_dim: E.
+    """
+
+    center: Tensor
+    half_range: Tensor
+
+    def __init__(self, space: gymnasium.spaces.Box, frame_skipping: int, action_emb_dim: int) -> None:
+        super().__init__()
+        low = np.tile(space.low.astype(np.float64).reshape(-1), frame_skipping)
+        high = np.tile(space.high.astype(np.float64).reshape(-1), frame_skipping)
+        bounded = np.isfinite(low) & np.isfinite(high) & (high > low)
+        with np.errstate(invalid="ignore"):
+            center = np.where(bounded, (low + high) / 2, 0.0)
+            half_range = np.where(bounded, (high - low) / 2, 1.0)
+        self.register_buffer("center", torch.tensor(center, dtype=torch.float32))
+        self.register_buffer("half_range", torch.tensor(half_range, dtype=torch.float32))
+        self.linear = nn.Linear(len(low), action_emb_dim)
+
+    def forward(self, actions: Tensor) -> Tensor:
+        """Embed actions (B, T, A) as (B, T, E)."""
+        return self.linear((actions - self.center) / self.half_range)
+
+
+class DiscreteActionEmbedding(nn.Module):
+    """A learned vector per action; those of a block are concatenated and mapped to one embedding.
+
+    Args:
+        space: The environment's action space.
+        frame_skipping: Environment steps in an action block.
+        action_emb_dim: E.
+    """
+
+    def __init__(self, space: gymnasium.spaces.Discrete, frame_skipping: int, action_emb_dim: int) -> None:
+        super().__init__()
+        self.start = int(space.start)
+        self.table = nn.Embedding(int(space.n), action_emb_dim)
+        self.block = nn.Linear(frame_skipping * action_emb_dim, action_emb_dim) if frame_skipping > 1 else nn.Identity()
+
+    def forward(self, actions: Tensor) -> Tensor:
+        """Embed actions (B, T, A), integers of the action space, as (B, T, E)."""
+        return self.block(self.table(actions.long() - self.start).flatten(-2))
+
+
+def make_action_embedding(space: gymnasium.Space, frame_skipping: int, action_emb_dim: int) -> nn.Module:
+    """The embedding for a `Box` or `Discrete` action space."""
+    if isinstance(space, gymnasium.spaces.Discrete):
+        return DiscreteActionEmbedding(space, frame_skipping, action_emb_dim)
+    assert isinstance(space, gymnasium.spaces.Box), f"check_action_space lets only Box and Discrete pass, got {space}"
+    return ContinuousActionEmbedding(space, frame_skipping, action_emb_dim)
+
+
+class MLPPredictor(nn.Module):
+    """An MLP with dropout on the concatenation of embedding and action embedding; each step by itself (Markov).
+
+    Args:
+        latent_dim: D, also the size of the output.
+        action_emb_dim: E.
+        hidden_dim: Width of the hidden layers.
+        num_layers: Number of hidden layers.
+        dropout_rate: Dropout after each hidden layer.
+    """
+
+    context_length = 1
+
+    def __init__(
+        self, latent_dim: int, action_emb_dim: int, hidden_dim: int, num_layers: int, dropout_rate: float
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        features = latent_dim + action_emb_dim
+        for _ in range(num_layers):
+            layers += [nn.Linear(features, hidden_dim), nn.LayerNorm(hidden_dim), nn.GELU(), nn.Dropout(dropout_rate)]
+            features = hidden_dim
+        layers.append(nn.Linear(features, latent_dim))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, z: Tensor, action_embedding: Tensor) -> Tensor:
+        """Next embeddings (B, T, D) from embeddings (B, T, D) and action embeddings (B, T, E)."""
+        return self.layers(torch.cat([z, action_embedding], dim=-1))

@@ -1,0 +1,103 @@
+"""The state decoder: shows what an embedding knows by painting the frame from it.
+
+Shapes: N embeddings, D latent, Q queries (one per patch of the image), E token width, p patch side, C H W image.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from jepaworld import checkpoints
+from jepaworld.config import Config
+
+
+class JEPAStateDecoder(nn.Module):
+    """Transformer decoder whose learned queries, one per image patch, attend to the embedding.
+
+    It is trained on frozen embeddings and is no part of the JEPA: nothing flows back from it.
+
+    Args:
+        latent_dim: D.
+        image_size: H = W, a multiple of `patch_size`.
+        input_channels: C.
+        patch_size: Side p of the patch that each query paints.
+        dim: Token width E, a multiple of `heads`.
+        depth: Transformer blocks.
+        heads: Attention heads.
+        mlp_dim: Hidden width of the blocks' MLPs.
+        dropout: Dropout inside the blocks.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        image_size: int,
+        input_channels: int,
+        patch_size: int,
+        dim: int,
+        depth: int,
+        heads: int,
+        mlp_dim: int,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.patches_per_side = image_size // patch_size
+        self.patch_size = patch_size
+        self.input_channels = input_channels
+        self.memory = nn.Linear(latent_dim, dim)
+        self.queries = nn.Parameter(torch.randn(1, self.patches_per_side**2, dim) * 0.02)
+        block = nn.TransformerDecoderLayer(
+            dim, heads, mlp_dim, dropout, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.blocks = nn.TransformerDecoder(block, depth, nn.LayerNorm(dim))
+        self.head = nn.Linear(dim, input_channels * patch_size**2)
+
+    @classmethod
+    def from_config(cls, config: Config) -> Self:
+        """A freshly initialised decoder from torch's global random state."""
+        return cls(
+            config.latent_dim,
+            config.image_size,
+            config.input_channels,
+            config.decoder_patch_size,
+            config.decoder_dim,
+            config.decoder_depth,
+            config.decoder_heads,
+            config.decoder_mlp_dim,
+            config.decoder_dropout,
+        )
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, device: str | torch.device = "cpu") -> Self:
+        """The best decoder of a run, in eval mode.
+
+        Args:
+            path: Run folder, or a decoder checkpoint (.safetensors).
+            device: Where the decoder goes.
+
+        Raises:
+            CheckpointError: there is no such checkpoint, or it is damaged.
+        """
+        checkpoint = checkpoints.load(path, "jepa_decoder")
+        decoder = cls.from_config(checkpoint.config)
+        checkpoints.restore(decoder, checkpoint)
+        return decoder.to(device).eval()
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Paint embeddings.
+
+        Args:
+            z: Embeddings (N, D), or (N, tokens, D) for a latent of several tokens.
+
+        Returns:
+            Images (N, C, H, W), trained towards [0, 1] and not clamped to it.
+        """
+        memory = self.memory(z if z.ndim == 3 else z.unsqueeze(1))  # (N, tokens, E)
+        tokens = self.blocks(self.queries.expand(len(z), -1, -1), memory)  # (N, Q, E)
+        side, p = self.patches_per_side, self.patch_size
+        patches = self.head(tokens).view(-1, side, side, self.input_channels, p, p)
+        return patches.permute(0, 3, 1, 4, 2, 5).reshape(-1, self.input_channels, side * p, side * p)

@@ -1,0 +1,89 @@
+"""From a run folder to `report.html` and `report.json`."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from jepaworld.evaluation.probes import mean_r2
+from jepaworld.report.headline import Headline, make_headline
+from jepaworld.report.measure import Measurements, measure
+from jepaworld.report.page import render_page
+from jepaworld.report.run_folder import RunFolder, read_run
+from jepaworld.storage import atomic_write_text
+
+HTML_FILE = "report.html"
+JSON_FILE = "report.json"
+
+
+def write_report(run_dir: str | Path, *, device: str = "auto") -> Path:
+    """Measure a run's best model on held-out episodes and write `report.html` and `report.json` into the run.
+
+    Reads only the run folder and the dataset that it names. What is not there (no decoder, no finished epoch,
+    no dataset) is left out, and the page says so.
+
+    Args:
+        run_dir: A folder that training wrote, finished or not.
+        device: Where the models run: auto, cpu, cuda, cuda:N or mps.
+
+    Returns:
+        Path of the HTML page: one file without scripts that loads nothing from elsewhere.
+
+    Raises:
+        CheckpointError: the folder is missing or is no run, or a file of it is damaged.
+        DatasetError: the dataset is damaged, or is not the one that the run was trained on.
+        StorageError: the report cannot be written.
+    """
+    run = read_run(run_dir)
+    measured = measure(run, device)
+    headline = make_headline(run, measured)
+    page = render_page(run, measured, headline)
+    numbers = json.dumps(_finite(_numbers(run, measured, headline)), indent=1, allow_nan=False)
+    atomic_write_text(run.path / JSON_FILE, numbers + "\n")
+    atomic_write_text(run.path / HTML_FILE, page)
+    return run.path / HTML_FILE
+
+
+def _numbers(run: RunFolder, measured: Measurements, headline: Headline) -> dict[str, Any]:
+    mean, interval = mean_r2(measured.headline_probe)
+    collapse, pictures = measured.collapse, measured.reconstructions
+    return {
+        "environment": run.config.environment_name,
+        "finished": run.finished,
+        "missing": measured.missing,
+        "findings": headline.findings,
+        "heldout": {"split": measured.heldout, "episodes": measured.num_heldout_episodes},
+        "best_epoch": run.best_epoch,
+        "collapse": None
+        if collapse is None
+        else {**asdict(collapse), "std": collapse.std.tolist(), "reasons": list(collapse.reasons)},
+        "headline_probe": {"variable": measured.headline_variable, "r2": mean, "interval_95": interval},
+        "probes": [result.to_dict() for result in measured.probes],
+        "imagination": None if measured.imagination is None else measured.imagination.to_dict(),
+        "reconstruction": None
+        if pictures is None
+        else {
+            "mean_squared_error": pictures.error,
+            "mean_image_squared_error": pictures.mean_image_error,
+            "num_frames": pictures.num_frames,
+        },
+        "epochs": run.epochs,
+        "dataset": measured.dataset,
+        "run": run.info,
+        "notices": run.config.notices(),
+        "config": run.config.to_dict(),
+    }
+
+
+def _finite(value: Any) -> Any:
+    """The same tree with None for NaN and infinities, which JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return value

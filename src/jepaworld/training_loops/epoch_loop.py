@@ -1,0 +1,228 @@
+"""One epoch of training or validation, and what the JEPA is trained on.
+
+Shapes: B windows, T transitions, C H W image, D latent, A action block.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from jepaworld.config import Config
+from jepaworld.data.windows import Batch
+from jepaworld.devices import autocast
+from jepaworld.errors import NonFiniteLossError
+from jepaworld.models.jepa import JEPA, JEPAOutput
+
+
+class Objective(Protocol):
+    """What a phase minimises: a module that maps a batch to a scalar and its named, detached parts."""
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The scalar to minimise, and every term for the log; the scalar itself is one of them."""
+        ...
+
+    def train(self, mode: bool = True) -> nn.Module:
+        """Switch between training and validation."""
+        ...
+
+    def after_step(self) -> None:
+        """What follows each optimizer step."""
+        ...
+
+
+class JEPAObjective(nn.Module):
+    """`L_pred + auxiliary_loss.weight * L_aux`.
+
+    `L_pred` is the mean squared error between predictions and detached targets. `L_aux` is the auxiliary loss of
+    `online_s_t`, averaged with that of `online_s_t_plus_1` where the mode gives one; the weight is applied here and
+    nowhere else.
+
+    Args:
+        model: The JEPA.
+        auxiliary_loss: Has `calculate_reg_terms(z)` with z (N, D).
+        weight: `auxiliary_loss.weight`.
+    """
+
+    def __init__(self, model: JEPA, auxiliary_loss: nn.Module, weight: float) -> None:
+        super().__init__()
+        self.model = model
+        self.auxiliary_loss = auxiliary_loss
+        self.weight = weight
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Total loss and terms of a batch of windows."""
+        output = self.model(batch.frames, batch.actions)
+        prediction = (output.predicted.float() - output.target.float()).square().mean()
+        auxiliary, terms = self.auxiliary_terms(output)
+        total = prediction + self.weight * auxiliary
+        return total, {
+            "prediction_loss": prediction.detach(),
+            "auxiliary_loss": auxiliary.detach(),
+            **terms,
+            "loss_jepa": total.detach(),
+        }
+
+    def auxiliary_terms(self, output: JEPAOutput) -> tuple[Tensor, dict[str, Tensor]]:
+        """The unweighted auxiliary loss and its named terms `auxiliary/...`, averaged over the mode's embeddings."""
+        inputs = [z for z in (output.online_s_t, output.online_s_t_plus_1) if z is not None]
+        results = [self.auxiliary_loss.calculate_reg_terms(z.flatten(0, -2)) for z in inputs]
+        loss = torch.stack([loss for loss, _ in results]).mean()
+        names = results[0][1]
+        return loss, {f"auxiliary/{name}": sum(terms[name] for _, terms in results) / len(results) for name in names}
+
+    def after_step(self) -> None:
+        """Let the target encoder follow."""
+        self.model._update_target_encoder_ema()
+
+
+class Updater:
+    """Backward pass, gradient clipping, learning rate schedule and optimizer step.
+
+    The learning rate is a function of the number of steps alone: a linear warm-up, then constant or a cosine to 0.
+
+    Args:
+        parameters: The parameters to train; those without `requires_grad` are left out.
+        learning_rate: Peak learning rate.
+        config: `weight_decay`, `gradient_clip_norm`, `warmup_steps`, `learning_rate_schedule`.
+        total_steps: Steps of the whole phase, at which the cosine reaches 0.
+    """
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], learning_rate: float, config: Config, total_steps: int
+    ) -> None:
+        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        self.peak = learning_rate
+        self.clip_norm = config.gradient_clip_norm if config.gradient_clip_norm is not None else math.inf
+        self.schedule = config.learning_rate_schedule
+        self.warmup_steps = min(config.warmup_steps, total_steps)
+        self.total_steps = total_steps
+        self.step_count = 0
+
+    @property
+    def learning_rate(self) -> float:
+        """Rate of the coming step."""
+        if self.step_count < self.warmup_steps:
+            return self.peak * (self.step_count + 1) / self.warmup_steps
+        if self.schedule == "constant":
+            return self.peak
+        progress = (self.step_count - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
+        return self.peak * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+
+    def step(self, loss: Tensor) -> Tensor:
+        """One update from a loss; returns the gradient norm before clipping, a scalar on the device."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate
+        self.optimizer.step()
+        self.step_count += 1
+        return norm
+
+
+class Meter:
+    """Sums losses on the device, weighted by batch size, and reads them only when asked.
+
+    Args:
+        log_every_steps: Steps between two reads; each read says which step had a term that was not finite.
+    """
+
+    def __init__(self, log_every_steps: int) -> None:
+        self.log_every_steps = log_every_steps
+        self.names: list[str] = []
+        self.sums: Tensor | None = None
+        self.samples = 0
+        self._recent: list[Tensor] = []
+
+    def add(self, terms: dict[str, Tensor], samples: int) -> None:
+        """Take the terms of a batch of `samples` windows."""
+        self.names = list(terms)
+        values = torch.stack([value.float() for value in terms.values()])
+        # float64 where it exists, so that a long epoch's mean does not depend on its length.
+        weighted = (values if values.device.type == "mps" else values.double()) * samples
+        self.sums = weighted if self.sums is None else self.sums + weighted
+        self.samples += samples
+        self._recent.append(values)
+
+    def read_recent(self, last_step: int) -> dict[str, float]:
+        """Means over the steps since the last read.
+
+        Args:
+            last_step: Number of the step that was added last, for the message.
+
+        Raises:
+            NonFiniteLossError: a term of one of these steps is NaN or infinite.
+        """
+        recent = torch.stack(self._recent).cpu()
+        self._recent.clear()
+        finite = torch.isfinite(recent)
+        if not finite.all():
+            row = int((~finite).any(dim=1).nonzero()[0])
+            step = last_step - len(recent) + 1 + row
+            name, value = next(
+                (name, float(value)) for name, value in zip(self.names, recent[row], strict=True) if not value.isfinite()
+            )
+            raise NonFiniteLossError(f"step {step}: {name} is {value}.")
+        return dict(zip(self.names, recent.mean(dim=0).tolist(), strict=True))
+
+    def means(self) -> dict[str, float]:
+        """Means over all samples since the beginning of the epoch."""
+        assert self.sums is not None, "no batch was added"
+        return dict(zip(self.names, (self.sums / self.samples).tolist(), strict=True))
+
+    def state(self) -> dict[str, object]:
+        """For the resume state, taken right after `read_recent`."""
+        assert not self._recent, "read_recent comes first"
+        return {"names": self.names, "sums": self.sums, "samples": self.samples}
+
+    def load_state(self, state: dict) -> None:
+        """Put back what `state` returned."""
+        self.names, self.sums, self.samples = state["names"], state["sums"], state["samples"]
+
+
+def train_validate_model_epoch(
+    objective: Objective,
+    batches: Iterable[Batch],
+    meter: Meter,
+    device: torch.device,
+    mixed_precision: str,
+    updater: Updater | None = None,
+    after_step: Callable[[], None] | None = None,
+) -> dict[str, float]:
+    """Train for an epoch, or validate if there is no updater.
+
+    Args:
+        objective: What to minimise.
+        batches: Batches on the device.
+        meter: Takes the terms; fresh, or restored in a resumed epoch.
+        device: Where model and batches are.
+        mixed_precision: The setting of that name.
+        updater: Makes the optimizer steps; `None` validates, without gradients and in eval mode.
+        after_step: Called after each training step is complete, for logging and checkpoints.
+
+    Returns:
+        The mean of each term over the epoch.
+
+    Raises:
+        NonFiniteLossError: a term or the gradient norm became NaN or infinite; found at the next log step.
+    """
+    objective.train(updater is not None)
+    with torch.set_grad_enabled(updater is not None):
+        for batch in batches:
+            with autocast(device, mixed_precision):
+                loss, terms = objective(batch)
+            if updater is not None:
+                terms["gradient_norm"] = updater.step(loss)
+                objective.after_step()
+            meter.add(terms, len(batch.frames))
+            if after_step is not None:
+                after_step()
+    return meter.means()

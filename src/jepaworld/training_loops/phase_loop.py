@@ -1,0 +1,281 @@
+"""A training phase: epochs, early stopping, checkpoints, metrics and exact resume, the same for JEPA and decoder."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import torch
+from torch import nn
+
+from jepaworld import checkpoints
+from jepaworld.config import Config
+from jepaworld.data.windows import WindowLoader
+from jepaworld.errors import NonFiniteLossError
+from jepaworld.metrics_log import MetricsLog
+from jepaworld.progress import Progress
+from jepaworld.training_loops.epoch_loop import Meter, Updater, train_validate_model_epoch
+
+
+@dataclass
+class Phase:
+    """What distinguishes one training phase from another.
+
+    Attributes:
+        name: "jepa" or "decoder", as in the metrics.
+        title: Shown beside the progress bar.
+        kind: Kind of the checkpoint, see `checkpoints`.
+        objective: Maps a batch to the loss; its parameters and buffers are in the resume state.
+        module: What checkpoints hold.
+        updater: Optimizer and schedule.
+        train: Training batches.
+        validation: Validation batches, or `None`.
+        num_epochs: Longest training.
+        steps_per_epoch: Training steps in an epoch.
+        metric: Name of the metric, lower is better, that picks the best checkpoint.
+        patience: Epochs without an improvement after which the phase ends.
+        delta: Smallest decrease that counts as an improvement.
+        after_epoch: Called with the epoch's number before its checkpoints; returns more metrics for the epoch.
+    """
+
+    name: str
+    title: str
+    kind: str
+    objective: nn.Module
+    module: nn.Module
+    updater: Updater
+    train: WindowLoader
+    validation: WindowLoader | None
+    num_epochs: int
+    steps_per_epoch: int
+    metric: str
+    patience: int
+    delta: float
+    after_epoch: Callable[[int], dict[str, Any]]
+
+
+@dataclass
+class PhaseState:
+    """How far a phase has come."""
+
+    epoch: int = 1
+    batches_done: int = 0
+    best: float = math.inf
+    best_epoch: int = 0
+    finished: bool = False
+    seconds: float = 0.0
+    train_seconds: float = 0.0
+    meter: dict[str, Any] | None = None
+
+
+@dataclass
+class Run:
+    """What the phases of a run share.
+
+    Attributes:
+        folder: The run folder.
+        config: Its configuration.
+        action_space: For the checkpoints.
+        device: Where everything is trained.
+        log: Metrics.
+        progress: What the user sees.
+        stop_requested: True once the user asked to stop (Ctrl-C).
+    """
+
+    folder: Path
+    config: Config
+    action_space: gymnasium.Space
+    device: torch.device
+    log: MetricsLog
+    progress: Progress
+    stop_requested: Callable[[], bool] = field(default=lambda: False)
+
+    def state_path(self, phase_name: str) -> Path:
+        """Resume state of a phase."""
+        return self.folder / "resume" / f"{phase_name}.safetensors"
+
+
+def run_phase(phase: Phase, run: Run, resume: bool) -> PhaseState:
+    """Train until the last epoch, early stopping or a request to stop.
+
+    Args:
+        phase: What to train.
+        run: Where and how.
+        resume: Go on from the phase's resume state, if there is one.
+
+    Returns:
+        The final state; `best_epoch` tells which epoch's weights the best checkpoint holds.
+
+    Raises:
+        KeyboardInterrupt: a stop was requested; the resume state is on disk.
+        NonFiniteLossError: a loss is no longer finite; checkpoints are from before that.
+    """
+    return _PhaseRunner(phase, run).run(resume)
+
+
+class _PhaseRunner:
+    def __init__(self, phase: Phase, run: Run) -> None:
+        self.phase, self.owner = phase, run
+        self.state = PhaseState()
+        self.meter = Meter(run.config.logging.log_every_steps)
+        self.started = 0.0
+
+    def run(self, resume: bool) -> PhaseState:
+        phase, run, state = self.phase, self.owner, self.state
+        if resume and run.state_path(phase.name).exists():
+            self._restore()
+            if state.finished:
+                return state
+        self.started = time.perf_counter() - state.seconds
+        # Saved before the first step too, so that a resumed run knows where in the metrics this phase began.
+        self._save()
+        total = phase.num_epochs * phase.steps_per_epoch
+        run.progress.start(phase.title, total, (state.epoch - 1) * phase.steps_per_epoch + state.batches_done)
+        try:
+            while not state.finished:
+                self._epoch()
+        except NonFiniteLossError as error:
+            raise NonFiniteLossError(self._explain(error)) from error
+        finally:
+            run.progress.finish()
+        run.progress.message(
+            f"{phase.title}: best {phase.metric} {state.best:.4g} at epoch {state.best_epoch} of "
+            f"{state.epoch - 1}, {state.seconds:.0f} s"
+        )
+        return state
+
+    def _epoch(self) -> None:
+        phase, run, state = self.phase, self.owner, self.state
+        began = time.perf_counter() - state.train_seconds
+        with closing(phase.train.epoch(state.epoch, state.batches_done)) as batches:
+            means = train_validate_model_epoch(
+                phase.objective,
+                # The order of an epoch is random, so its first steps are a random sample of it.
+                islice(batches, phase.steps_per_epoch - state.batches_done),
+                self.meter,
+                run.device,
+                run.config.mixed_precision,
+                phase.updater,
+                lambda: self._after_step(began),
+            )
+        state.train_seconds = time.perf_counter() - began
+        metrics: dict[str, Any] = {f"train_{name}": value for name, value in means.items()}
+        metrics["samples_per_second"] = self.meter.samples / state.train_seconds
+        if phase.validation is not None:
+            validated = train_validate_model_epoch(
+                phase.objective,
+                phase.validation.in_order(),
+                Meter(run.config.logging.log_every_steps),
+                run.device,
+                run.config.mixed_precision,
+            )
+            metrics |= {f"val_{name}": value for name, value in validated.items()}
+        self._end_epoch(metrics)
+
+    def _after_step(self, began: float) -> None:
+        phase, run, state = self.phase, self.owner, self.state
+        state.batches_done += 1
+        step = phase.updater.step_count
+        last = state.batches_done == phase.steps_per_epoch
+        save = step % run.config.checkpoint_every_steps == 0 and not last
+        stop = run.stop_requested()
+        note = ""
+        if step % self.meter.log_every_steps == 0 or last or save or stop:
+            # Nothing may be saved before the losses up to here are known to be finite.
+            recent = self.meter.read_recent(step)
+            note = f"epoch {state.epoch}  loss {recent[phase.metric.partition('_')[2]]:.4f}"
+            run.log.write(
+                "step",
+                phase.name,
+                state.epoch,
+                step,
+                self._seconds(),
+                {f"train_{name}": value for name, value in recent.items()}
+                | {"learning_rate": phase.updater.optimizer.param_groups[0]["lr"]},
+            )
+        run.progress.advance(1, note)
+        if save or (stop and not last):
+            state.train_seconds = time.perf_counter() - began
+            self._save()
+        if stop and not last:
+            raise KeyboardInterrupt
+
+    def _end_epoch(self, metrics: dict[str, Any]) -> None:
+        phase, run, state = self.phase, self.owner, self.state
+        metrics |= phase.after_epoch(state.epoch)
+        value = metrics[phase.metric]
+        if not math.isfinite(value):
+            raise NonFiniteLossError(f"epoch {state.epoch}: {phase.metric} is {value}.")
+        best = value < state.best - phase.delta or state.best_epoch == 0
+        if best:
+            state.best, state.best_epoch = value, state.epoch
+        record = metrics | {"best": best}
+        run.log.write("epoch", phase.name, state.epoch, phase.updater.step_count, self._seconds(), record)
+        for which in ("last", "best") if best else ("last",):
+            path = checkpoints.checkpoint_path(run.folder, run.config, phase.kind, which)
+            checkpoints.save(path, phase.module, phase.kind, run.config, run.action_space)
+        state.finished = state.epoch == phase.num_epochs or state.epoch - state.best_epoch >= phase.patience
+        state.epoch += 1
+        state.batches_done, state.train_seconds = 0, 0.0
+        self.meter = Meter(run.config.logging.log_every_steps)
+        self._save()
+        if run.stop_requested():
+            raise KeyboardInterrupt
+
+    def _seconds(self) -> float:
+        self.state.seconds = time.perf_counter() - self.started
+        return self.state.seconds
+
+    def _save(self) -> None:
+        phase, state = self.phase, self.state
+        self._seconds()
+        state.meter = self.meter.state() if state.batches_done else None
+        optimizer = phase.updater.optimizer.state_dict()
+        checkpoints.save_state(
+            self.owner.state_path(phase.name),
+            {
+                "phase": vars(state).copy(),
+                "objective": phase.objective.state_dict(),
+                "optimizer": {str(index): entry for index, entry in optimizer["state"].items()},
+                "step_count": phase.updater.step_count,
+                "random": checkpoints.random_state(),
+                "metrics_bytes": self.owner.log.flush(),
+            },
+        )
+
+    def _restore(self) -> None:
+        phase = self.phase
+        saved = checkpoints.load_state(self.owner.state_path(phase.name))
+        self.state.__dict__.update(saved["phase"])
+        if self.state.meter is not None:
+            self.meter.load_state(self.state.meter)
+        if self.state.finished:
+            return  # the best checkpoint holds the result, and later phases may have written metrics since
+        phase.objective.load_state_dict(saved["objective"])
+        optimizer = phase.updater.optimizer
+        optimizer.load_state_dict(
+            optimizer.state_dict() | {"state": {int(index): entry for index, entry in saved["optimizer"].items()}}
+        )
+        phase.updater.step_count = saved["step_count"]
+        checkpoints.set_random_state(saved["random"])
+        self.owner.log.rewind(saved["metrics_bytes"], phase.name, phase.updater.step_count)
+
+    def _explain(self, error: NonFiniteLossError) -> str:
+        phase, run = self.phase, self.owner
+        path = checkpoints.checkpoint_path(run.folder, run.config, phase.kind)
+        kept = (
+            f"The last good checkpoint is {path} (epoch {self.state.best_epoch})."
+            if self.state.best_epoch
+            else "No epoch was finished, so there is no checkpoint yet."
+        )
+        return (
+            f"{phase.title} stopped: {error} {kept} Lower the learning rate, set gradient_clip_norm, or try "
+            "mixed_precision=off."
+        )
