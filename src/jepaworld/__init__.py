@@ -1,12 +1,14 @@
 """Action-conditioned JEPA world models trained from pixels.
 
-Names are imported on first use, so that `import jepaworld` (and with it `jepaworld --help` and the registration of
-the built-in environments) does not wait for torch.
+Importing this package registers the built-in environments with Gymnasium. Its names are imported on first use, so that
+nobody waits for torch who does not need it.
 """
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,3 +31,8 @@ def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+# The command makes environments through `envs.pixels`, which registers them too; its --help need not wait for Gymnasium.
+if Path(sys.argv[0] if sys.argv else "").name != "jepaworld":
+    import_module("jepaworld.envs")

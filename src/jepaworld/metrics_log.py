@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 from jepaworld.config import Config
 from jepaworld.errors import ConfigError
-from jepaworld.storage import storage_errors
+from jepaworld.storage import atomic_write_text, storage_errors
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -98,6 +99,18 @@ class MetricsLog:
             folder = str(self._folder / "tensorboard" / phase)
             self._tensorboard[phase] = SummaryWriter(folder, purge_step=purge_step)
         return self._tensorboard[phase]
+
+
+def forget_phase(folder: Path, phase: str) -> None:
+    """Remove a phase's records from the metrics of a run, because it is trained anew.
+
+    Raises:
+        StorageError: the file cannot be written; it is left as it was.
+    """
+    path = folder / METRICS_FILE
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    atomic_write_text(path, "".join(line for line in lines if json.loads(line)["phase"] != phase))
+    shutil.rmtree(folder / "tensorboard" / phase, ignore_errors=True)
 
 
 def _start_wandb(folder: Path, config: Config) -> Any:

@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import signal
 import sys
 import threading
@@ -32,7 +33,7 @@ from jepaworld.envs.spaces import space_to_dict
 from jepaworld.errors import CheckpointError, ConfigError, DatasetError
 from jepaworld.evaluation.collapse import collapse_diagnostics
 from jepaworld.losses import make_auxiliary_loss
-from jepaworld.metrics_log import MetricsLog
+from jepaworld.metrics_log import MetricsLog, forget_phase
 from jepaworld.models.jepa import JEPA
 from jepaworld.progress import Progress
 from jepaworld.storage import atomic_write_text, storage_errors
@@ -123,6 +124,10 @@ def train_decoder_of_run(run_dir: str | Path, config: Config | None = None, prog
             "with another value. Train a new run instead."
         )
     device = resolve_device(config.device)
+    # The resume state goes first: whatever happens after it, no finished decoder is taken for the new one.
+    (folder / "resume" / "decoder.safetensors").unlink(missing_ok=True)
+    forget_phase(folder, "decoder")
+    shutil.rmtree(folder / saved.jepa_decoder_training.validation_plot_dir, ignore_errors=True)
     atomic_write_text(folder / checkpoints.CONFIG_FILE, to_commented_yaml(config))
     record = _RunRecord(folder, config, device)
     with record.outcome():
@@ -233,6 +238,8 @@ class _CollapseWatch:
         diagnostics = collapse_diagnostics(z)
         if diagnostics.collapsed and not self.warned:
             self.run.progress.warn(f"epoch {epoch}: the representation has collapsed. {' '.join(diagnostics.reasons)}")
+        elif self.warned and not diagnostics.collapsed:
+            self.run.progress.message(f"epoch {epoch}: the representation is no longer collapsed")
         self.warned = diagnostics.collapsed
         return diagnostics.as_metrics()
 

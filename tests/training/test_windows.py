@@ -1,0 +1,119 @@
+"""Splits and batches: which windows are drawn, in which order, and that they are the frames and actions stored."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from jepaworld.data.store import EpisodeDataset
+from jepaworld.data.windows import WindowLoader, split_episodes
+from jepaworld.errors import DatasetError
+
+CPU = torch.device("cpu")
+
+
+def make_loader(
+    dataset: EpisodeDataset, episodes: np.ndarray | None = None, transitions: int = 2, batch: int = 7,
+    buffer_bytes: int | None = None, seed: int = 0,
+) -> WindowLoader:
+    episodes = np.arange(len(dataset.episode_lengths)) if episodes is None else episodes
+    return WindowLoader(dataset, episodes, transitions, batch, CPU, buffer_bytes, seed)
+
+
+def small_buffer(dataset: EpisodeDataset) -> int:
+    """Room for two groups of about three episodes."""
+    return 2 * 3 * 13 * dataset.manifest.input_channels * dataset.manifest.image_size**2
+
+
+def expected_windows(dataset: EpisodeDataset, episodes: np.ndarray, transitions: int) -> list[tuple[bytes, bytes]]:
+    windows = []
+    for index in episodes:
+        episode = dataset.episode(int(index))
+        for t in range(len(episode.actions) - transitions + 1):
+            windows.append(
+                (episode.frames[t : t + transitions + 1].tobytes(), episode.actions[t : t + transitions].tobytes())
+            )
+    return windows
+
+
+def content(batches) -> list[tuple[bytes, bytes]]:
+    return [
+        (frames.numpy().tobytes(), actions.numpy().tobytes())
+        for batch in batches
+        for frames, actions in zip(batch.frames, batch.actions, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("transitions", [0, 1, 3])
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_every_window_is_read_once_in_order(dataset: EpisodeDataset, transitions: int, on_disk: bool) -> None:
+    episodes = np.array([1, 4, 5, 9])
+    buffer = small_buffer(dataset) if on_disk else None
+    loader = make_loader(dataset, episodes, transitions, buffer_bytes=buffer)
+    assert content(loader.in_order()) == expected_windows(dataset, episodes, transitions)
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_an_epoch_draws_windows_without_repetition(dataset: EpisodeDataset, on_disk: bool) -> None:
+    loader = make_loader(dataset, buffer_bytes=small_buffer(dataset) if on_disk else None)
+    assert len(list(loader._cut(loader.episodes))) == (4 if on_disk else 1)
+    batches = list(loader.epoch(1))
+    assert len(batches) == len(loader) == loader.num_windows // 7
+    assert all(batch.frames.shape[:2] == (7, 3) and batch.actions.shape == (7, 2, 2) for batch in batches)
+    known = expected_windows(dataset, loader.episodes, 2)
+    drawn = content(batches)
+    # A few windows may look alike: no window may be drawn more often than it is there.
+    assert all(drawn.count(window) <= known.count(window) for window in set(drawn))
+    assert set(drawn) <= set(known)
+    assert drawn != known[: len(drawn)]
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_order_depends_on_seed_and_epoch_alone(dataset: EpisodeDataset, on_disk: bool) -> None:
+    buffer = small_buffer(dataset) if on_disk else None
+    first = content(make_loader(dataset, buffer_bytes=buffer).epoch(3))
+    loader = make_loader(dataset, buffer_bytes=buffer)
+    list(loader.epoch(1))
+    assert content(loader.epoch(3)) == first
+    assert content(loader.epoch(4)) != first
+    assert content(make_loader(dataset, buffer_bytes=buffer, seed=1).epoch(3)) != first
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_an_epoch_goes_on_where_it_stopped(dataset: EpisodeDataset, on_disk: bool) -> None:
+    loader = make_loader(dataset, buffer_bytes=small_buffer(dataset) if on_disk else None)
+    whole = [content([batch]) for batch in loader.epoch(2)]
+    for start in range(len(whole) + 1):
+        assert [content([batch]) for batch in loader.epoch(2, start)] == whole[start:]
+
+
+def test_windows_do_not_cross_episodes(dataset: EpisodeDataset) -> None:
+    loader = make_loader(dataset, transitions=12)
+    assert loader.num_windows == len(dataset.episode_lengths)
+    assert make_loader(dataset, transitions=13).num_windows == 0
+
+
+def test_fewer_windows_than_a_batch(dataset: EpisodeDataset) -> None:
+    loader = make_loader(dataset, np.array([0]), transitions=1, batch=13)
+    with pytest.raises(DatasetError, match=r"12 windows.*fewer than batch_size = 13"):
+        loader.require_full_batch("batch_size")
+    make_loader(dataset, np.array([0]), transitions=1, batch=12).require_full_batch("batch_size")
+
+
+def test_split_is_by_episode_and_by_seed() -> None:
+    split = split_episodes(40, 0.1, 0.25, seed=3)
+    assert [len(part) for part in split] == [26, 4, 10]
+    assert sorted(np.concatenate(split)) == list(range(40))
+    assert all((np.diff(part) > 0).all() for part in split)
+    assert not np.array_equal(split.validation, split_episodes(40, 0.1, 0.25, seed=4).validation)
+
+
+def test_a_split_above_zero_gets_an_episode() -> None:
+    assert [len(part) for part in split_episodes(3, 0.01, 0.01, seed=0)] == [1, 1, 1]
+    assert [len(part) for part in split_episodes(3, 0.0, 0.0, seed=0)] == [3, 0, 0]
+
+
+def test_one_episode_with_a_validation_split() -> None:
+    with pytest.raises(DatasetError, match=r"1 episode\(s\), but early_stopping.validation_split = 0.1"):
+        split_episodes(1, 0.1, 0.0, seed=0)
