@@ -53,9 +53,7 @@ def scalar_frames_per_second(config: Config, episodes: int) -> float:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--episodes", type=int, default=1800, help="of the large job; the small one has a third"
-    )
+    parser.add_argument("--episodes", type=int, default=1800, help="of the large job; the small one has a third")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="where to write; default: the system's temporary folder")
     arguments = parser.parse_args()
@@ -69,9 +67,7 @@ def main() -> None:
             )
 
         scalar = scalar_frames_per_second(config(1), 20)
-        print(
-            json.dumps({"benchmark": "scalar gymnasium loop", "frames_per_second": round(scalar)}), flush=True
-        )
+        print(json.dumps({"benchmark": "scalar gymnasium loop", "frames_per_second": round(scalar)}), flush=True)
         small_frames, small_seconds = collection_seconds(config(max(1, arguments.episodes // 3)))
         frames, seconds = collection_seconds(config(arguments.episodes))
     running = (frames - small_frames) / (seconds - small_seconds)

@@ -41,6 +41,7 @@ TINY: dict[str, Any] = {
     "decoder_depth": 2,
     "decoder_heads": 2,
     "decoder_mlp_dim": 24,
+    "decoder_memory_tokens": 2,
     "decoder_patch_size": 8,
     "jepa_decoder_training": {"num_epochs": 1, "batch_size": 8},
     "logging": {"log_every_steps": 1, "tensorboard": False},

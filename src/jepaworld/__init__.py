@@ -33,6 +33,6 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-# The command makes environments through `envs.pixels`, which registers them too; its --help need not wait for Gymnasium.
+# The command makes environments through `envs.pixels`, which registers them too: its --help need not wait for them.
 if Path(sys.argv[0] if sys.argv else "").name != "jepaworld":
     import_module("jepaworld.envs")

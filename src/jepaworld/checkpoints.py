@@ -143,7 +143,8 @@ def _best_checkpoint(run: Path, kind: str) -> Path:
         phase = "JEPA" if kind == "jepa" else "state decoder"
         raise CheckpointError(
             f"{run}: has no {path.name} in {CHECKPOINT_FOLDER}/: its {phase} has not finished an epoch. Continue it "
-            f"with `jepaworld train --run {run} --resume`" + ("." if kind == "jepa" else f" or `jepaworld decode {run}`.")
+            f"with `jepaworld train --run {run} --resume`"
+            + ("." if kind == "jepa" else f" or `jepaworld decode {run}`.")
         )
     return path
 

@@ -97,12 +97,12 @@ def check(config: ConfigArgument, overrides: OverridesArgument = None) -> None:
 def check_env(
     environment: Annotated[str, typer.Argument(metavar="ENV_ID", help="Gymnasium id, or module:id.")],
     image_size: Annotated[int, typer.Option(help="Side of the frames, in pixels.")] = 64,
-    input_channels: Annotated[int, typer.Option(help="1 for grey, 3 for RGB.")] = 3,
+    grey: Annotated[bool, typer.Option("--grey", help="Look at greyscale frames, as with input_channels=1.")] = False,
 ) -> None:
     """Say whether an environment can be used, and what is missing."""
     from jepaworld.envs.check import check_env as examine
 
-    report = examine(environment, image_size=image_size, input_channels=input_channels)
+    report = examine(environment, image_size=image_size, input_channels=1 if grey else 3)
     typer.echo(str(report))
     if not report.usable:
         raise typer.Exit(2)
@@ -123,7 +123,9 @@ def collect(config: ConfigArgument, overrides: OverridesArgument = None) -> None
 @app.command(epilog="Example: jepaworld inspect datasets/two_room --sheet two_room.png")
 def inspect(
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="Dataset folder.")],
-    sheet: Annotated[Path | None, typer.Option(help="Where the contact sheet goes [DATASET/contact_sheet.png].")] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Where the contact sheet goes [DATASET/contact_sheet.png].")
+    ] = None,
 ) -> None:
     """Show what is in a dataset and whether it is intact; write a contact sheet."""
     from jepaworld.data.inspect import contact_sheet, inspect_dataset

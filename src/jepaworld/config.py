@@ -61,17 +61,22 @@ class CollectionConfig(Section):
         "algorithm class such as stable_baselines3:PPO.",
     )
     policy_path: str | None = _setting(
-        None, "Saved Stable-Baselines3 model (.zip), for a policy that is such an algorithm class. It is unpickled by "
+        None,
+        "Saved Stable-Baselines3 model (.zip), for a policy that is such an algorithm class. It is unpickled by "
         "that library: load only files that you trust.",
     )
     policy_kwargs: dict[str, Any] = _setting({}, "Keyword arguments for a policy that is a class.")
     smoothness: float = _setting(
-        0.9, "Correlation of neighbouring actions of smooth_random; for discrete actions the probability that the "
-        "action is repeated.", ge=0.0, lt=1.0,
+        0.9,
+        "Correlation of neighbouring actions of smooth_random; for discrete actions the probability that the "
+        "action is repeated.",
+        ge=0.0,
+        lt=1.0,
     )
     num_workers: int = _setting(2, "Processes that collect in parallel.", ge=1, le=256)
     frame_source: Literal["auto", "observation", "render"] = _setting(
-        "auto", "Where frames come from: the environment's image observation, or its render(). auto: the observation "
+        "auto",
+        "Where frames come from: the environment's image observation, or its render(). auto: the observation "
         "if it is an image.",
     )
 
@@ -131,11 +136,14 @@ class JepaModelConfig(Section):
     predictor_num_layers: int = _setting(2, "Hidden layers of the predictor MLP.", ge=1)
     predictor_dropout_rate: float = _setting(0.0, "Dropout after each hidden layer of the predictor.", ge=0.0, lt=1.0)
     ema_decay: float = _setting(
-        0.99, "Decay of the target encoder: target = ema_decay * target + (1 - ema_decay) * online after each step.",
-        ge=0.0, le=1.0,
+        0.99,
+        "Decay of the target encoder: target = ema_decay * target + (1 - ema_decay) * online after each step.",
+        ge=0.0,
+        le=1.0,
     )
     target_encoder_mode: Literal["default", "vjepa2", "none"] = _setting(
-        "vjepa2", "Who encodes what. default: the target encoder gives predictor input and target, the online encoder "
+        "vjepa2",
+        "Who encodes what. default: the target encoder gives predictor input and target, the online encoder "
         "is trained by the auxiliary loss alone. vjepa2: the online encoder gives the predictor input, the target "
         "encoder the target. none: the online encoder gives both. See docs/modes_and_losses.md.",
     )
@@ -230,7 +238,8 @@ class DecoderTrainingConfig(Section):
         "best_jepa_decoder.safetensors", "File name of the best decoder, inside the run's folder checkpoints/."
     )
     validation_plot_dir: str = _setting(
-        "validation_plots", "Folder inside the run for the pictures of validation reconstructions.",
+        "validation_plots",
+        "Folder inside the run for the pictures of validation reconstructions.",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
     )
     early_stopping: DecoderEarlyStoppingConfig = _section(DecoderEarlyStoppingConfig, "When the decoder phase stops.")
@@ -256,16 +265,21 @@ class Config(Section):
     image_size: int = _setting(64, "Side of the square frames that the model sees.", unit="pixels", ge=8, le=1024)
     input_channels: Literal[1, 3] = _setting(3, "1 for greyscale (luma), 3 for RGB.")
     frame_skipping: int = _setting(
-        1, "Environment steps from one stored frame to the next; the actions between them are kept as one block.",
-        unit="environment steps", ge=1, le=1000,
+        1,
+        "Environment steps from one stored frame to the next; the actions between them are kept as one block.",
+        unit="environment steps",
+        ge=1,
+        le=1000,
     )
     num_episodes_data_collection: int = _setting(600, "Episodes to collect.", unit="episodes", ge=1)
     max_steps_per_episode_data_collection: int = _setting(
         90, "Longest episode; at least frame_skipping.", unit="environment steps", ge=1
     )
     dataset_dir: str = _setting(
-        "datasets/two_room", "Folder of the dataset that collect writes. An unfinished one with the same settings is "
-        "continued, a finished one is reused.", min_length=1,
+        "datasets/two_room",
+        "Folder of the dataset that collect writes. An unfinished one with the same settings is "
+        "continued, a finished one is reused.",
+        min_length=1,
     )
     load_dataset_path: str | None = _setting(
         None, "Existing dataset folder to train on instead of dataset_dir; nothing is collected then."
@@ -273,20 +287,28 @@ class Config(Section):
     collection: CollectionConfig = _section(CollectionConfig, "How episodes are collected.")
 
     num_transitions: int = _setting(
-        1, "Transitions in a training window: a window has one frame more. 1 is the pair (s_t, s_t+1).",
-        unit="transitions", ge=1,
+        1,
+        "Transitions in a training window: a window has one frame more. 1 is the pair (s_t, s_t+1).",
+        unit="transitions",
+        ge=1,
     )
     evaluation_split: float = _setting(
-        0.1, "Share of the episodes that no training phase sees, neither for gradients nor for early stopping; the "
-        "report measures on them. At least one episode if above 0.", ge=0.0, lt=1.0,
+        0.1,
+        "Share of the episodes that no training phase sees, neither for gradients nor for early stopping; the "
+        "report measures on them. At least one episode if above 0.",
+        ge=0.0,
+        lt=1.0,
     )
     data_location: Literal["auto", "device", "disk"] = _setting(
-        "auto", "Where training data lie: device (all frames in the device's memory) or disk (read in groups of "
+        "auto",
+        "Where training data lie: device (all frames in the device's memory) or disk (read in groups of "
         "episodes that fit into data_buffer_megabytes). auto: device if they fit into half of its free memory.",
     )
     data_buffer_megabytes: int = _setting(
-        1024, "Memory for frames that are read from disk; the larger, the more episodes are mixed in a batch.",
-        unit="MiB", ge=1,
+        1024,
+        "Memory for frames that are read from disk; the larger, the more episodes are mixed in a batch.",
+        unit="MiB",
+        ge=1,
     )
     verify_checksums: bool = _setting(True, "Compare every file of the dataset with its checksum before training.")
 
@@ -304,7 +326,8 @@ class Config(Section):
 
     seed: int = _setting(0, "Seed of collection, splits, initialisation, sampling and dropout.", ge=0, lt=2**32)
     device: str = _setting(
-        "auto", "auto, cpu, cuda, cuda:N or mps. auto takes the first of cuda, mps, cpu that is there.",
+        "auto",
+        "auto, cpu, cuda, cuda:N or mps. auto takes the first of cuda, mps, cpu that is there.",
         pattern=r"^(auto|cpu|cuda(:[0-9]+)?|mps)$",
     )
     mixed_precision: Literal["auto", "bf16", "off"] = _setting(
@@ -324,9 +347,7 @@ class Config(Section):
         "cosine", "What follows the warm-up: a constant rate, or a cosine to zero over num_epochs."
     )
     warmup_steps: int = _setting(100, "Steps of linear warm-up from zero; 0 for none.", unit="steps", ge=0)
-    gradient_clip_norm: float | None = _setting(
-        1.0, "Clip gradients to this L2 norm; null for no clipping.", gt=0.0
-    )
+    gradient_clip_norm: float | None = _setting(1.0, "Clip gradients to this L2 norm; null for no clipping.", gt=0.0)
     early_stopping: EarlyStoppingConfig = _section(
         EarlyStoppingConfig, "Validation split and early stopping of the JEPA phase."
     )
@@ -342,6 +363,9 @@ class Config(Section):
     decoder_depth: int = _setting(2, "Transformer blocks of the state decoder.", ge=1)
     decoder_heads: int = _setting(4, "Attention heads of the state decoder.", ge=1)
     decoder_mlp_dim: int = _setting(192, "Hidden width of the state decoder's MLPs.", ge=1)
+    decoder_memory_tokens: int = _setting(
+        8, "Tokens that an embedding is unfolded into for the queries to attend to.", ge=1
+    )
     decoder_dropout: float = _setting(0.0, "Dropout inside the state decoder's blocks.", ge=0.0, lt=1.0)
     decoder_patch_size: int = _setting(
         8, "Side of the square that each learned query paints; must divide image_size.", unit="pixels", ge=1
@@ -352,7 +376,7 @@ class Config(Section):
 
     logging: LoggingConfig = _section(LoggingConfig, "Where metrics go beside metrics.jsonl.")
 
-    def model_post_init(self, context: Any) -> None:
+    def model_post_init(self, _context: Any) -> None:
         """Refuse settings that contradict each other."""
         for problem in _contradictions(self):
             raise ConfigError(problem)
@@ -393,9 +417,7 @@ def _contradictions(config: Config) -> Iterator[str]:
                 f"Possible: {_divisors(size)}."
             )
         if config.decoder_dim % config.decoder_heads:
-            yield (
-                f"decoder_dim is {config.decoder_dim}, not a multiple of decoder_heads = {config.decoder_heads}."
-            )
+            yield (f"decoder_dim is {config.decoder_dim}, not a multiple of decoder_heads = {config.decoder_heads}.")
         if decoder.embedding_source == "target" and config.jepa_model.target_encoder_mode == "none":
             yield (
                 "jepa_decoder_training.embedding_source is target but jepa_model.target_encoder_mode is none, which "
@@ -443,8 +465,9 @@ def _encoder_contradictions(config: Config, size: int) -> Iterator[str]:
                 )
                 return
         side = size
-        layers = zip(*(per_layer(getattr(cnn, k), cnn.num_layers) for k in ("kernel_size", "stride", "padding")),
-                     strict=True)
+        layers = zip(
+            *(per_layer(getattr(cnn, k), cnn.num_layers) for k in ("kernel_size", "stride", "padding")), strict=True
+        )
         for layer, (kernel, stride, padding) in enumerate(layers, start=1):
             if side + 2 * padding < kernel:
                 yield (
@@ -475,9 +498,11 @@ def _without_effect(config: Config) -> Iterator[str]:
         params = getattr(config.encoder_params, name)
         if name != config.encoder_type and params != type(params)():
             yield f"encoder_params.{name} has no effect: encoder_type is {config.encoder_type}."
-    if config.learning_rate_jepa is not None and (
-        config.jepa_decoder_training.learning_rate is not None or not config.jepa_decoder_training.enabled
-    ) and config.learning_rate != Config.model_fields["learning_rate"].default:
+    if (
+        config.learning_rate_jepa is not None
+        and (config.jepa_decoder_training.learning_rate is not None or not config.jepa_decoder_training.enabled)
+        and config.learning_rate != Config.model_fields["learning_rate"].default
+    ):
         yield "learning_rate has no effect: every phase sets its own."
 
 
@@ -506,6 +531,12 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
+# YAML 1.1 reads on, off, yes and no as truth values, so that `mixed_precision: off` would not be the text "off".
+_StrictLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_StrictLoader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|True|false|False)$"), list("tTfF"))
 _StrictLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
@@ -543,7 +574,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
 
 def _parse_yaml(text: str, source: str) -> dict[str, Any]:
     try:
-        raw = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a subclass of SafeLoader)
+        raw = yaml.load(text, Loader=_StrictLoader)  # a subclass of SafeLoader
     except yaml.YAMLError as error:
         raise ConfigError(f"{source}: not valid YAML: {error}") from error
     if raw is None:
@@ -559,7 +590,7 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
     if not separator or not key:
         raise ConfigError(f"override {override!r}: expected key.path=value, for example batch_size=128.")
     try:
-        value = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a subclass of SafeLoader)
+        value = yaml.load(text, Loader=_StrictLoader)  # a subclass of SafeLoader
     except yaml.YAMLError as error:
         raise ConfigError(f"{key}: the value {text!r} is not valid YAML: {error}") from error
     *parents, leaf = key.split(".")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def available_memory(device: torch.device) -> int:
     """Bytes that can still be taken on a device; on the host, within the limits set to this process."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return min(_host_memory(), *_process_limits())
+    return min([_host_memory(), *_process_limits()])
 
 
 def _host_memory() -> int:
@@ -65,22 +66,37 @@ def _host_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _process_limits() -> list[int]:
-    """What the control group and the resource limits leave to this process, as far as they are set."""
-    left = []
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        paths = Path(limit), Path(used)
-        if all(path.exists() for path in paths) and (text := paths[0].read_text().strip()).isdigit():
-            left.append(int(text) - int(paths[1].read_text()))
-    if os.name == "posix":
-        import resource
+def _process_limits() -> Iterator[int]:
+    """Bytes that the control groups and resource limits leave to this process, as far as there are any."""
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        return
+    page = os.sysconf("SC_PAGE_SIZE")
+    virtual, resident, _, _, _, data, _ = (int(pages) * page for pages in statm.read_text().split())
+    for limit in _group_limits():
+        yield limit - resident
+    import resource  # not on every system that Python runs on
 
-        pages = Path("/proc/self/statm").read_text().split() if Path("/proc/self/statm").exists() else ["0"] * 6
-        for kind, field in ((resource.RLIMIT_AS, 0), (resource.RLIMIT_DATA, 5)):
-            soft, _ = resource.getrlimit(kind)
-            if soft != resource.RLIM_INFINITY:
-                left.append(soft - int(pages[field]) * resource.getpagesize())
-    return left or [2**62]
+    for kind, used in ((resource.RLIMIT_AS, virtual), (resource.RLIMIT_DATA, data)):
+        soft, _ = resource.getrlimit(kind)
+        if soft != resource.RLIM_INFINITY:
+            yield soft - used
+
+
+def _group_limits() -> Iterator[int]:
+    """Memory limits of this process's control group and those above it (version 2, then version 1)."""
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, group = line.split(":", 2)
+        if controllers == "":
+            root, name = Path("/sys/fs/cgroup"), "memory.max"
+        elif "memory" in controllers.split(","):
+            root, name = Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"
+        else:
+            continue
+        folder = root / group.lstrip("/")
+        for level in (folder, *folder.parents):
+            file = level / name
+            if file.exists() and (text := file.read_text().strip()).isdigit():
+                yield int(text)
+            if level == root:
+                break

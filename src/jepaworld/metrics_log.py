@@ -57,7 +57,9 @@ class MetricsLog:
             for name, value in values.items():
                 writer.add_scalar(f"{kind}/{name}", float(value), step)
         if self._wandb is not None:
-            self._wandb.log({f"{phase}/{kind}/{name}": value for name, value in values.items()} | {f"{phase}/step": step})
+            self._wandb.log(
+                {f"{phase}/{kind}/{name}": value for name, value in values.items()} | {f"{phase}/step": step}
+            )
 
     def flush(self) -> int:
         """Bring everything to the disk and return the size of the file in bytes."""
@@ -124,6 +126,10 @@ def _start_wandb(folder: Path, config: Config) -> Any:
             '`pip install "jepaworld[wandb]"` or set logging.wandb_project to null.'
         ) from error
     return wandb.init(
-        project=config.logging.wandb_project, dir=folder, name=folder.name, id=folder.name, resume="allow",
+        project=config.logging.wandb_project,
+        dir=folder,
+        name=folder.name,
+        id=folder.name,
+        resume="allow",
         config=config.to_dict(),
     )

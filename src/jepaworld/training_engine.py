@@ -97,7 +97,9 @@ def run_training(
     return RunResult(folder, record.content)
 
 
-def train_decoder_of_run(run_dir: str | Path, config: Config | None = None, progress: Progress | None = None) -> RunResult:
+def train_decoder_of_run(
+    run_dir: str | Path, config: Config | None = None, progress: Progress | None = None
+) -> RunResult:
     """Train the state decoder of an existing run anew, from its best JEPA.
 
     Args:
@@ -221,8 +223,12 @@ class _CollapseWatch:
         self.warned = False
         rng = np.random.default_rng(run.config.seed)
         rows = np.concatenate(
-            [start + np.arange(length + 1) for start, length in
-             zip(dataset.episode_starts[episodes], dataset.episode_lengths[episodes], strict=True)]
+            [
+                start + np.arange(length + 1)
+                for start, length in zip(
+                    dataset.episode_starts[episodes], dataset.episode_lengths[episodes], strict=True
+                )
+            ]
         )
         rows = np.sort(rng.permutation(rows)[:DIAGNOSED_FRAMES])
         self.frames = torch.from_numpy(np.concatenate([dataset.rows("frames", row, row + 1) for row in rows.tolist()]))
@@ -232,8 +238,10 @@ class _CollapseWatch:
         self.model.eval()
         with autocast(self.run.device, self.run.config.mixed_precision):
             z = torch.cat(
-                [self.model.encode_online(part.to(self.run.device).unsqueeze(1)).flatten(0, 1).float()
-                 for part in self.frames.split(self.run.config.batch_size)]
+                [
+                    self.model.encode_online(part.to(self.run.device).unsqueeze(1)).flatten(0, 1).float()
+                    for part in self.frames.split(self.run.config.batch_size)
+                ]
             )
         diagnostics = collapse_diagnostics(z)
         if diagnostics.collapsed and not self.warned:
@@ -262,7 +270,8 @@ def _load_weights(model: JEPA, config: Config, dataset: EpisodeDataset) -> None:
     ]
     if differing:
         raise CheckpointError(
-            f"load_model_path: {checkpoint.path} does not fit this configuration:\n" + "\n".join(differing)
+            f"load_model_path: {checkpoint.path} does not fit this configuration:\n"
+            + "\n".join(differing)
             + "\nChange these settings, or leave load_model_path out to train from scratch."
         )
     checkpoints.restore(model, checkpoint)
@@ -449,7 +458,7 @@ def _stop_on_signal() -> Iterator[Callable[[], bool]]:
         return
     requested = False
 
-    def request(number: int, frame: Any) -> None:
+    def request(_number: int, _frame: Any) -> None:
         nonlocal requested
         if requested:
             raise KeyboardInterrupt

@@ -38,13 +38,14 @@ def records(run: Path, kind: str = "epoch", phase: str = "jepa") -> list[dict[st
 class Recorder(Progress):
     """Keeps warnings and messages, and calls a function after each step."""
 
-    def __init__(self, at_step: Callable[[int], None] = lambda step: None) -> None:
+    def __init__(self, at_step: Callable[[int], object] = abs) -> None:
         self.warnings: list[str] = []
         self.messages: list[str] = []
         self.at_step = at_step
         self.steps = 0
 
     def advance(self, n: int = 1, note: str = "") -> None:
+        assert isinstance(note, str)
         self.steps += n
         self.at_step(self.steps)
 
@@ -129,13 +130,20 @@ def test_early_stopping_counts_patience_from_the_best_epoch(
     # 2.95 is no improvement of 3.0 by more than delta, so that epochs 3 and 4 exhaust the patience.
     assert [record["best"] for record in records(result.run_dir)] == [True, True, False, False]
     assert result.summary["phases"]["jepa"] | {"seconds": 0} == {
-        "seconds": 0, "epochs": 4, "best_epoch": 2, "best": 3.0
+        "seconds": 0,
+        "epochs": 4,
+        "best_epoch": 2,
+        "best": 3.0,
     }
 
 
 def test_best_checkpoint_is_of_the_best_epoch(training_config: MakeConfig, tmp_path: Path) -> None:
-    config = training_config(num_epochs=3, early_stopping={"metric_jepa": "train_prediction_loss"},
-                             auxiliary_loss={"type": "none"}, jepa_decoder_training={"enabled": False})
+    config = training_config(
+        num_epochs=3,
+        early_stopping={"metric_jepa": "train_prediction_loss"},
+        auxiliary_loss={"type": "none"},
+        jepa_decoder_training={"enabled": False},
+    )
     run = run_training(config, tmp_path / "run").run_dir
     files = weights(run)
     assert records(run)[-1]["best"], "without regulariser the loss falls to the end"
@@ -235,9 +243,7 @@ def test_nan_stops_with_step_and_term_and_keeps_the_last_good_checkpoint(
 
 
 @pytest.mark.parametrize(("loss", "collapses"), [("none", True), ("vicreg", False)])
-def test_collapse_is_said_and_recorded(
-    loss: str, collapses: bool, training_config: MakeConfig, tmp_path: Path
-) -> None:
+def test_collapse_is_said_and_recorded(loss: str, collapses: bool, training_config: MakeConfig, tmp_path: Path) -> None:
     progress = Recorder()
     config = training_config(
         num_epochs=30,
@@ -264,8 +270,11 @@ def test_a_loaded_model_is_where_training_starts(training_config: MakeConfig, tm
     assert not records(second), "the JEPA phase was skipped"
     assert records(second, "epoch", "decoder")
     # With a vanishing learning rate the weights after training are those that it started from.
-    config = training_config(load_model_path=str(first / "checkpoints" / "best_jepa.safetensors"), learning_rate=1e-12,
-                             jepa_decoder_training={"enabled": False})
+    config = training_config(
+        load_model_path=str(first / "checkpoints" / "best_jepa.safetensors"),
+        learning_rate=1e-12,
+        jepa_decoder_training={"enabled": False},
+    )
     third = JEPA.from_pretrained(run_training(config, tmp_path / "third").run_dir).state_dict()
     trained = [name for name in original if not name.startswith("target_encoder")]  # which follows the online encoder
     assert all(torch.allclose(third[name], original[name], atol=1e-5) for name in trained)
@@ -317,8 +326,13 @@ def test_run_folders_are_never_mixed_up(training_config: MakeConfig, tmp_path: P
     with pytest.raises(ConfigError, match="already holds a run"):
         run_training(config, run)
     with pytest.raises(ConfigError, match=r"these settings differ: auxiliary_loss.weight, batch_size\."):
-        run_training(training_config(num_epochs=1, jepa_decoder_training={"enabled": False}, batch_size=4,
-                                     auxiliary_loss={"weight": 2.0}), run, resume=True)
+        run_training(
+            training_config(
+                num_epochs=1, jepa_decoder_training={"enabled": False}, batch_size=4, auxiliary_loss={"weight": 2.0}
+            ),
+            run,
+            resume=True,
+        )
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.tex").touch()
@@ -362,7 +376,9 @@ def test_decoder_is_trained_on_frozen_embeddings(training_config: MakeConfig, tm
 
 
 def test_decode_refuses_to_change_the_jepa(training_config: MakeConfig, tmp_path: Path) -> None:
-    run = run_training(training_config(num_epochs=1, jepa_decoder_training={"enabled": False}), tmp_path / "run").run_dir
+    run = run_training(
+        training_config(num_epochs=1, jepa_decoder_training={"enabled": False}), tmp_path / "run"
+    ).run_dir
     with pytest.raises(ConfigError, match="latent_dim: cannot change"):
         train_decoder_of_run(run, training_config(num_epochs=1, latent_dim=4, jepa_decoder_training={"enabled": False}))
     with pytest.raises(CheckpointError, match="is no run folder"):
@@ -378,8 +394,11 @@ def test_steps_per_epoch_limits_an_epoch(training_config: MakeConfig, tmp_path: 
 
 def test_notices_reach_the_user(training_config: MakeConfig, tmp_path: Path) -> None:
     progress = Recorder()
-    config = training_config(num_epochs=1, auxiliary_loss={"params": {"vicreg": {"sim_coeff": 1.0}}},
-                             jepa_decoder_training={"enabled": False})
+    config = training_config(
+        num_epochs=1,
+        auxiliary_loss={"params": {"vicreg": {"sim_coeff": 1.0}}},
+        jepa_decoder_training={"enabled": False},
+    )
     run_training(config, tmp_path / "run", progress=progress)
     assert any("sim_coeff has no effect" in warning for warning in progress.warnings)
 

@@ -171,17 +171,14 @@ def _expected_manifest(config: Config) -> Manifest:
         policy=settings.policy,
         policy_kwargs={} if built_in else _json_able("collection.policy_kwargs", settings.policy_kwargs),
         policy_path=settings.policy_path,
-        policy_checksum=None
-        if settings.policy_path is None
-        else file_checksum(policy_file(settings.policy_path)),
+        policy_checksum=None if settings.policy_path is None else file_checksum(policy_file(settings.policy_path)),
         smoothness=settings.smoothness if settings.policy == "smooth_random" else None,
         seed=config.seed,
         num_episodes=config.num_episodes_data_collection,
         max_steps_per_episode=max_steps,
         episodes_per_shard=_episodes_per_shard(config),
         state_variables={},
-        versions={"jepaworld": jepaworld.__version__}
-        | {name: version(name) for name in ("gymnasium", "numpy")},
+        versions={"jepaworld": jepaworld.__version__} | {name: version(name) for name in ("gymnasium", "numpy")},
         complete=False,
         shards=None,
     )
@@ -233,9 +230,7 @@ def _alone_in(path: Path) -> Iterator[None]:
     """
     try:
         import fcntl
-    except (
-        ModuleNotFoundError
-    ):  # Windows has no such lock; shards do not collide there either, work is only doubled
+    except ModuleNotFoundError:  # Windows; without the lock shards do not collide either, only work is doubled
         yield
         return
     descriptor = os.open(path, os.O_RDONLY)

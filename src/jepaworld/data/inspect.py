@@ -187,9 +187,7 @@ def contact_sheet(dataset: EpisodeDataset, path: str | Path, episodes: int = 6, 
         length = int(dataset.episode_lengths[episode])
         number = _number_of(dataset, int(episode))
         draw.text((_GAP, top + tile // 2 - 18), f"episode {number}", _INK, font)
-        draw.text(
-            (_GAP, top + tile // 2), f"{length} transitions\n{_ending(dataset, int(episode))}", _FAINT, small
-        )
+        draw.text((_GAP, top + tile // 2), f"{length} transitions\n{_ending(dataset, int(episode))}", _FAINT, small)
         for column, step in enumerate(_spread(length + 1, columns)):
             left = label + column * (tile + _GAP)
             first = int(dataset.episode_starts[episode] + step)

@@ -101,9 +101,7 @@ def read_manifest(path: Path) -> Manifest:
             "dataset_dir or load_dataset_path."
         )
     if not (path / MANIFEST).is_file():
-        raise DatasetError(
-            f"{path}: not a dataset: it has no {MANIFEST}. Give the folder that `collect` wrote."
-        )
+        raise DatasetError(f"{path}: not a dataset: it has no {MANIFEST}. Give the folder that `collect` wrote.")
     content = unseal(path / MANIFEST, check_schema=True)
     known = {field.name for field in fields(Manifest)}
     if set(content) != known:

@@ -300,12 +300,11 @@ def _load_model(name: str, cls: Any, path: str, kwargs: dict[str, Any]) -> Any:
             f"collection.policy_path is set but collection.policy {name} has no load(). Name an algorithm "
             "class such as stable_baselines3:PPO, or set policy_path to null."
         )
-    if not policy_file(path).is_file():
-        raise ConfigError(
-            f"collection.policy_path: {path} does not exist. Give the .zip file that save() wrote."
-        )
+    file = policy_file(path)
+    if not file.is_file():
+        raise ConfigError(f"collection.policy_path: {path} does not exist. Give the .zip file that save() wrote.")
     with _policy_errors(name, f"loading {path}"):
-        return cls.load(path, **kwargs)
+        return cls.load(str(file), **kwargs)
 
 
 def policy_file(path: str) -> Path:

@@ -116,14 +116,13 @@ class _History:
             terminated=np.array(self.terminated),
             truncated=np.array(self.truncated),
             states={
-                name: self._state_rows(name, tuple(shape), number)
-                for name, shape in manifest.state_variables.items()
+                name: self._state_rows(name, tuple(shape), number) for name, shape in manifest.state_variables.items()
             },
         )
 
     def _state_rows(self, name: str, shape: tuple[int, ...], number: int) -> np.ndarray:
         rows = np.full((len(self.states), *shape), np.nan, np.float32)
-        for row, state in zip(rows, self.states, strict=True):
+        for row, state in enumerate(self.states):
             value = state.get(name)
             if value is None:
                 continue
@@ -133,13 +132,11 @@ class _History:
                     f"but {shape} in episode 0. Give it one shape, or leave it out of the environment's info "
                     "and observation."
                 )
-            row[...] = value
+            rows[row] = value
         return rows
 
 
-def _play(
-    env: gym.Env[Any, Any], policy: Policy, config: Config, episode: int, reader: FrameReader | None
-) -> _History:
+def _play(env: gym.Env[Any, Any], policy: Policy, config: Config, episode: int, reader: FrameReader | None) -> _History:
     """Play one episode; without a reader nothing but states is recorded of what is seen."""
     seeds = episode_seeds(config.seed, episode)
     _seed_everything_else(seeds.everything_else)
@@ -184,9 +181,7 @@ def _play_lanes(
     all state variables, which takes playing the episodes one by one.
     """
     seeds = [episode_seeds(config.seed, first + lane) for lane in range(env.num_envs)]
-    lane_seeds: Any = [
-        seed.environment for seed in seeds
-    ]  # the interface's annotation knows single seeds only
+    lane_seeds: Any = [seed.environment for seed in seeds]  # the interface's annotation knows single seeds only
     skip = config.frame_skipping
     blocks = config.max_steps_per_episode_data_collection // skip
     smoothness = config.collection.smoothness if config.collection.policy == "smooth_random" else 0.0
@@ -247,8 +242,7 @@ def _play_lanes(
 
 def _covers(states: States, manifest: Manifest, num_envs: int) -> bool:
     return all(
-        name in states and states[name].shape == (num_envs, *shape)
-        for name, shape in manifest.state_variables.items()
+        name in states and states[name].shape == (num_envs, *shape) for name, shape in manifest.state_variables.items()
     )
 
 

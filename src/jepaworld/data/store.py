@@ -92,7 +92,11 @@ class _ArrayFile:
         self._path, self._dtype, self._row_shape = path, dtype, row_shape
         self._rows = 0
         self._file = path.open("xb")
-        self._write_header()
+        try:
+            self._write_header()
+        except BaseException:
+            self._file.close()
+            raise
 
     def _write_header(self) -> None:
         # numpy pads the header so that its length does not depend on the number of rows.
@@ -247,9 +251,7 @@ class Shard:
         info = unseal(folder / SHARD_INFO)
         self.checksum = checksum(info)
         if info.get("index") != index:
-            raise DatasetError(
-                f"{folder}: holds shard {info.get('index')}, a renamed folder. Rename it back."
-            )
+            raise DatasetError(f"{folder}: holds shard {info.get('index')}, a renamed folder. Rename it back.")
         self._files: dict[str, dict[str, Any]] = info["files"]
         self.index, self.start = index, start
         self.first_episode: int = info["first_episode"]
@@ -338,14 +340,10 @@ class EpisodeDataset:
         ends = np.cumsum(self.episode_lengths + 1)
         self.episode_starts = ends - (self.episode_lengths + 1)
         self.num_frames = int(ends[-1]) if len(ends) else 0
-        self.state_variables = {
-            name: tuple(shape) for name, shape in sorted(manifest.state_variables.items())
-        }
+        self.state_variables = {name: tuple(shape) for name, shape in sorted(manifest.state_variables.items())}
 
     @classmethod
-    def open(
-        cls, path: str | Path, *, verify_checksums: bool = True, allow_missing: bool = False
-    ) -> EpisodeDataset:
+    def open(cls, path: str | Path, *, verify_checksums: bool = True, allow_missing: bool = False) -> EpisodeDataset:
         """Open a dataset folder.
 
         Args:
@@ -440,7 +438,5 @@ def _shard_indices(path: Path, manifest: Manifest, allow_missing: bool) -> list[
         )
     missing = sorted(set(expected) - set(indices))
     if manifest.complete and missing and not allow_missing:
-        raise DatasetError(
-            f"{shard_folder(path, missing[0])}: missing. {_mend(shard_folder(path, missing[0]))}"
-        )
+        raise DatasetError(f"{shard_folder(path, missing[0])}: missing. {_mend(shard_folder(path, missing[0]))}")
     return indices

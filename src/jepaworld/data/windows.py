@@ -130,10 +130,7 @@ class WindowLoader:
             epoch: Number of the epoch; with the seed it determines the order.
             start_batch: Batches to leave out at the beginning, for a resumed run.
         """
-        rng = np.random.default_rng((self.seed, epoch))
-        order = self.episodes if self._group_bytes is None else rng.permutation(self.episodes)
-        groups = list(self._cut(order))
-        permutations = [torch.from_numpy(rng.permutation(int(self._windows[group].sum()))) for group in groups]
+        groups, permutations = self._shuffled(np.random.default_rng((self.seed, epoch)))
         skip = start_batch * self.batch_size
         while groups and skip >= len(permutations[0]):
             skip -= len(permutations.pop(0))
@@ -145,10 +142,19 @@ class WindowLoader:
             remaining -= 1
             yield batch
 
-    def in_order(self) -> Iterator[Batch]:
-        """Every window once, in the order of the dataset; the last batch may be smaller."""
-        groups = list(self._cut(self.episodes))
-        yield from self._batches(groups, [torch.arange(int(self._windows[group].sum())) for group in groups], 0)
+    def all_windows(self) -> Iterator[Batch]:
+        """Every window once; the last batch may be smaller.
+
+        The order is random and always the same: batches of neighbouring windows would be so alike that losses over
+        the statistics of a batch could not be compared with those of training.
+        """
+        yield from self._batches(*self._shuffled(np.random.default_rng(self.seed)), 0)
+
+    def _shuffled(self, rng: np.random.Generator) -> tuple[list[np.ndarray], list[Tensor]]:
+        """Groups of episodes in random order, and for each an order of its windows."""
+        order = self.episodes if self._group_bytes is None else rng.permutation(self.episodes)
+        groups = list(self._cut(order))
+        return groups, [torch.from_numpy(rng.permutation(int(self._windows[group].sum()))) for group in groups]
 
     def _cut(self, episodes: np.ndarray) -> Iterator[np.ndarray]:
         """Cut an order of episodes into groups whose frames fit into the buffer."""

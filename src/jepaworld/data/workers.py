@@ -26,9 +26,7 @@ from jepaworld.data.store import ShardWriter
 from jepaworld.errors import DatasetError, JepaworldError
 
 
-def collect_shard(
-    config: Config, manifest: Manifest, index: int, check: Callable[[], None] = lambda: None
-) -> int:
+def collect_shard(config: Config, manifest: Manifest, index: int, check: Callable[[], None] = lambda: None) -> int:
     """Play the episodes of a shard and write it.
 
     Args:
@@ -53,9 +51,7 @@ def collect_shard(
     return count
 
 
-def collect_shards(
-    config: Config, manifest: Manifest, pending: Sequence[int], done: Callable[[int], None]
-) -> None:
+def collect_shards(config: Config, manifest: Manifest, pending: Sequence[int], done: Callable[[int], None]) -> None:
     """Collect shards with `config.collection.num_workers` processes; a single one is this process.
 
     Args:

@@ -187,9 +187,7 @@ def _state_finding(play: _Play) -> Finding:
 
 def _observation_finding(env: gymnasium.Env, play: _Play) -> Finding:
     if "observation" in play.states[-1]:
-        text = (
-            f"a vector of {play.states[-1]['observation'].size} numbers, stored as the state 'observation'."
-        )
+        text = f"a vector of {play.states[-1]['observation'].size} numbers, stored as the state 'observation'."
     else:
         text = f"{env.observation_space} is no short vector and is not stored as a state."
     return Finding("observation", "ok", text)
@@ -211,12 +209,8 @@ def _restore_finding(env: gymnasium.Env, reader: FrameReader, play: _Play) -> Fi
             reason = "the frame was another one"
     for method in ("restore_state", "set_state"):
         if hasattr(env.unwrapped, method):
-            return Finding(
-                "restore", "ok", f"the environment has {method}(); reset(options=...) does not do it."
-            )
-    text = (
-        f"reset(options=...) does not restore a state ({reason}). Episodes can be replayed from their seeds."
-    )
+            return Finding("restore", "ok", f"the environment has {method}(); reset(options=...) does not do it.")
+    text = f"reset(options=...) does not restore a state ({reason}). Episodes can be replayed from their seeds."
     return Finding("restore", "warn", text)
 
 
@@ -227,10 +221,6 @@ def _end_finding(env: gymnasium.Env) -> Finding:
         step += 1
         _, _, terminated, truncated, _ = env.step(env.action_space.sample())
         if terminated or truncated:
-            return Finding(
-                "end", "ok", f"{'terminated' if terminated else 'truncated'} after {step} random steps."
-            )
-    text = (
-        f"no end within {step} random steps. Episodes will be cut at max_steps_per_episode_data_collection."
-    )
+            return Finding("end", "ok", f"{'terminated' if terminated else 'truncated'} after {step} random steps.")
+    text = f"no end within {step} random steps. Episodes will be cut at max_steps_per_episode_data_collection."
     return Finding("end", "warn", text)

@@ -191,12 +191,9 @@ def _not_made(
             f"environment {environment_name} lacks a dependency: {str(error).rstrip('.')}. {remedy}"
         )
     given = {name: value for name, value in kwargs.items() if name != "render_mode"}
-    remedy = (
-        f"Correct environment_kwargs, which are {given}." if given else "It was given no environment_kwargs."
-    )
+    remedy = f"Correct environment_kwargs, which are {given}." if given else "It was given no environment_kwargs."
     return EnvironmentNotUsableError(
-        f"environment {environment_name} cannot be made: {type(error).__name__}: {str(error).rstrip('.')}. "
-        f"{remedy}"
+        f"environment {environment_name} cannot be made: {type(error).__name__}: {str(error).rstrip('.')}. {remedy}"
     )
 
 
@@ -216,14 +213,10 @@ def is_image_space(space: Space) -> bool:
         return False
     if len(space.shape) == 3 and space.shape[2] not in (1, 3):
         return False
-    return min(space.shape[:2]) >= _SMALLEST_IMAGE and bool(
-        (space.low == 0).all() and (space.high == 255).all()
-    )
+    return min(space.shape[:2]) >= _SMALLEST_IMAGE and bool((space.low == 0).all() and (space.high == 255).all())
 
 
-def image_to_frame(
-    image: NDArray[np.uint8], image_size: int, input_channels: Literal[1, 3]
-) -> NDArray[np.uint8]:
+def image_to_frame(image: NDArray[np.uint8], image_size: int, input_channels: Literal[1, 3]) -> NDArray[np.uint8]:
     """One picture as a frame.
 
     Colour becomes grey by ITU-R 601 luma (0.299 R + 0.587 G + 0.114 B); grey becomes colour by repeating it.
@@ -292,9 +285,7 @@ class FrameReader:
                 f"'rgb_array'. "
                 "Set frame_source to observation, or use an environment that renders rgb_array."
             )
-        self.source: Literal["observation", "render"] = (
-            "observation" if frame_source == "observation" else "render"
-        )
+        self.source: Literal["observation", "render"] = "observation" if frame_source == "observation" else "render"
         self._env, self._image_size = env, image_size
         self._channels: Literal[1, 3] = input_channels
 

@@ -33,13 +33,9 @@ class _Lanes:
 
     def __init__(self, num_lanes: int, *, max_speed: float, random_wall: bool, goal_room: GoalRoom) -> None:
         if not (isinstance(max_speed, int | float) and math.isfinite(max_speed) and max_speed > 0):
-            raise ValueError(
-                f"max_speed is {max_speed!r}; it must be a finite number of pixels per step above 0."
-            )
+            raise ValueError(f"max_speed is {max_speed!r}; it must be a finite number of pixels per step above 0.")
         if goal_room not in get_args(GoalRoom):
-            raise ValueError(
-                f"goal_room is {goal_room!r}; it must be one of {', '.join(get_args(GoalRoom))}."
-            )
+            raise ValueError(f"goal_room is {goal_room!r}; it must be one of {', '.join(get_args(GoalRoom))}.")
         self.max_speed, self.random_wall, self.goal_room = float(max_speed), bool(random_wall), goal_room
         self.state = np.zeros((num_lanes, 2), np.float32)
         self.goal = np.zeros((num_lanes, 2), np.float32)
@@ -47,9 +43,7 @@ class _Lanes:
         self.geometry = Geometry.of(self.wall)
         self.rooms = world.paint_walls(self.wall)
 
-    def reset(
-        self, lanes: NDArray[np.intp], draws: Float64Array, restore: Mapping[str, Float32Array]
-    ) -> None:
+    def reset(self, lanes: NDArray[np.intp], draws: Float64Array, restore: Mapping[str, Float32Array]) -> None:
         """Start an episode in `lanes` (M,) from uniform numbers (M, 10) and what is restored (M, 2)."""
         if "wall" in restore:
             wall = restore["wall"]
@@ -62,11 +56,7 @@ class _Lanes:
         state = restore["state"] if "state" in restore else world.draw_positions(draws[:, 2:6], geometry)
         on_left = state[:, 0] < geometry.centre
         goal_side = {"any": None, "same": on_left, "other": ~on_left}[self.goal_room]
-        goal = (
-            restore["goal"]
-            if "goal" in restore
-            else world.draw_positions(draws[:, 6:10], geometry, goal_side)
-        )
+        goal = restore["goal"] if "goal" in restore else world.draw_positions(draws[:, 6:10], geometry, goal_side)
         _check_free("state", state, wall, geometry)
         _check_free("goal", goal, wall, geometry)
         self.state[lanes], self.goal[lanes], self.wall[lanes] = state, goal, wall
@@ -91,9 +81,7 @@ class _Lanes:
         away = self.state.astype(np.float64) - self.goal
         return np.sqrt((away * away).sum(axis=1)) <= world.SUCCESS_DISTANCE
 
-    def frames(
-        self, states: ArrayLike | None = None, out: NDArray[np.uint8] | None = None
-    ) -> NDArray[np.uint8]:
+    def frames(self, states: ArrayLike | None = None, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """Images (N, 3, 64, 64) of the agents where they are, or at `states` (N, 2)."""
         frames = np.empty_like(self.rooms) if out is None else out
         np.copyto(frames, self.rooms)
@@ -288,16 +276,12 @@ class TwoRoomVectorEnv(VectorEnv[NDArray[np.uint8], Float32Array, NDArray[Any]])
         lanes = np.flatnonzero(_read_mask(options.pop("reset_mask", None), self.num_envs))
         restore = {name: rows[lanes] for name, rows in _read_options(options, self.num_envs).items()}
         seeds = _read_seeds(seed, self.num_envs)
-        draws = np.stack(
-            [self._generator(lane, seeds[lane]).random(world.DRAWS_PER_RESET) for lane in lanes.tolist()]
-        )
+        draws = np.stack([self._generator(lane, seeds[lane]).random(world.DRAWS_PER_RESET) for lane in lanes.tolist()])
         self._lanes.reset(lanes, draws, restore)
         self._steps[lanes] = 0
         return self._images(), self._info(self._lanes.success())
 
-    def advance(
-        self, actions: ArrayLike
-    ) -> tuple[Float64Array, NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+    def advance(self, actions: ArrayLike) -> tuple[Float64Array, NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
         """`step` without painting: rewards, terminated, truncated, each (N,), and infos."""
         success = self._lanes.step(actions)
         self._steps += 1
@@ -385,8 +369,7 @@ def _read_mask(mask: Any, num_lanes: int) -> NDArray[np.bool_]:
     mask = np.asarray(mask)
     if mask.shape != (num_lanes,) or mask.dtype != np.bool_ or not mask.any():
         raise ValueError(
-            f"options['reset_mask'] must be a bool array of shape ({num_lanes},) with at least one True, "
-            f"got {mask!r}."
+            f"options['reset_mask'] must be a bool array of shape ({num_lanes},) with at least one True, got {mask!r}."
         )
     return mask
 
@@ -395,7 +378,5 @@ def _read_seeds(seed: int | Sequence[int | None] | None, num_lanes: int) -> Sequ
     if seed is None or isinstance(seed, int | np.integer):
         return [None if seed is None else int(seed) + lane for lane in range(num_lanes)]
     if len(seed) != num_lanes:
-        raise ValueError(
-            f"seed has {len(seed)} entries for {num_lanes} lanes; give one each, or a single number."
-        )
+        raise ValueError(f"seed has {len(seed)} entries for {num_lanes} lanes; give one each, or a single number.")
     return seed

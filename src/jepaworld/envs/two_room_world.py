@@ -37,9 +37,7 @@ _RANDOM_DOOR_Y = (10, 54)
 _BACKGROUND = (9, 11, 20)
 _WALL_COLOUR = (72, 108, 166)
 _AGENT_COLOUR = (255, 214, 92)
-_PATCH = (
-    7  # pixels on a side that the agent can touch: its radius, half a pixel of smooth edge, and its fraction
-)
+_PATCH = 7  # pixels on a side that hold the disc with its smooth edge, at any fraction of a pixel
 
 
 @dataclass(frozen=True)
@@ -93,9 +91,7 @@ def _float32_at_most(values: Float64Array) -> Float64Array:
     return np.where(nearest > values, below, nearest).astype(np.float64)
 
 
-def move(
-    start: Float64Array, displacement: Float64Array, geometry: Geometry
-) -> tuple[Float64Array, Float64Array]:
+def move(start: Float64Array, displacement: Float64Array, geometry: Geometry) -> tuple[Float64Array, Float64Array]:
     """Move straight up to the first contact, then slide along what was hit with the motion that is left.
 
     The path is swept exactly, so nothing is jumped over at any speed. On a slide only the motion along the
@@ -114,9 +110,7 @@ def move(
     return contact, end
 
 
-def _straight(
-    start: Float64Array, displacement: Float64Array, geometry: Geometry
-) -> tuple[Float64Array, Float64Array]:
+def _straight(start: Float64Array, displacement: Float64Array, geometry: Geometry) -> tuple[Float64Array, Float64Array]:
     """One straight leg: where it ends, and the motion left along the surface hit (zero without a hit)."""
     time, axis, face = _first_contact(start, displacement, geometry)
     hit = time < 1
@@ -139,7 +133,7 @@ def _first_contact(
     )
     between = (x > geometry.left) & (x < geometry.right)
     enter_x = np.where(dx != 0, _time_to(near, x, dx), np.where(between, -np.inf, np.inf))
-    leave_x = np.where(dx != 0, _time_to(far, x, dx), np.inf)
+    leave_x = _time_to(far, x, dx)
     times = [_time_to(border_x, x, dx), _time_to(border_y, y, dy)]
     axes, faces = [np.zeros(len(x), np.intp), np.ones(len(x), np.intp)], [border_x, border_y]
     # The wall is two blocks: above the door (y < door_low) and below it (y > door_high).
@@ -147,7 +141,7 @@ def _first_contact(
         outward = y < edge if edge is geometry.door_low else y > edge
         to_edge = _time_to(edge, y, dy)
         enter_y = np.where(towards, to_edge, np.where(outward, -np.inf, np.inf))
-        leave_y = np.where(towards | (dy == 0), np.inf, to_edge)
+        leave_y = np.where(towards, np.inf, to_edge)
         time = np.maximum(enter_x, enter_y)
         # An agent that touches a face and leaves it has its whole interval in the past.
         is_hit = (time < np.minimum(leave_x, leave_y)) & (time >= 0)
@@ -190,9 +184,7 @@ def draw_walls(draws: Float64Array) -> Float32Array:
     return (low + np.floor(draws * count)).astype(np.float32)
 
 
-def draw_positions(
-    draws: Float64Array, geometry: Geometry, on_left: NDArray[np.bool_] | None = None
-) -> Float32Array:
+def draw_positions(draws: Float64Array, geometry: Geometry, on_left: NDArray[np.bool_] | None = None) -> Float32Array:
     """Positions (N, 2), uniform over the free space or over one side of it.
 
     Args:
@@ -208,9 +200,7 @@ def draw_positions(
     in_door = draws[:, 1] * (np.where(on_left, left_area, right_area) + half_door) < half_door
     # Strictly less than half of the door's depth, so that rounding cannot put the point on the other side.
     depth = 0.999 * (geometry.centre - geometry.left)
-    x_low = np.where(
-        on_left, np.where(in_door, geometry.left, LOW), np.where(in_door, geometry.right - depth, 0)
-    )
+    x_low = np.where(on_left, np.where(in_door, geometry.left, LOW), np.where(in_door, geometry.right - depth, 0))
     x_low = np.where(on_left | in_door, x_low, geometry.right)
     x_high = np.where(on_left, np.where(in_door, geometry.left + depth, geometry.left), 0)
     x_high = np.where(on_left, x_high, np.where(in_door, geometry.right, HIGH))
@@ -230,10 +220,7 @@ def paint_walls(wall: Float32Array) -> NDArray[np.uint8]:
         return np.clip(np.minimum(pixels + 1, high[:, None]) - np.maximum(pixels, low[:, None]), 0, 1)
 
     x, y = wall.T
-    solid = (
-        overlap(x - WALL_HALF, x + WALL_HALF)[:, None, :]
-        * (1 - overlap(y - DOOR_HALF, y + DOOR_HALF))[:, :, None]
-    )
+    solid = overlap(x - WALL_HALF, x + WALL_HALF)[:, None, :] * (1 - overlap(y - DOOR_HALF, y + DOOR_HALF))[:, :, None]
     edge = (pixels < BORDER) | (pixels >= SIZE - BORDER)
     solid = np.where(edge | edge[:, None], np.float32(1), solid)[:, None]
     floor, colour = (np.array(c, np.float32).reshape(3, 1, 1) for c in (_BACKGROUND, _WALL_COLOUR))

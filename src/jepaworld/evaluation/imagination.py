@@ -142,9 +142,7 @@ def choose_windows(
     return np.array(rows, np.int64), np.array(owners, np.int64), np.array(lengths, np.int64)
 
 
-def imagine(
-    model: JEPA, dataset: EpisodeDataset, rows: np.ndarray, lengths: np.ndarray, horizon: int
-) -> Tensor:
+def imagine(model: JEPA, dataset: EpisodeDataset, rows: np.ndarray, lengths: np.ndarray, horizon: int) -> Tensor:
     """Imagine the recorded actions from single frames.
 
     Args:

@@ -136,9 +136,7 @@ def fit_linear_probe(
     return LinearProbe(weight=weight, bias=centre - mean @ weight, ridge=candidates[best])
 
 
-def _leave_one_out_errors(
-    left: np.ndarray, projected: np.ndarray, y: np.ndarray, kept: np.ndarray
-) -> np.ndarray:
+def _leave_one_out_errors(left: np.ndarray, projected: np.ndarray, y: np.ndarray, kept: np.ndarray) -> np.ndarray:
     """Mean squared leave-one-out errors (L, K): each residual over one minus its frame's leverage."""
     leverages = left**2 @ kept.T + 1.0 / len(left)  # (N, L)
     errors = []
@@ -215,9 +213,7 @@ def interval_95(resampled: np.ndarray) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
-def mean_r2(
-    results: Sequence[ProbeResult], *, seed: int = 0
-) -> tuple[float | None, tuple[float, float] | None]:
+def mean_r2(results: Sequence[ProbeResult], *, seed: int = 0) -> tuple[float | None, tuple[float, float] | None]:
     """Mean R² over the entries of one variable and its interval, from results on the same held-out frames."""
     measurable = [result for result in results if result.r2 is not None]
     if not measurable:
@@ -277,11 +273,7 @@ def probe_states(
             variable=variable,
             index=index,
             r2=None if unfitted[k] else scores[k],
-            interval=(
-                None
-                if resampled is None or unfitted[k] or scores[k] is None
-                else interval_95(resampled[:, k])
-            ),
+            interval=(None if resampled is None or unfitted[k] or scores[k] is None else interval_95(resampled[:, k])),
             baselines={name: None if unfitted[k] else values[k] for name, values in baselines.items()},
             ridge=float(probe.ridge[k]),
             num_train_episodes=len(np.unique(train_owners)),

@@ -1,18 +1,19 @@
-"""Auxiliary losses that keep embeddings from collapsing; each has `calculate_reg_terms(z) -> (loss, terms)`."""
+"""Auxiliary losses that keep embeddings from collapsing."""
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from jepaworld.config import Config
 from jepaworld.losses.barlow_twins import BarlowTwinsLoss
+from jepaworld.losses.base import AuxiliaryLoss
 from jepaworld.losses.dino import DINOLoss
 from jepaworld.losses.vicreg import VICRegLoss
 
-__all__ = ["BarlowTwinsLoss", "DINOLoss", "NoAuxiliaryLoss", "VICRegLoss", "make_auxiliary_loss"]
+__all__ = ["AuxiliaryLoss", "BarlowTwinsLoss", "DINOLoss", "NoAuxiliaryLoss", "VICRegLoss", "make_auxiliary_loss"]
 
 
-class NoAuxiliaryLoss(nn.Module):
+class NoAuxiliaryLoss(AuxiliaryLoss):
     """Zero, for the experiment that shows collapse."""
 
     def calculate_reg_terms(self, z: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -20,7 +21,7 @@ class NoAuxiliaryLoss(nn.Module):
         return z.new_zeros(()), {}
 
 
-def make_auxiliary_loss(config: Config) -> nn.Module:
+def make_auxiliary_loss(config: Config) -> AuxiliaryLoss:
     """The loss that `auxiliary_loss.type` names, with its parameters; `auxiliary_loss.weight` is left to the loop."""
     params = config.auxiliary_loss.params
     match config.auxiliary_loss.type:

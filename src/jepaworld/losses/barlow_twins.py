@@ -6,10 +6,12 @@ Shapes: N samples, D latent.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from jepaworld.losses.base import AuxiliaryLoss
 
 
-class BarlowTwinsLoss(nn.Module):
+class BarlowTwinsLoss(AuxiliaryLoss):
     """Barlow Twins, Zbontar et al. 2021, arXiv 2103.03230, equations 1 and 2.
 
     Differs from the paper in: the correlation is of one batch with itself, not between two views, and there is no

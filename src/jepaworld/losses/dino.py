@@ -6,10 +6,12 @@ Shapes: N samples, D latent.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from jepaworld.losses.base import AuxiliaryLoss
 
 
-class DINOLoss(nn.Module):
+class DINOLoss(AuxiliaryLoss):
     """Pulls the batch mean towards its running average, after the centring of DINO (Caron et al. 2021, 2104.14294).
 
     Differs from the paper in: DINO subtracts the centre from the teacher's logits (equation 4) and avoids the other

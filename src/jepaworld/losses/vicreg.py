@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+
+from jepaworld.losses.base import AuxiliaryLoss
 
 
-class VICRegLoss(nn.Module):
+class VICRegLoss(AuxiliaryLoss):
     """VICReg, Bardes, Ponce and LeCun 2022, arXiv 2105.04906, equations 1 to 6.
 
     During JEPA training `calculate_reg_terms` applies the variance and covariance terms to one batch of embeddings;

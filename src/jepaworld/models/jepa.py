@@ -18,7 +18,7 @@ from jepaworld import checkpoints
 from jepaworld.config import Config
 from jepaworld.envs.spaces import check_action_space
 from jepaworld.models.encoders import make_encoder
-from jepaworld.models.predictors import MLPPredictor, make_action_embedding
+from jepaworld.models.predictors import MLPPredictor, Predictor, make_action_embedding
 
 
 class JEPAOutput(NamedTuple):
@@ -62,14 +62,14 @@ class JEPA(nn.Module):
         self,
         online_encoder: nn.Module,
         action_embedding: nn.Module,
-        predictor: nn.Module,
+        predictor: Predictor,
         target_encoder_mode: str,
         ema_decay: float,
     ) -> None:
         super().__init__()
         self.online_encoder = online_encoder
         self.action_embedding = action_embedding
-        self.predictor = predictor
+        self.predictor: Predictor = predictor
         self.target_encoder_mode = target_encoder_mode
         self.ema_decay = ema_decay
         self.target_encoder: nn.Module | None = None
@@ -213,10 +213,10 @@ class JEPA(nn.Module):
 
     @torch.no_grad()
     def _update_target_encoder_ema(self) -> None:
-        """target = ema_decay * target + (1 - ema_decay) * online, after the optimizer step; buffers are copied."""
+        """Set target = ema_decay * target + (1 - ema_decay) * online, after the optimizer step; buffers are copied."""
         if self.target_encoder is None:
             return
-        torch._foreach_lerp_(
+        torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
             list(self.target_encoder.parameters()), list(self.online_encoder.parameters()), 1.0 - self.ema_decay
         )
         for target, online in zip(self.target_encoder.buffers(), self.online_encoder.buffers(), strict=True):

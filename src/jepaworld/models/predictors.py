@@ -5,10 +5,15 @@ Shapes: B windows, T transitions, A numbers of one action block, D latent, E act
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import gymnasium
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+
+UNBOUNDED = 1e6
 
 
 class ContinuousActionEmbedding(nn.Module):
@@ -27,7 +32,8 @@ class ContinuousActionEmbedding(nn.Module):
         super().__init__()
         low = np.tile(space.low.astype(np.float64).reshape(-1), frame_skipping)
         high = np.tile(space.high.astype(np.float64).reshape(-1), frame_skipping)
-        bounded = np.isfinite(low) & np.isfinite(high) & (high > low)
+        # Spaces without real limits often carry the largest float instead of infinity.
+        bounded = (low > -UNBOUNDED) & (high < UNBOUNDED) & (high > low)
         with np.errstate(invalid="ignore"):
             center = np.where(bounded, (low + high) / 2, 0.0)
             half_range = np.where(bounded, (high - low) / 2, 1.0)
@@ -68,7 +74,21 @@ def make_action_embedding(space: gymnasium.Space, frame_skipping: int, action_em
     return ContinuousActionEmbedding(space, frame_skipping, action_emb_dim)
 
 
-class MLPPredictor(nn.Module):
+class Predictor(nn.Module, ABC):
+    """Next embeddings from embeddings and action embeddings, each from its own past only.
+
+    Attributes:
+        context_length: How many steps of the past a prediction looks at, itself included.
+    """
+
+    context_length: int
+
+    @abstractmethod
+    def forward(self, z: Tensor, action_embedding: Tensor) -> Tensor:
+        """Next embeddings (B, T, D) from embeddings (B, T, D) and action embeddings (B, T, E)."""
+
+
+class MLPPredictor(Predictor):
     """An MLP with dropout on the concatenation of embedding and action embedding; each step by itself (Markov).
 
     Args:

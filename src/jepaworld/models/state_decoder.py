@@ -1,6 +1,6 @@
 """The state decoder: shows what an embedding knows by painting the frame from it.
 
-Shapes: N embeddings, D latent, Q queries (one per patch of the image), E token width, p patch side, C H W image.
+Shapes: N embeddings, D latent, Q queries (one per patch of the image), M memory tokens, E token width, p patch side, C H W image.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class JEPAStateDecoder(nn.Module):
         depth: Transformer blocks.
         heads: Attention heads.
         mlp_dim: Hidden width of the blocks' MLPs.
+        memory_tokens: Tokens M that an embedding is unfolded into, so that each query can choose what it reads.
         dropout: Dropout inside the blocks.
     """
 
@@ -42,13 +43,15 @@ class JEPAStateDecoder(nn.Module):
         depth: int,
         heads: int,
         mlp_dim: int,
+        memory_tokens: int = 1,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.patches_per_side = image_size // patch_size
         self.patch_size = patch_size
         self.input_channels = input_channels
-        self.memory = nn.Linear(latent_dim, dim)
+        self.memory_tokens = memory_tokens
+        self.memory = nn.Linear(latent_dim, memory_tokens * dim)
         self.queries = nn.Parameter(torch.randn(1, self.patches_per_side**2, dim) * 0.02)
         block = nn.TransformerDecoderLayer(
             dim, heads, mlp_dim, dropout, activation="gelu", batch_first=True, norm_first=True
@@ -68,6 +71,7 @@ class JEPAStateDecoder(nn.Module):
             config.decoder_depth,
             config.decoder_heads,
             config.decoder_mlp_dim,
+            config.decoder_memory_tokens,
             config.decoder_dropout,
         )
 
@@ -96,7 +100,7 @@ class JEPAStateDecoder(nn.Module):
         Returns:
             Images (N, C, H, W), trained towards [0, 1] and not clamped to it.
         """
-        memory = self.memory(z if z.ndim == 3 else z.unsqueeze(1))  # (N, tokens, E)
+        memory = self.memory(z).reshape(len(z), -1, self.queries.shape[-1])  # (N, M, E); M per token of the latent
         tokens = self.blocks(self.queries.expand(len(z), -1, -1), memory)  # (N, Q, E)
         side, p = self.patches_per_side, self.patch_size
         patches = self.head(tokens).view(-1, side, side, self.input_channels, p, p)

@@ -132,9 +132,7 @@ def imagination_chart(result: ImaginationResult) -> str:
         figure, axes = _figure(title)
         steps = np.arange(1, len(result.error) + 1)
         axes.fill_between(steps, result.low, result.high, color=MODEL, alpha=0.2, linewidth=0)
-        axes.plot(
-            steps, result.error, color=MODEL, marker="o", markersize=3.5, label="imagined (95 % interval)"
-        )
+        axes.plot(steps, result.error, color=MODEL, marker="o", markersize=3.5, label="imagined (95 % interval)")
         axes.plot(steps, result.copy_error, color=OTHER, label="copy of the first frame")
         axes.axhline(1.0, color=PLAIN, linewidth=1.2, linestyle=(0, (4, 3)), label="mean embedding (= 1)")
         _finish_by_step(axes, "squared error / variance")
@@ -151,9 +149,7 @@ def state_error_chart(result: ImaginationResult) -> str | None:
         figure, axes = _figure(title)
         steps = np.arange(1, len(state.imagined) + 1)
         axes.fill_between(steps, state.low, state.high, color=MODEL, alpha=0.2, linewidth=0)
-        axes.plot(
-            steps, state.imagined, color=MODEL, marker="o", markersize=3.5, label="read from imagination"
-        )
+        axes.plot(steps, state.imagined, color=MODEL, marker="o", markersize=3.5, label="read from imagination")
         axes.plot(steps, state.encoded, color=PLAIN, linestyle=(0, (4, 3)), label="read from the real frame")
         axes.plot(steps, state.copied, color=OTHER, label="copy of the first state")
         _finish_by_step(axes, "distance, in its own unit")

@@ -101,9 +101,7 @@ def _add_collapse(headline: Headline, measured: Measurements) -> None:
             "effective "
             f"rank {found.effective_rank:.1f} of {dimensions}."
         )
-    headline.cards.append(
-        Card("Effective rank", number(found.effective_rank), f"of {dimensions} dimensions (RankMe)")
-    )
+    headline.cards.append(Card("Effective rank", number(found.effective_rank), f"of {dimensions} dimensions (RankMe)"))
 
 
 def _add_probe(headline: Headline, measured: Measurements) -> None:
@@ -132,9 +130,7 @@ def _add_imagination(headline: Headline, measured: Measurements) -> None:
     if result is None:
         return
     if not np.isfinite(result.error[-1]):
-        headline.findings.append(
-            "Imagination error has no scale, because the target embeddings are constant."
-        )
+        headline.findings.append("Imagination error has no scale, because the target embeddings are constant.")
         return
     last = len(result.error) - 1
     interval = (float(result.low[last]), float(result.high[last]))
@@ -157,8 +153,8 @@ def _add_imagination(headline: Headline, measured: Measurements) -> None:
         )
     headline.cards.append(
         Card(
-            "Useful imagination",
-            f"{useful} of {last + 1} steps",
+            "Useful imagined steps",
+            f"{useful} of {last + 1}",
             f"final error {number(result.error[last])}, copying {number(result.copy_error[last])}, mean 1",
         )
     )
@@ -186,8 +182,7 @@ def _add_reconstruction(headline: Headline, measured: Measurements) -> None:
         return
     if found.painted > 0.0:
         headline.findings.append(
-            f"The decoder paints {found.painted:.0%} of the pixel variance of held-out frames from their "
-            "embeddings."
+            f"The decoder paints {found.painted:.0%} of the pixel variance of held-out frames from their embeddings."
         )
     else:
         headline.badges.append(("warn", "Decoder paints no more than the mean frame"))

@@ -145,9 +145,7 @@ def measure(run: RunFolder, device: str) -> Measurements:
     return measured
 
 
-def _load(
-    kind: type[JEPA] | type[JEPAStateDecoder], run: RunFolder, device: str, measured: Measurements
-) -> Any:
+def _load(kind: type[JEPA] | type[JEPAStateDecoder], run: RunFolder, device: str, measured: Measurements) -> Any:
     """The run's best model of a kind; None if there is none yet. Damage is not forgiven."""
     training = run.config.jepa_decoder_training
     if kind is JEPAStateDecoder and not training.enabled:
@@ -263,10 +261,9 @@ def _measure_model(
 
 
 def _untrained(run: RunFolder, dataset: EpisodeDataset, device: torch.device) -> JEPA:
-    """The same architecture with other random weights; the global random state is as before."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.config.seed + 1)
-        return JEPA.from_config(run.config, dataset.action_space).to(device)
+    """The same architecture with other random weights."""
+    torch.manual_seed(run.config.seed + 1)
+    return JEPA.from_config(run.config, dataset.action_space).to(device)
 
 
 def _headline_variable(probes: Sequence[ProbeResult]) -> str | None:
@@ -298,9 +295,7 @@ def _measure_decoder(
     heldout: np.ndarray,
     measured: Measurements,
 ) -> None:
-    source = (
-        "encode_target" if run.config.jepa_decoder_training.embedding_source == "target" else "encode_online"
-    )
+    source = "encode_target" if run.config.jepa_decoder_training.embedding_source == "target" else "encode_online"
     rows, owners = sample_rows(dataset, heldout, 512, run.config.seed)
     real = gather_rows(dataset, "frames", rows)
     decoded = _paint(decoder, encode_frames(model, dataset, rows, encoder=source))
@@ -312,10 +307,7 @@ def _measure_decoder(
 
     def pictures(indices: np.ndarray) -> list[Reconstruction]:
         steps = rows - dataset.episode_starts[owners]
-        return [
-            Reconstruction(int(owners[i]), int(steps[i]), float(errors[i]), real[i], decoded[i])
-            for i in indices
-        ]
+        return [Reconstruction(int(owners[i]), int(steps[i]), float(errors[i]), real[i], decoded[i]) for i in indices]
 
     measured.reconstructions = Reconstructions(
         error=float(errors.mean()),
@@ -369,7 +361,5 @@ def _paint(decoder: JEPAStateDecoder, z: Tensor) -> np.ndarray:
     """Decode embeddings (N, D) on the CPU to uint8 images (N, C, H, W)."""
     device = device_of(decoder)
     with evaluation_mode(decoder):
-        parts = [
-            decoder(part.to(device)).clamp(0.0, 1.0).mul(255.0).round().byte().cpu() for part in z.split(128)
-        ]
+        parts = [decoder(part.to(device)).clamp(0.0, 1.0).mul(255.0).round().byte().cpu() for part in z.split(128)]
     return torch.cat(parts).numpy()

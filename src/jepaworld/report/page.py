@@ -171,7 +171,8 @@ def _probes(measured: Measurements) -> str:
     first = measured.probes[0]
     header = ["variable", "R² (95 % interval)", UNTRAINED, "16 x 16 pixels"]
     rows = []
-    for result in measured.probes:
+    shown_first = measured.headline_probe
+    for result in [*shown_first, *(r for r in measured.probes if r not in shown_first)]:
         row = [result.name]
         if result.r2 is None:
             row += ["not measurable: constant in these frames", "", ""]
@@ -240,9 +241,7 @@ def _training(run: RunFolder) -> str:
     jepa, decoder = run.epochs.get("jepa", []), run.epochs.get("decoder", [])
     best = run.best_epoch["epoch"] if run.best_epoch else None
     charts = [
-        figures.epoch_chart(
-            jepa, _train_and_validation("loss_jepa"), "JEPA loss", best=best, logarithmic=True
-        ),
+        figures.epoch_chart(jepa, _train_and_validation("loss_jepa"), "JEPA loss", best=best, logarithmic=True),
         figures.epoch_chart(
             jepa, _train_and_validation("prediction_loss"), "Prediction loss", best=best, logarithmic=True
         ),
@@ -254,9 +253,7 @@ def _training(run: RunFolder) -> str:
             logarithmic=True,
         ),
         *(
-            figures.epoch_chart(
-                jepa, _train_and_validation(f"auxiliary/{name}"), f"Auxiliary term: {name}", best=best
-            )
+            figures.epoch_chart(jepa, _train_and_validation(f"auxiliary/{name}"), f"Auxiliary term: {name}", best=best)
             for name in _auxiliary_terms(jepa)
         ),
         figures.epoch_chart(
@@ -284,7 +281,12 @@ def _data(measured: Measurements) -> str:
 
 def _run(run: RunFolder) -> str:
     notices = "".join(f"<li>{_prose(notice)}</li>" for notice in run.config.notices())
-    rows = [[name.replace("_", " "), _plain(value)] for name, value in run.info.items()]
+    rows = []
+    for name, value in run.info.items():
+        if name == "phases":
+            rows += [[f"phase {phase}", _plain(facts)] for phase, facts in value.items()]
+        elif name != "dataset":  # shown under Data
+            rows.append([name.replace("_", " "), _plain(value)])
     settings = yaml.safe_dump(run.config.to_dict(), sort_keys=False, allow_unicode=True)
     return (
         (f"<h3>Notices</h3><ul>{notices}</ul>" if notices else "")
@@ -332,7 +334,7 @@ def _prose(text: str) -> str:
 
 def _plain(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_plain(entry)}" for key, entry in value.items()) or "none"
+        return ", ".join(f"{key.replace('_', ' ')} {_plain(entry)}" for key, entry in value.items()) or "none"
     if isinstance(value, list):
-        return " ".join(str(entry) for entry in value)
-    return str(value)
+        return f"({', '.join(map(str, value))})" if value else "scalar"
+    return f"{value:.5g}" if isinstance(value, float) else str(value)

@@ -65,9 +65,7 @@ def read_run(run_dir: str | Path) -> RunFolder:
     """
     path = Path(run_dir)
     if not path.is_dir():
-        raise CheckpointError(
-            f"{path}: there is no such run folder. Name a folder that `jepaworld train` wrote."
-        )
+        raise CheckpointError(f"{path}: there is no such run folder. Name a folder that `jepaworld train` wrote.")
     if not (path / CONFIG_FILE).is_file():
         raise CheckpointError(
             f"{path}: is no run folder, it has no {CONFIG_FILE}. Name a folder that `jepaworld train` wrote."
@@ -75,9 +73,7 @@ def read_run(run_dir: str | Path) -> RunFolder:
     try:
         config = load_config(path / CONFIG_FILE)
     except ConfigError as error:
-        raise CheckpointError(
-            f"{path / CONFIG_FILE}: does not fit this version of jepaworld: {error}"
-        ) from error
+        raise CheckpointError(f"{path / CONFIG_FILE}: does not fit this version of jepaworld: {error}") from error
     return RunFolder(path, config, _read_info(path / RUN_FILE), _read_epochs(path / METRICS_FILE))
 
 
@@ -111,6 +107,4 @@ def _read_epochs(path: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def _damaged(path: Path, reason: str) -> CheckpointError:
-    return CheckpointError(
-        f"{path}: damaged ({reason}). Restore it from a copy, or delete it to report without."
-    )
+    return CheckpointError(f"{path}: damaged ({reason}). Restore it from a copy, or delete it to report without.")

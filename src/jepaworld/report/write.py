@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from jepaworld.evaluation.probes import mean_r2
 from jepaworld.report.headline import Headline, make_headline
 from jepaworld.report.measure import Measurements, measure
@@ -38,7 +40,9 @@ def write_report(run_dir: str | Path, *, device: str = "auto") -> Path:
         StorageError: the report cannot be written.
     """
     run = read_run(run_dir)
-    measured = measure(run, device)
+    # Models draw their first weights, on the CPU; the caller's random numbers go on as if they had not.
+    with torch.random.fork_rng(devices=[]):
+        measured = measure(run, device)
     headline = make_headline(run, measured)
     page = render_page(run, measured, headline)
     numbers = json.dumps(_finite(_numbers(run, measured, headline)), indent=1, allow_nan=False)

@@ -6,8 +6,8 @@ Shapes: B windows, T transitions, C H W image, D latent, A action block.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,26 +16,23 @@ from jepaworld.config import Config
 from jepaworld.data.windows import Batch
 from jepaworld.devices import autocast
 from jepaworld.errors import NonFiniteLossError
+from jepaworld.losses import AuxiliaryLoss
 from jepaworld.models.jepa import JEPA, JEPAOutput
 
 
-class Objective(Protocol):
-    """What a phase minimises: a module that maps a batch to a scalar and its named, detached parts."""
+class Objective(nn.Module, ABC):
+    """What a phase minimises; its parameters and buffers are in the resume state."""
 
-    def __call__(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The scalar to minimise, and every term for the log; the scalar itself is one of them."""
-        ...
+    @abstractmethod
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The scalar to minimise, and every term for the log, detached; the scalar itself is one of them."""
 
-    def train(self, mode: bool = True) -> nn.Module:
-        """Switch between training and validation."""
-        ...
-
+    @abstractmethod
     def after_step(self) -> None:
         """What follows each optimizer step."""
-        ...
 
 
-class JEPAObjective(nn.Module):
+class JEPAObjective(Objective):
     """`L_pred + auxiliary_loss.weight * L_aux`.
 
     `L_pred` is the mean squared error between predictions and detached targets. `L_aux` is the auxiliary loss of
@@ -44,11 +41,11 @@ class JEPAObjective(nn.Module):
 
     Args:
         model: The JEPA.
-        auxiliary_loss: Has `calculate_reg_terms(z)` with z (N, D).
+        auxiliary_loss: Regularises a batch of embeddings.
         weight: `auxiliary_loss.weight`.
     """
 
-    def __init__(self, model: JEPA, auxiliary_loss: nn.Module, weight: float) -> None:
+    def __init__(self, model: JEPA, auxiliary_loss: AuxiliaryLoss, weight: float) -> None:
         super().__init__()
         self.model = model
         self.auxiliary_loss = auxiliary_loss
@@ -73,7 +70,7 @@ class JEPAObjective(nn.Module):
         results = [self.auxiliary_loss.calculate_reg_terms(z.flatten(0, -2)) for z in inputs]
         loss = torch.stack([loss for loss, _ in results]).mean()
         names = results[0][1]
-        return loss, {f"auxiliary/{name}": sum(terms[name] for _, terms in results) / len(results) for name in names}
+        return loss, {f"auxiliary/{name}": torch.stack([terms[name] for _, terms in results]).mean() for name in names}
 
     def after_step(self) -> None:
         """Let the target encoder follow."""
@@ -168,7 +165,9 @@ class Meter:
             row = int((~finite).any(dim=1).nonzero()[0])
             step = last_step - len(recent) + 1 + row
             name, value = next(
-                (name, float(value)) for name, value in zip(self.names, recent[row], strict=True) if not value.isfinite()
+                (name, float(value))
+                for name, value in zip(self.names, recent[row], strict=True)
+                if not value.isfinite()
             )
             raise NonFiniteLossError(f"step {step}: {name} is {value}.")
         return dict(zip(self.names, recent.mean(dim=0).tolist(), strict=True))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from jepaworld.data.store import EpisodeDataset
 from jepaworld.data.windows import Batch, Split, WindowLoader
@@ -17,13 +17,13 @@ from jepaworld.models.jepa import JEPA, to_images
 from jepaworld.models.state_decoder import JEPAStateDecoder
 from jepaworld.pictures import save_rows
 from jepaworld.storage import storage_errors
-from jepaworld.training_loops.epoch_loop import Updater
+from jepaworld.training_loops.epoch_loop import Objective, Updater
 from jepaworld.training_loops.phase_loop import Phase, PhaseState, Run, run_phase
 
 PLOTTED_FRAMES = 12
 
 
-class StateDecoderObjective(nn.Module):
+class StateDecoderObjective(Objective):
     """Mean squared error between frames and their reconstructions from frozen embeddings.
 
     Args:

@@ -21,7 +21,7 @@ from jepaworld.data.windows import WindowLoader
 from jepaworld.errors import NonFiniteLossError
 from jepaworld.metrics_log import MetricsLog
 from jepaworld.progress import Progress
-from jepaworld.training_loops.epoch_loop import Meter, Updater, train_validate_model_epoch
+from jepaworld.training_loops.epoch_loop import Meter, Objective, Updater, train_validate_model_epoch
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Phase:
         name: "jepa" or "decoder", as in the metrics.
         title: Shown beside the progress bar.
         kind: Kind of the checkpoint, see `checkpoints`.
-        objective: Maps a batch to the loss; its parameters and buffers are in the resume state.
+        objective: Maps a batch to the loss.
         module: What checkpoints hold.
         updater: Optimizer and schedule.
         train: Training batches.
@@ -48,7 +48,7 @@ class Phase:
     name: str
     title: str
     kind: str
-    objective: nn.Module
+    objective: Objective
     module: nn.Module
     updater: Updater
     train: WindowLoader
@@ -171,7 +171,7 @@ class _PhaseRunner:
         if phase.validation is not None:
             validated = train_validate_model_epoch(
                 phase.objective,
-                phase.validation.in_order(),
+                phase.validation.all_windows(),
                 Meter(run.config.logging.log_every_steps),
                 run.device,
                 run.config.mixed_precision,

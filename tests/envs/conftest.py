@@ -1,0 +1,10 @@
+"""Registers the environments with faults."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import broken  # noqa: F401

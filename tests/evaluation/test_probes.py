@@ -1,0 +1,147 @@
+"""Probes against linear algebra written another way, and on a model whose embedding is the state."""
+
+import numpy as np
+import pytest
+import torch
+from dot_world import DotModel
+
+from jepaworld.evaluation.encoding import encode_frames, evaluation_mode, gather_rows, sample_rows
+from jepaworld.evaluation.probes import (
+    _leave_one_out_errors,
+    bootstrap_r2,
+    fit_linear_probe,
+    interval_95,
+    mean_r2,
+    probe_states,
+    r2_score,
+)
+
+RNG = np.random.default_rng(0)
+
+
+def test_ridge_equals_the_normal_equations() -> None:
+    z, y = RNG.normal(size=(50, 6)) * [1, 2, 3, 0.1, 1, 1] + 4.0, RNG.normal(size=(50, 3))
+    found = fit_linear_probe(z, y, ridge=0.3)
+    standard = (z - z.mean(0)) / z.std(0)
+    w = np.linalg.solve(standard.T @ standard + 0.3 * 50 * np.eye(6), standard.T @ (y - y.mean(0)))
+    new = RNG.normal(size=(7, 6))
+    np.testing.assert_allclose(found.predict(new), (new - z.mean(0)) / z.std(0) @ w + y.mean(0), rtol=1e-9)
+
+
+def test_without_ridge_it_is_least_squares() -> None:
+    z, y = RNG.normal(size=(40, 5)), RNG.normal(size=40)
+    solution, *_ = np.linalg.lstsq(np.c_[z, np.ones(40)], y, rcond=None)
+    found = fit_linear_probe(z, y, ridge=0.0)
+    np.testing.assert_allclose(np.r_[found.weight[:, 0], found.bias], solution, rtol=1e-8)
+
+
+def test_ridge_is_the_one_with_the_least_leave_one_out_error() -> None:
+    z = RNG.normal(size=(24, 12))
+    y = np.c_[z[:, 0] + 0.01 * RNG.normal(size=24), RNG.normal(size=24)]  # one to be read, one pure noise
+    candidates = [10.0**e for e in range(-6, 3)]
+    errors = np.zeros((len(candidates), 2))
+    mean, std = z.mean(0), z.std(0)  # the closed form standardises once, before leaving anything out
+    for i, ridge in enumerate(candidates):
+        for out in range(24):
+            kept = np.arange(24) != out
+            x = np.c_[(z - mean) / std, np.ones(24)]
+            penalty = np.diag([ridge * 24] * 12 + [0.0])
+            w = np.linalg.solve(x[kept].T @ x[kept] + penalty, x[kept].T @ y[kept])
+            errors[i] += (y[out] - x[out] @ w) ** 2
+    x = (z - mean) / std
+    left, singular, _ = np.linalg.svd(x, full_matrices=False)
+    kept_share = singular**2 / (singular**2 + 24 * np.array(candidates)[:, None])
+    centred = y - y.mean(0)
+    closed = _leave_one_out_errors(left, left.T @ centred, centred, kept_share)
+    np.testing.assert_allclose(closed, errors / 24, rtol=1e-6)
+    best = [candidates[k] for k in errors.argmin(axis=0)]
+    assert fit_linear_probe(z, y).ridge.tolist() == best
+    assert best[0] < best[1]
+
+
+def test_constant_and_duplicate_inputs_do_no_harm() -> None:
+    z = RNG.normal(size=(30, 2))
+    y = z @ [1.0, -2.0]
+    padded = np.c_[z, z[:, 0], np.full(30, 7.0)]
+    found = fit_linear_probe(padded, y)
+    np.testing.assert_allclose(found.predict(padded)[:, 0], y, atol=1e-3)
+    assert found.weight[3, 0] == 0.0
+
+
+def test_r2_by_hand() -> None:
+    y = np.array([[1.0, 5.0, 0.0], [2.0, 5.0, 0.0], [3.0, 5.0, 3.0]])
+    y_hat = np.array([[1.0, 5.0, 9.0], [2.0, 4.0, 0.0], [4.0, 5.0, 3.0]])
+    assert r2_score(y, y_hat) == [pytest.approx(0.5), None, pytest.approx(1 - 81 / 6)]
+
+
+def test_bootstrap_draws_whole_episodes() -> None:
+    owners = np.repeat(np.arange(40), 25)
+    y = RNG.normal(size=(1000, 1))
+    noise = RNG.normal(size=(1000, 1)) * 0.5
+    shared = np.repeat(RNG.normal(size=(40, 1)) * 0.5, 25, axis=0)
+    exact = bootstrap_r2(y, y, owners)
+    np.testing.assert_allclose(exact, 1.0)
+    resampled = bootstrap_r2(y, y + noise, owners, seed=1)
+    low, high = interval_95(resampled[:, 0]) or (0, 0)
+    found = r2_score(y, y + noise)[0]
+    assert found is not None and low < found < high and 0.02 < high - low < 0.12
+    low_shared, high_shared = interval_95(bootstrap_r2(y, y + shared, owners, seed=1)[:, 0]) or (0, 0)
+    assert high_shared - low_shared > 2 * (high - low)  # errors that episodes share count as few
+    # One resample, counted by hand.
+    drawn = np.random.default_rng(1).multinomial(40, np.full(40, 1 / 40), size=2000)[7]
+    rows = np.repeat(np.arange(1000), np.repeat(drawn, 25))
+    assert resampled[7, 0] == pytest.approx(r2_score(y[rows], (y + noise)[rows])[0])
+
+
+def test_states_that_are_the_embedding_are_read_and_constants_are_not_measurable(make_dataset) -> None:
+    dataset = make_dataset([20, 20, 30, 20, 25, 20, 20])
+    model = DotModel().train()
+    results = probe_states(model, dataset, np.arange(4), np.arange(4, 7), max_frames=60)
+    assert [r.name for r in results] == ["constant", "position[0]", "position[1]", "reward"]
+    constant, x, y, reward = results
+    assert (constant.r2, constant.interval, constant.baselines) == (None, None, {"pixels": None})
+    for result in (x, y, reward):  # the reward of this world is the x before the action
+        assert result.r2 == pytest.approx(1.0, abs=1e-6)
+        assert result.interval == (pytest.approx(1.0, abs=1e-5), pytest.approx(1.0, abs=1e-5))
+    pixels = x.baselines["pixels"]  # few frames: some cells were never seen in training
+    assert pixels is not None and 0.2 < pixels < 0.9
+    assert (x.num_train_episodes, x.num_train_frames) == (4, 60)
+    assert (x.num_heldout_episodes, x.num_heldout_frames) == (3, 60)
+    assert mean_r2([x, y])[0] == pytest.approx(1.0, abs=1e-6)
+    assert mean_r2([constant]) == (None, None)
+    assert all(module.training for module in model.modules())
+
+
+def test_one_heldout_episode_gives_no_interval(make_dataset) -> None:
+    dataset = make_dataset([20, 20, 20])
+    results = probe_states(DotModel(), dataset, np.arange(2), np.arange(2, 3), baseline_models={"same": DotModel()})
+    assert results[1].interval is None and results[1].r2 is not None
+    assert results[1].baselines["same"] == pytest.approx(results[1].r2)
+
+
+def test_rows_are_gathered_in_any_order_over_shards(make_dataset) -> None:
+    dataset = make_dataset([3, 5, 2, 4, 6, 1, 7])
+    assert len(dataset.shards) == 3
+    everything = dataset.rows("frames", 0, dataset.num_frames)
+    rows = np.random.default_rng(0).permutation(dataset.num_frames)[:20]
+    np.testing.assert_array_equal(gather_rows(dataset, "frames", rows), everything[rows])
+    rows, owners = sample_rows(dataset, np.array([6, 1]), 100, seed=0)
+    starts = dataset.episode_starts
+    assert rows.tolist() == [*range(starts[1], starts[1] + 5), *range(starts[6], starts[6] + 7)]
+    assert owners.tolist() == [1] * 5 + [6] * 7
+    drawn, _ = sample_rows(dataset, np.array([6, 1]), 4, seed=0)
+    assert len(set(drawn.tolist())) == 4 and set(drawn.tolist()) <= set(rows.tolist())
+
+
+def test_encoding_is_batched_and_restores_each_mode(make_dataset) -> None:
+    dataset = make_dataset([9, 9])
+    model = DotModel().train()
+    model.dropout.eval()
+    rows = np.array([4, 0, 17, 9])
+    z = encode_frames(model, dataset, rows, batch_size=3)
+    np.testing.assert_array_equal(z.numpy(), dataset.rows("position", 0, dataset.num_frames)[rows])
+    assert model.training and not model.dropout.training
+    with pytest.raises(ZeroDivisionError), evaluation_mode(model):
+        assert not model.training and not torch.is_grad_enabled()
+        raise ZeroDivisionError
+    assert model.training and torch.is_grad_enabled()
