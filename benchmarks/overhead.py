@@ -23,7 +23,7 @@ from jepaworld import JEPA, load_config, run_training
 from jepaworld.config import Config
 from jepaworld.data.collect import collect
 from jepaworld.data.store import EpisodeDataset
-from jepaworld.devices import autocast, resolve_device
+from jepaworld.devices import autocast, resolve_device, use_bf16
 from jepaworld.losses import make_auxiliary_loss
 
 
@@ -40,13 +40,14 @@ def bare_loop(config: Config, dataset: EpisodeDataset, steps: int) -> float:
     auxiliary_loss = make_auxiliary_loss(config).to(device)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=config.weight_decay, fused=True)
+    bf16 = use_bf16(config.mixed_precision, device, model)
     order = starts[torch.randperm(len(starts), device=device)]
 
     def step(index: int) -> None:
         first = index * config.batch_size % (len(order) - config.batch_size)
         now = order[first : first + config.batch_size]
         pair = torch.stack([now, now + 1], dim=1)
-        with autocast(device, config.mixed_precision):
+        with autocast(device, bf16):
             output = model(frames[pair], actions[now].unsqueeze(1))
             prediction = (output.predicted.float() - output.target.float()).square().mean()
             auxiliary, _ = auxiliary_loss.calculate_reg_terms(output.online_s_t.flatten(0, 1))

@@ -198,7 +198,6 @@ def test_a_checkpoint_of_another_format_version(tmp_path: Path, tiny_config: Cal
         JEPA.from_pretrained(path)
 
 
-@pytest.mark.xfail(strict=True, reason="checkpoints.load lets ConfigError, KeyError and ValueError of a header through")
 @pytest.mark.parametrize(
     "change",
     [

@@ -8,8 +8,9 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 
-from jepaworld.devices import autocast, available_memory, resolve_device
+from jepaworld.devices import autocast, available_memory, resolve_device, use_bf16
 from jepaworld.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -27,8 +28,16 @@ def test_a_device_that_is_not_there() -> None:
 
 @pytest.mark.parametrize(("setting", "dtype"), [("off", torch.float32), ("bf16", torch.bfloat16)])
 def test_mixed_precision(setting: str, dtype: torch.dtype) -> None:
-    with autocast(CPU, setting):
+    with autocast(CPU, use_bf16(setting, CPU, nn.Linear(1, 1))):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_auto_takes_bf16_where_it_gains_speed(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert use_bf16("auto", CPU, nn.Conv2d(1, 1, 1)) is native
+    assert use_bf16("auto", CPU, nn.TransformerEncoderLayer(4, 1)) is False
 
 
 def test_available_memory_is_below_what_the_machine_has() -> None:

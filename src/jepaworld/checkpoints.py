@@ -14,6 +14,7 @@ import gymnasium
 import safetensors
 import safetensors.torch
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from jepaworld.config import Config, load_config
@@ -88,7 +89,14 @@ def load(path: str | Path, kind: str) -> Checkpoint:
     header, weights = _read(path)
     if header.get("kind") != kind:
         raise CheckpointError(f"{path}: holds a {header.get('kind')!r}, expected {kind!r}. Name the other file.")
-    return Checkpoint(path, Config.model_validate(header["config"]), space_from_dict(header["action_space"]), weights)
+    try:
+        config, action_space = Config.model_validate(header["config"]), space_from_dict(header["action_space"])
+    except (ConfigError, ValidationError, KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: its configuration or action space cannot be read ({error}). It may come from another version of "
+            "jepaworld: use the one that wrote it."
+        ) from error
+    return Checkpoint(path, config, action_space, weights)
 
 
 def restore(module: nn.Module, checkpoint: Checkpoint) -> None:

@@ -49,7 +49,7 @@ class MetricsLog:
         """
         record = {"kind": kind, "phase": phase, "epoch": epoch, "step": step, "seconds": round(seconds, 3), **values}
         with storage_errors(self._path):
-            self._file.write((json.dumps(record) + "\n").encode())
+            self._file.write((json.dumps(record, allow_nan=False) + "\n").encode())
             if kind == "epoch":
                 self._file.flush()
         if self._use_tensorboard:

@@ -28,7 +28,7 @@ from jepaworld.config import Config, load_config, to_commented_yaml
 from jepaworld.data.collect import collect
 from jepaworld.data.store import EpisodeDataset
 from jepaworld.data.windows import Split, WindowLoader, split_episodes
-from jepaworld.devices import autocast, available_memory, resolve_device
+from jepaworld.devices import autocast, available_memory, resolve_device, use_bf16
 from jepaworld.envs.spaces import space_to_dict
 from jepaworld.errors import CheckpointError, ConfigError, DatasetError
 from jepaworld.evaluation.collapse import collapse_diagnostics
@@ -183,6 +183,8 @@ def _train_jepa(
     train.require_full_batch("batch_size")
     steps_per_epoch = min(len(train), config.steps_per_epoch or len(train))
     validation = loader(split.validation) if len(split.validation) else None
+    if validation is not None:
+        validation.require_two_windows()
     diagnosed = split.validation if len(split.validation) else split.train
     phase = Phase(
         name="jepa",
@@ -221,6 +223,7 @@ class _CollapseWatch:
     def __init__(self, model: JEPA, dataset: EpisodeDataset, episodes: np.ndarray, run: Run) -> None:
         self.model, self.run = model, run
         self.warned = False
+        self.bf16 = use_bf16(run.config.mixed_precision, run.device, model)
         rng = np.random.default_rng(run.config.seed)
         rows = np.concatenate(
             [
@@ -236,7 +239,7 @@ class _CollapseWatch:
     @torch.no_grad()
     def __call__(self, epoch: int) -> dict[str, Any]:
         self.model.eval()
-        with autocast(self.run.device, self.run.config.mixed_precision):
+        with autocast(self.run.device, self.bf16):
             z = torch.cat(
                 [
                     self.model.encode_online(part.to(self.run.device).unsqueeze(1)).flatten(0, 1).float()

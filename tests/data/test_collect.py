@@ -586,11 +586,6 @@ def test_environments_and_policies_that_cannot_be_used_leave_no_folder(settings:
         (settings(environment_name="toy_envs:toy/Hidden-v0"), EnvironmentNotUsableError, "no frames"),
         (settings(environment_kwargs={"space": "binary"}), EnvironmentNotUsableError, "MultiBinary"),
         (settings({"policy": "smoth_random"}), ConfigError, "smooth_random"),
-        (
-            settings(environment_kwargs={"length": {1, 2}}),
-            ConfigError,
-            r"environment_kwargs: .* cannot be written",
-        ),
     ]:
         with pytest.raises(kind, match=words):
             collect(wrong)

@@ -179,7 +179,6 @@ def test_activations_are_the_ones_named(name: str) -> None:
     torch.testing.assert_close(ACTIVATIONS[name]()(x), getattr(torch.nn.functional, name)(x))
 
 
-@pytest.mark.xfail(strict=True, reason="nn.TransformerEncoder copies one block, so that all begin with its weights")
 def test_vit_blocks_begin_with_weights_of_their_own(tiny_config: Callable[..., Config]) -> None:
     encoder = encoder_of(tiny_config, "vit", {"depth": 2})
     weights = [parameter for name, parameter in encoder.named_parameters() if "linear1.weight" in name]

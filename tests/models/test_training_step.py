@@ -361,7 +361,7 @@ def test_training_epoch_steps_then_lets_the_target_follow_then_logs(
     updater = updater_of(tiny_config, toy.weight, peak=0.1, warmup_steps=0, learning_rate_schedule="constant")
     weights: list[float] = []
     means = train_validate_model_epoch(
-        toy, action_batches((4, 1.0), (4, 3.0), (2, 5.0)), Meter(10), CPU, "off", updater,
+        toy, action_batches((4, 1.0), (4, 3.0), (2, 5.0)), Meter(10), CPU, False, updater,
         lambda: weights.append(toy.weight.item()),
     )  # fmt: skip
     assert [entry[0] for entry in toy.diary] == ["forward", "after_step"] * 3
@@ -383,7 +383,7 @@ def test_validation_changes_nothing(tiny_config: Callable[..., Config]) -> None:
     objective = objective_of(config).train()
     before = copy.deepcopy(objective.state_dict())
     runs = [
-        train_validate_model_epoch(objective, [windows(seed=1), windows(b=3, seed=2)], Meter(10), CPU, "off")
+        train_validate_model_epoch(objective, [windows(seed=1), windows(b=3, seed=2)], Meter(10), CPU, False)
         for _ in range(2)
     ]
     assert runs[0] == runs[1]
@@ -397,7 +397,7 @@ def test_validation_changes_nothing(tiny_config: Callable[..., Config]) -> None:
 def test_validation_is_the_sample_weighted_mean_of_its_batches(tiny_config: Callable[..., Config]) -> None:
     objective = objective_of(tiny_config()).eval()
     batches = [windows(seed=1), windows(b=3, seed=2)]
-    means = train_validate_model_epoch(objective, batches, Meter(10), CPU, "off")
+    means = train_validate_model_epoch(objective, batches, Meter(10), CPU, False)
     with torch.no_grad():
         parts = [objective(batch)[1] for batch in batches]
     for name, value in means.items():
@@ -407,8 +407,8 @@ def test_validation_is_the_sample_weighted_mean_of_its_batches(tiny_config: Call
 def test_mixed_precision_is_on_in_the_forward_pass_only(tiny_config: Callable[..., Config]) -> None:
     toy = Toy()
     updater = updater_of(tiny_config, toy.weight)
-    train_validate_model_epoch(toy, action_batches((2, 1.0)), Meter(10), CPU, "bf16", updater)
-    train_validate_model_epoch(toy, action_batches((2, 1.0)), Meter(10), CPU, "bf16")
+    train_validate_model_epoch(toy, action_batches((2, 1.0)), Meter(10), CPU, True, updater)
+    train_validate_model_epoch(toy, action_batches((2, 1.0)), Meter(10), CPU, True)
     # In training mode and in validation: (module in training mode, gradients, autocast).
     assert [entry[1:] for entry in toy.diary if entry[0] == "forward"] == [(True, True, True), (False, False, True)]
     assert not torch.is_autocast_enabled("cpu")
@@ -430,7 +430,7 @@ def test_the_target_encoder_follows_after_the_optimizer_step(tiny_config: Callab
         target = model.target_encoder.state_dict()
         equal.append(all(torch.equal(target[name], v) for name, v in model.online_encoder.state_dict().items()))
 
-    train_validate_model_epoch(objective, [windows(), windows(seed=1)], Meter(10), CPU, "off", updater, compare)
+    train_validate_model_epoch(objective, [windows(), windows(seed=1)], Meter(10), CPU, False, updater, compare)
     assert equal == [True, True]
     assert any(not torch.equal(start[name], value) for name, value in model.online_encoder.state_dict().items())
 
@@ -471,5 +471,5 @@ def test_in_mode_default_the_auxiliary_loss_alone_trains_the_encoder(
     objective = objective_of(config).train()
     start = copy.deepcopy(objective.model.online_encoder.state_dict())
     updater = Updater(objective.parameters(), 1e-2, config, 10)
-    train_validate_model_epoch(objective, [windows()] * 3, Meter(10), CPU, "off", updater)
+    train_validate_model_epoch(objective, [windows()] * 3, Meter(10), CPU, False, updater)
     assert all(torch.equal(start[name], v) for name, v in objective.model.online_encoder.state_dict().items())

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import json
 import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import jepaworld
 from jepaworld.config import Config
@@ -26,7 +24,7 @@ from jepaworld.data.store import EpisodeDataset, file_checksum, finished_shards,
 from jepaworld.data.workers import collect_shards
 from jepaworld.envs.pixels import FrameReader, make_env
 from jepaworld.envs.spaces import block_size, space_to_dict
-from jepaworld.errors import ConfigError, DatasetError
+from jepaworld.errors import DatasetError
 from jepaworld.progress import Progress
 from jepaworld.storage import storage_errors
 
@@ -161,7 +159,7 @@ def _expected_manifest(config: Config) -> Manifest:
     return Manifest(
         schema_version=SCHEMA_VERSION,
         environment_name=config.environment_name,
-        environment_kwargs=_json_able("environment_kwargs", config.environment_kwargs),
+        environment_kwargs=config.environment_kwargs,
         action_space=action_space,
         action_size=action_size,
         frame_skipping=skip,
@@ -169,7 +167,7 @@ def _expected_manifest(config: Config) -> Manifest:
         input_channels=config.input_channels,
         frame_source=settings.frame_source,
         policy=settings.policy,
-        policy_kwargs={} if built_in else _json_able("collection.policy_kwargs", settings.policy_kwargs),
+        policy_kwargs={} if built_in else settings.policy_kwargs,
         policy_path=settings.policy_path,
         policy_checksum=None if settings.policy_path is None else file_checksum(policy_file(settings.policy_path)),
         smoothness=settings.smoothness if settings.policy == "smooth_random" else None,
@@ -192,16 +190,6 @@ def _episodes_per_shard(config: Config) -> int:
     parallel = -(-episodes // _FEWEST_SHARDS)
     openable = -(-episodes // _MOST_SHARDS)
     return max(min(fit, parallel), openable, 1)
-
-
-def _json_able(key: str, value: dict[str, Any]) -> dict[str, Any]:
-    try:
-        return json.loads(json.dumps(value, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"{key}: {value!r} cannot be written to {MANIFEST} ({error}). Use numbers, text, true, false, "
-            "null, lists and mappings."
-        ) from error
 
 
 def _check_same_settings(path: Path, found: Manifest, expected: Manifest) -> None:

@@ -24,8 +24,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from jepaworld.config import CollectionConfig
 from jepaworld.errors import ConfigError
+from jepaworld.settings import CollectionConfig
 
 BUILT_IN = ("random", "smooth_random")
 

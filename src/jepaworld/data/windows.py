@@ -10,7 +10,7 @@ epoch's number alone, so a resumed run goes on with the very window at which it 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -123,6 +123,19 @@ class WindowLoader:
                 f"{batch_size_key} = {self.batch_size}. Lower {batch_size_key} or collect more episodes."
             )
 
+    def require_two_windows(self) -> None:
+        """Refuse to validate on less than two windows, which have no variance.
+
+        Raises:
+            DatasetError: with the number there are.
+        """
+        if self.num_windows < 2:
+            raise DatasetError(
+                f"{self.dataset.path}: the {len(self.episodes)} validation episode(s) have {self.num_windows} "
+                f"window(s) of num_transitions = {self.num_transitions}, and two are needed. Raise "
+                "early_stopping.validation_split or collect more or longer episodes."
+            )
+
     def epoch(self, epoch: int, start_batch: int = 0) -> Generator[Batch]:
         """Full batches of an epoch in random order; every window is in at most one of them.
 
@@ -135,20 +148,18 @@ class WindowLoader:
         while groups and skip >= len(permutations[0]):
             skip -= len(permutations.pop(0))
             groups.pop(0)
-        remaining = len(self) - start_batch
-        for batch in self._batches(groups, permutations, skip):
-            if remaining == 0:
-                return
-            remaining -= 1
-            yield batch
+        yield from self._batches(groups, permutations, skip, [self.batch_size] * (len(self) - start_batch))
 
     def all_windows(self) -> Iterator[Batch]:
-        """Every window once; the last batch may be smaller.
+        """Every window once, in batches of nearly equal sizes of at most `batch_size`.
 
-        The order is random and always the same: batches of neighbouring windows would be so alike that losses over
-        the statistics of a batch could not be compared with those of training.
+        The order is random and always the same. Batches of neighbouring windows, or a small rest, would be so unlike
+        those of training that losses over the statistics of a batch could not be compared.
         """
-        yield from self._batches(*self._shuffled(np.random.default_rng(self.seed)), 0)
+        count = -(-self.num_windows // self.batch_size)
+        smaller, larger_ones = divmod(self.num_windows, max(1, count))
+        sizes = [smaller + (index < larger_ones) for index in range(count)]
+        yield from self._batches(*self._shuffled(np.random.default_rng(self.seed)), 0, sizes)
 
     def _shuffled(self, rng: np.random.Generator) -> tuple[list[np.ndarray], list[Tensor]]:
         """Groups of episodes in random order, and for each an order of its windows."""
@@ -171,23 +182,26 @@ class WindowLoader:
             yield episodes[first:last]
             first = last
 
-    def _batches(self, groups: list[np.ndarray], permutations: list[Tensor], skip: int) -> Iterator[Batch]:
-        """Gather batches; one that begins in a group is completed from the next."""
+    def _batches(
+        self, groups: list[np.ndarray], permutations: list[Tensor], skip: int, sizes: Sequence[int]
+    ) -> Iterator[Batch]:
+        """Gather batches of these sizes; one that begins in a group is completed from the next."""
         begun: list[Batch] = []
-        missing = self.batch_size
+        upcoming = iter(sizes)
+        missing = next(upcoming, None)
         for group, permutation in zip(self._load_ahead(groups), permutations, strict=True):
             starts = group.starts[permutation.to(group.starts.device)][skip:]
             skip, position = 0, 0
             while position < len(starts):
+                if missing is None:
+                    return
                 rows = starts[position : position + missing]
                 position += len(rows)
                 missing -= len(rows)
                 begun.append(self._gather(group, rows))
                 if missing == 0:
                     yield _join(begun)
-                    begun, missing = [], self.batch_size
-        if begun:
-            yield _join(begun)
+                    begun, missing = [], next(upcoming, None)
 
     def _gather(self, group: _Group, rows: Tensor) -> Batch:
         steps = torch.arange(self.num_transitions + 1, device=rows.device)

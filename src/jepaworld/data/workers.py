@@ -1,24 +1,31 @@
 """Collecting shards in several processes.
 
-The main process hands out shard numbers; each worker collects its shard, writes it, and asks for the next.
-Nothing but numbers and error messages goes between them, as a shard depends on the settings and its number
-alone.
+The main process hands out shard numbers; each worker collects its shard, writes it, and asks for the next. They talk
+in lines of JSON: nothing but the settings, numbers and error messages goes between them, as a shard depends on the
+settings and its number alone. Workers are fresh interpreters, neither forks, in which threads and graphics contexts
+would be half alive, nor multiprocessing's, which would run the user's script again.
 """
 
 from __future__ import annotations
 
-import multiprocessing
+import json
+import os
 import signal
+import subprocess
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from dataclasses import asdict
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+import gymnasium
+from gymnasium.envs.registration import EnvSpec
+
+from jepaworld import errors
 from jepaworld.config import Config
 from jepaworld.data.manifest import Manifest
 from jepaworld.data.rollout import play_shard
@@ -65,84 +72,111 @@ def collect_shards(config: Config, manifest: Manifest, pending: Sequence[int], d
         DatasetError: a worker died.
     """
     num_workers = min(config.collection.num_workers, len(pending))
-    if num_workers <= 1:
+    if num_workers <= 1 or not _can_be_made_elsewhere(config.environment_name):
         for index in pending:
             done(collect_shard(config, manifest, index))
         return
-    # Spawned, not forked: threads and graphics contexts of this process would be half alive in a fork.
-    context = multiprocessing.get_context("spawn")
     remaining = iter(pending)
-    workers: dict[Connection, BaseProcess] = {}
+    workers: list[_Worker] = []
     try:
         for _ in range(num_workers):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, config, manifest), name="jepaworld-collect")
-            workers[ours] = process
-            with _interrupts_ignored():
-                process.start()
-            theirs.close()  # so that the pipe ends when the worker does
-            ours.send(next(remaining))
-        active = dict(workers)
+            workers.append(_Worker(config, manifest))
+            workers[-1].send(next(remaining))
+        active = {worker.answers.fileno(): worker for worker in workers}
         while active:
-            for connection in wait(list(active)):
-                assert isinstance(connection, Connection)
-                done(_receive(connection, active[connection]))
+            for descriptor in wait(list(active)):
+                assert isinstance(descriptor, int)
+                done(active[descriptor].receive())
                 index = next(remaining, None)
-                connection.send(index)
+                active[descriptor].send(index)
                 if index is None:
-                    del active[connection]
-        for process in workers.values():
-            process.join()
+                    del active[descriptor]
+        for worker in workers:
+            worker.process.wait()
     finally:
-        _stop(workers)
+        for worker in workers:
+            worker.process.terminate()
+        for worker in workers:
+            worker.close()
 
 
-@dataclass(frozen=True)
-class _Failure:
-    """An exception of a worker in a form that always travels: the class only where it is one of ours."""
-
-    kind: type[JepaworldError] | None
-    message: str
-    traceback: str
+def _can_be_made_elsewhere(environment_name: str) -> bool:
+    """Whether a fresh interpreter can make the environment: not if it was registered as a class or function."""
+    spec = gymnasium.registry.get(environment_name)
+    return spec is None or isinstance(spec.entry_point, str)
 
 
-def _receive(connection: Connection, process: BaseProcess) -> int:
-    """Wait for a worker's answer.
+class _Worker:
+    """The main process's end of a worker."""
 
-    Returns:
-        Number of episodes that it collected.
-    """
-    try:
-        answer = connection.recv()
-    except EOFError:
-        process.join(10)
-        raise DatasetError(
-            f"a collecting process ended unexpectedly (exit code {process.exitcode}). If it was killed for "
-            "lack of memory, lower collection.num_workers. If you call collect from a script, do so below "
-            "`if __name__ == '__main__':`, or set collection.num_workers to 1. Finished episodes are kept; "
-            "run again to continue."
-        ) from None
-    if isinstance(answer, _Failure):
-        error = RuntimeError(answer.message) if answer.kind is None else answer.kind(answer.message)
-        error.add_note(f"In a collecting process:\n{answer.traceback}")
+    def __init__(self, config: Config, manifest: Manifest) -> None:
+        program = (
+            "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from jepaworld.data.workers import work; work()"
+        )
+        with _interrupts_ignored():
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", program, json.dumps(sys.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self._orders, self.answers = self.process.stdin, self.process.stdout
+        spec = gymnasium.registry.get(config.environment_name)
+        self._send_line(
+            {
+                "config": config.to_dict(),
+                "manifest": asdict(manifest),
+                "spec": None if spec is None else spec.to_json(),
+                "parent": os.getpid(),
+            }
+        )
+
+    def send(self, index: int | None) -> None:
+        """Order a shard; `None` ends the worker."""
+        self._send_line(index)
+
+    def receive(self) -> int:
+        """The number of episodes of the shard that was ordered.
+
+        Raises:
+            JepaworldError: the worker's own error.
+            DatasetError: the worker died.
+        """
+        line = self.answers.readline()
+        if not line:
+            raise self._died()
+        answer = json.loads(line)
+        if isinstance(answer, int):
+            return answer
+        kind = answer["kind"]
+        error = RuntimeError(answer["message"]) if kind is None else getattr(errors, kind)(answer["message"])
+        error.add_note(f"In a collecting process:\n{answer['traceback']}")
         raise error
-    return answer
 
+    def close(self) -> None:
+        """Wait for the end of a worker that was told to end, and close its pipes."""
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.answers.close()
+        try:
+            self._orders.close()
+        except BrokenPipeError:  # an order that the worker did not live to read
+            return
 
-def _stop(workers: dict[Connection, BaseProcess]) -> None:
-    for connection, process in workers.items():
-        connection.close()
-        if process.pid is None:  # interrupted before it was started
-            continue
-        process.terminate()
-    for process in workers.values():
-        if process.pid is None:
-            continue
-        process.join(5)
-        if process.is_alive():
-            process.kill()
-            process.join()
-        process.close()
+    def _send_line(self, content: Any) -> None:
+        try:
+            self._orders.write(json.dumps(content).encode() + b"\n")
+            self._orders.flush()
+        except BrokenPipeError:
+            raise self._died() from None
+
+    def _died(self) -> DatasetError:
+        code = self.process.wait(10)
+        return DatasetError(
+            f"a collecting process ended unexpectedly (exit code {code}). If it was killed for lack of memory, lower "
+            "collection.num_workers. Finished episodes are kept; run again to continue."
+        )
 
 
 @contextmanager
@@ -162,26 +196,39 @@ class _OrphanedError(Exception):
     """The process that handed out the work is gone."""
 
 
-def _work(connection: Connection, config: Config, manifest: Manifest) -> None:
+def work() -> None:
     """What a worker does: collect the shards that it is told to until it is told `None`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
+    # Environments print; their output must not mix with the answers.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    job = json.loads(sys.stdin.readline())
+    config, manifest = Config.model_validate(job["config"]), Manifest(**job["manifest"])
+    if job["spec"] is not None:
+        spec = EnvSpec.from_json(job["spec"])
+        gymnasium.registry.setdefault(spec.id, spec)
 
     def check() -> None:
-        if parent is not None and not parent.is_alive():
+        if os.getppid() != job["parent"]:
             raise _OrphanedError
 
+    def answer(content: Any) -> None:
+        answers.write(json.dumps(content) + "\n")
+        answers.flush()
+
     try:
-        while (index := connection.recv()) is not None:
-            connection.send(collect_shard(config, manifest, index, check))
-    except (EOFError, BrokenPipeError, _OrphanedError):
+        for line in sys.stdin:
+            if (index := json.loads(line)) is None:
+                return
+            answer(collect_shard(config, manifest, index, check))
+    except (BrokenPipeError, _OrphanedError):
         return  # nobody is left to report to
     except BaseException as error:
-        connection.send(_failure(error))
-
-
-def _failure(error: BaseException) -> _Failure:
-    ours = isinstance(error, JepaworldError)
-    message = str(error) if ours else f"{type(error).__name__}: {error}"
-    kind: Any = type(error) if ours else None
-    return _Failure(kind, message, "".join(traceback.format_exception(error)))
+        ours = isinstance(error, JepaworldError)
+        answer(
+            {
+                "kind": type(error).__name__ if ours else None,
+                "message": str(error) if ours else f"{type(error).__name__}: {error}",
+                "traceback": "".join(traceback.format_exception(error)),
+            }
+        )

@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from jepaworld.config import CnnConfig, Config, MlpConfig, VitConfig, per_layer
+from jepaworld.settings import CnnConfig, Config, MlpConfig, VitConfig
+from jepaworld.settings_rules import per_layer
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -52,6 +53,7 @@ class ViTEncoder(nn.Module):
             norm_first=True,
         )
         self.blocks = nn.TransformerEncoder(block, params.depth, nn.LayerNorm(params.dim), enable_nested_tensor=False)
+        initialize_blocks(self.blocks)
         self.head = nn.Linear(params.dim, latent_dim)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -62,6 +64,18 @@ class ViTEncoder(nn.Module):
         tokens = self.blocks(self.dropout(tokens + self.position_embedding))
         pooled = tokens[:, 0] if self.pool == "cls" else tokens.mean(dim=1)
         return self.head(pooled)
+
+
+def initialize_blocks(blocks: nn.Module) -> None:
+    """Draw the weights of Transformer blocks anew, because torch stacks copies of one block.
+
+    Matrices are Xavier uniform and biases zero, as in the original Transformer.
+    """
+    for name, parameter in blocks.named_parameters():
+        if parameter.ndim > 1:
+            nn.init.xavier_uniform_(parameter)
+        elif name.endswith("bias"):
+            nn.init.zeros_(parameter)
 
 
 class CNNEncoder(nn.Module):

@@ -230,6 +230,7 @@ class JEPA(nn.Module):
 
 def to_images(frames: Tensor) -> Tensor:
     """uint8 frames as float images in [0, 1] of the same shape."""
+    assert frames.dtype == torch.uint8, f"frames are uint8 (0 to 255), got {frames.dtype}"
     return frames.float().div_(255.0)
 
 

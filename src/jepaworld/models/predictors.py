@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-
 UNBOUNDED = 1e6
 
 

@@ -1,6 +1,7 @@
 """The state decoder: shows what an embedding knows by painting the frame from it.
 
-Shapes: N embeddings, D latent, Q queries (one per patch of the image), M memory tokens, E token width, p patch side, C H W image.
+Shapes: N embeddings, D latent, Q queries (one per patch of the image), M memory tokens, E token width,
+p patch side, C H W image.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from jepaworld import checkpoints
 from jepaworld.config import Config
+from jepaworld.models.encoders import initialize_blocks
 
 
 class JEPAStateDecoder(nn.Module):
@@ -57,6 +59,7 @@ class JEPAStateDecoder(nn.Module):
             dim, heads, mlp_dim, dropout, activation="gelu", batch_first=True, norm_first=True
         )
         self.blocks = nn.TransformerDecoder(block, depth, nn.LayerNorm(dim))
+        initialize_blocks(self.blocks)
         self.head = nn.Linear(dim, input_channels * patch_size**2)
 
     @classmethod

@@ -192,7 +192,7 @@ def train_validate_model_epoch(
     batches: Iterable[Batch],
     meter: Meter,
     device: torch.device,
-    mixed_precision: str,
+    bf16: bool,
     updater: Updater | None = None,
     after_step: Callable[[], None] | None = None,
 ) -> dict[str, float]:
@@ -203,7 +203,7 @@ def train_validate_model_epoch(
         batches: Batches on the device.
         meter: Takes the terms; fresh, or restored in a resumed epoch.
         device: Where model and batches are.
-        mixed_precision: The setting of that name.
+        bf16: Whether forward passes are in bf16 autocast.
         updater: Makes the optimizer steps; `None` validates, without gradients and in eval mode.
         after_step: Called after each training step is complete, for logging and checkpoints.
 
@@ -211,12 +211,13 @@ def train_validate_model_epoch(
         The mean of each term over the epoch.
 
     Raises:
-        NonFiniteLossError: a term or the gradient norm became NaN or infinite; found at the next log step.
+        NonFiniteLossError: a term or the gradient norm became NaN or infinite; `after_step` may find it earlier, at a
+            log step, and say which step it was.
     """
     objective.train(updater is not None)
     with torch.set_grad_enabled(updater is not None):
         for batch in batches:
-            with autocast(device, mixed_precision):
+            with autocast(device, bf16):
                 loss, terms = objective(batch)
             if updater is not None:
                 terms["gradient_norm"] = updater.step(loss)
@@ -224,4 +225,8 @@ def train_validate_model_epoch(
             meter.add(terms, len(batch.frames))
             if after_step is not None:
                 after_step()
-    return meter.means()
+    means = meter.means()
+    for name, value in means.items():
+        if not math.isfinite(value):
+            raise NonFiniteLossError(f"{name} is {value} in {'training' if updater else 'validation'}.")
+    return means

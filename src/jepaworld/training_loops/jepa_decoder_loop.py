@@ -87,6 +87,8 @@ def train_jepa_state_decoder(
     train.require_full_batch("jepa_decoder_training.batch_size")
     steps_per_epoch = min(len(train), settings.steps_per_epoch or len(train))
     validation = loader(split.validation) if len(split.validation) else None
+    if validation is not None:
+        validation.require_two_windows()
     phase = Phase(
         name="decoder",
         title="state decoder",

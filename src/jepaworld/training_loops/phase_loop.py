@@ -18,6 +18,7 @@ from torch import nn
 from jepaworld import checkpoints
 from jepaworld.config import Config
 from jepaworld.data.windows import WindowLoader
+from jepaworld.devices import use_bf16
 from jepaworld.errors import NonFiniteLossError
 from jepaworld.metrics_log import MetricsLog
 from jepaworld.progress import Progress
@@ -125,6 +126,7 @@ class _PhaseRunner:
         self.phase, self.owner = phase, run
         self.state = PhaseState()
         self.meter = Meter(run.config.logging.log_every_steps)
+        self.bf16 = use_bf16(run.config.mixed_precision, run.device, phase.objective)
         self.started = 0.0
 
     def run(self, resume: bool) -> PhaseState:
@@ -161,7 +163,7 @@ class _PhaseRunner:
                 islice(batches, phase.steps_per_epoch - state.batches_done),
                 self.meter,
                 run.device,
-                run.config.mixed_precision,
+                self.bf16,
                 phase.updater,
                 lambda: self._after_step(began),
             )
@@ -174,7 +176,7 @@ class _PhaseRunner:
                 phase.validation.all_windows(),
                 Meter(run.config.logging.log_every_steps),
                 run.device,
-                run.config.mixed_precision,
+                self.bf16,
             )
             metrics |= {f"val_{name}": value for name, value in validated.items()}
         self._end_epoch(metrics)
@@ -211,8 +213,6 @@ class _PhaseRunner:
         phase, run, state = self.phase, self.owner, self.state
         metrics |= phase.after_epoch(state.epoch)
         value = metrics[phase.metric]
-        if not math.isfinite(value):
-            raise NonFiniteLossError(f"epoch {state.epoch}: {phase.metric} is {value}.")
         best = value < state.best - phase.delta or state.best_epoch == 0
         if best:
             state.best, state.best_epoch = value, state.epoch
