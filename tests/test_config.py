@@ -488,7 +488,7 @@ def test_settings_without_effect_are_said_once(overrides: list[str], key: str) -
         ["auxiliary_loss.type=none"],
         ["auxiliary_loss.type=dino", "auxiliary_loss.params.dino.center_ema_decay=0.5"],
         ["encoder_type=vit", "encoder_params.vit.depth=2"],
-        ["learning_rate=1e-4", "learning_rate_jepa=1e-3"],
+        ["learning_rate=1e-4", "learning_rate_jepa=1e-3", "jepa_decoder_training.learning_rate=null"],
     ],
 )
 def test_settings_with_effect_are_not_mentioned(overrides: list[str]) -> None:
@@ -579,7 +579,12 @@ def test_random_configurations_change_every_setting() -> None:
         config = random_config(rng)
         unchanged = {key for key in unchanged if value_at(config, key) == value_at(default, key)}
     # These need another setting to go with them; the contradictions above cover them.
-    assert unchanged <= {"predictor_output_dim", "collection.policy_path", "encoder_params.cnn.num_layers"}
+    assert unchanged <= {
+        "predictor_output_dim",
+        "collection.policy_path",
+        "encoder_params.cnn.num_layers",
+        "image_size",
+    }
 
 
 @pytest.mark.parametrize("text", ["1e3", "-1E5", "12e4"])

@@ -238,12 +238,12 @@ class DecoderTrainingConfig(Section):
     """Training of the state decoder on frozen embeddings, after the JEPA."""
 
     enabled: bool = _setting(True, "Train the state decoder after the JEPA.")
-    num_epochs: int = _setting(8, "Longest training.", unit="epochs", ge=1)
+    num_epochs: int = _setting(3, "Longest training.", unit="epochs", ge=1)
     steps_per_epoch: PositiveInt | None = _setting(
         None, "Training steps in an epoch; null, or more than there are batches, means all frames once.", unit="steps"
     )
-    learning_rate: float | None = _setting(None, "Peak learning rate; null takes learning_rate.", gt=0.0)
-    batch_size: int = _setting(128, "Frames per step.", unit="frames", ge=1)
+    learning_rate: float | None = _setting(2e-3, "Peak learning rate; null takes learning_rate.", gt=0.0)
+    batch_size: int = _setting(64, "Frames per step.", unit="frames", ge=1)
     embedding_source: Literal["online", "target"] = _setting(
         "online", "Which encoder's embeddings are decoded; target needs a mode that has a target encoder."
     )
@@ -350,7 +350,7 @@ class Config(Section):
         "bf16 autocast of the forward pass. auto: on GPUs that have it, and for models without attention on processors "
         "that have it.",
     )
-    num_epochs: int = _setting(40, "Longest JEPA training.", unit="epochs", ge=1)
+    num_epochs: int = _setting(10, "Longest JEPA training.", unit="epochs", ge=1)
     steps_per_epoch: PositiveInt | None = _setting(
         None, "Training steps in an epoch; null, or more than there are batches, means all windows once.", unit="steps"
     )
@@ -376,16 +376,16 @@ class Config(Section):
         500, "Save the resume state so often, besides at the end of each epoch.", unit="steps", ge=1
     )
 
-    decoder_dim: int = _setting(96, "Width of the state decoder's tokens; a multiple of decoder_heads.", ge=1)
-    decoder_depth: int = _setting(2, "Transformer blocks of the state decoder.", ge=1)
+    decoder_dim: int = _setting(128, "Width of the state decoder's tokens; a multiple of decoder_heads.", ge=1)
+    decoder_depth: int = _setting(1, "Transformer blocks of the state decoder.", ge=1)
     decoder_heads: int = _setting(4, "Attention heads of the state decoder.", ge=1)
-    decoder_mlp_dim: int = _setting(192, "Hidden width of the state decoder's MLPs.", ge=1)
+    decoder_mlp_dim: int = _setting(512, "Hidden width of the state decoder's MLPs.", ge=1)
     decoder_memory_tokens: int = _setting(
-        8, "Tokens that an embedding is unfolded into for the queries to attend to.", ge=1
+        16, "Tokens that an embedding is unfolded into for the queries to attend to.", ge=1
     )
     decoder_dropout: float = _setting(0.0, "Dropout inside the state decoder's blocks.", ge=0.0, lt=1.0)
     decoder_patch_size: int = _setting(
-        8, "Side of the square that each learned query paints; must divide image_size.", unit="pixels", ge=1
+        16, "Side of the square that each learned query paints; must divide image_size.", unit="pixels", ge=1
     )
     jepa_decoder_training: DecoderTrainingConfig = _section(
         DecoderTrainingConfig, "Training of the state decoder on frozen embeddings, after the JEPA."

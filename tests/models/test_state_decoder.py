@@ -12,6 +12,20 @@ from jepaworld.config import Config
 from jepaworld.models.state_decoder import JEPAStateDecoder
 
 
+def painting(config: Config) -> JEPAStateDecoder:
+    """A decoder past its beginning, at which the head paints nothing."""
+    decoder = JEPAStateDecoder.from_config(config)
+    nn.init.normal_(decoder.head.weight)
+    return decoder
+
+
+def test_it_begins_by_painting_the_background(tiny_config: Callable[..., Config]) -> None:
+    decoder = JEPAStateDecoder.from_config(tiny_config())
+    with torch.no_grad():
+        decoder.background.normal_()
+    assert torch.equal(decoder(torch.randn(2, 8)), decoder.background.expand(2, -1, -1, -1))
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("patch_size", [4, 8, 16])
 def test_shapes(tiny_config: Callable[..., Config], channels: int, patch_size: int) -> None:
@@ -71,7 +85,7 @@ def test_outputs_of_the_head_are_pixels_of_a_patch_row_by_row() -> None:
 
 
 def test_what_is_painted_depends_on_the_embedding(tiny_config: Callable[..., Config]) -> None:
-    decoder = JEPAStateDecoder.from_config(tiny_config()).eval()
+    decoder = painting(tiny_config()).eval()
     z = torch.randn(2, 8, requires_grad=True)
     images = decoder(z)
     assert not torch.allclose(images[0], images[1])
@@ -84,7 +98,7 @@ def test_every_parameter_gets_a_gradient_but_those_of_attention_to_a_single_toke
     tiny_config: Callable[..., Config],
 ) -> None:
     """One token in memory has weight 1 whatever the query says; with two tokens all parameters learn."""
-    decoder = JEPAStateDecoder.from_config(tiny_config())
+    decoder = painting(tiny_config())
     decoder(torch.randn(4, 2, 8)).pow(3).sum().backward()
     for name, parameter in decoder.named_parameters():
         assert parameter.grad is not None, name
@@ -107,7 +121,7 @@ def test_every_setting_has_an_effect(tiny_config: Callable[..., Config], key: st
     outputs, shapes = [], []
     for settings in ({}, {key: value}):
         torch.manual_seed(0)
-        decoder = JEPAStateDecoder.from_config(tiny_config(**settings)).train()
+        decoder = painting(tiny_config(**settings)).train()
         shapes.append([tuple(parameter.shape) for parameter in decoder.parameters()])
         torch.manual_seed(1)
         outputs.append(decoder(torch.ones(4, 8)))

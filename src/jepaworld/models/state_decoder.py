@@ -20,7 +20,9 @@ from jepaworld.models.encoders import initialize_blocks
 class JEPAStateDecoder(nn.Module):
     """Transformer decoder whose learned queries, one per image patch, attend to the embedding.
 
-    It is trained on frozen embeddings and is no part of the JEPA: nothing flows back from it.
+    It is trained on frozen embeddings and is no part of the JEPA: nothing flows back from it. What all frames share is
+    a learned background image, and the queries begin by painting nothing over it: a small moving object is then all
+    that the error is about from the first steps on.
 
     Args:
         latent_dim: D.
@@ -54,13 +56,16 @@ class JEPAStateDecoder(nn.Module):
         self.input_channels = input_channels
         self.memory_tokens = memory_tokens
         self.memory = nn.Linear(latent_dim, memory_tokens * dim)
-        self.queries = nn.Parameter(torch.randn(1, self.patches_per_side**2, dim) * 0.02)
+        self.queries = nn.Parameter(torch.randn(1, self.patches_per_side**2, dim))
         block = nn.TransformerDecoderLayer(
             dim, heads, mlp_dim, dropout, activation="gelu", batch_first=True, norm_first=True
         )
         self.blocks = nn.TransformerDecoder(block, depth, nn.LayerNorm(dim))
         initialize_blocks(self.blocks)
         self.head = nn.Linear(dim, input_channels * patch_size**2)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self.background = nn.Parameter(torch.zeros(1, input_channels, image_size, image_size))
 
     @classmethod
     def from_config(cls, config: Config) -> Self:
@@ -107,4 +112,5 @@ class JEPAStateDecoder(nn.Module):
         tokens = self.blocks(self.queries.expand(len(z), -1, -1), memory)  # (N, Q, E)
         side, p = self.patches_per_side, self.patch_size
         patches = self.head(tokens).view(-1, side, side, self.input_channels, p, p)
-        return patches.permute(0, 3, 1, 4, 2, 5).reshape(-1, self.input_channels, side * p, side * p)
+        painted = patches.permute(0, 3, 1, 4, 2, 5).reshape(-1, self.input_channels, side * p, side * p)
+        return self.background + painted
