@@ -1,13 +1,13 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Both set up .venv first.
 
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: help demo test lint slow clean
 
 help:
-	@echo "make demo   set up and run the whole path on Two Rooms (about 6 minutes on two CPU cores)"
+	@echo "make demo   set up and run the whole path on Two Rooms (about 5 minutes on two CPU cores)"
 	@echo "make test   set up and pass the tests"
 	@echo "make lint   set up and run ruff and pyright"
 	@echo "make slow   set up and run the tests that take minutes"

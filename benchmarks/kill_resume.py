@@ -47,9 +47,11 @@ run_training(load_config(None, sys.argv[2:]), sys.argv[1], resume=True)
 
 def start(folder: Path) -> subprocess.Popen:
     """Start or resume the run below a folder and wait until its imports are done."""
-    command = [sys.executable, "-c", PROGRAM, str(folder / "run"), f"dataset_dir={folder / 'data'}", *SETTINGS]
+    folder.mkdir(exist_ok=True)
+    # Relative paths, because checkpoints hold the configuration and shall be equal to the last byte.
+    command = [sys.executable, "-c", PROGRAM, "run", "dataset_dir=data", *SETTINGS]
     # A group of its own, so that the kill reaches the collecting processes too.
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True, cwd=folder)
     assert process.stdout is not None
     process.stdout.readline()
     return process

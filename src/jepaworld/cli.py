@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,23 +34,19 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder tha
 
 
 def main() -> None:
-    """Run a command; a problem that the user can mend ends in its message and exit code 2."""
+    """Run a command; a problem that the user can mend ends in its message and exit code 2, Ctrl-C in 130."""
+    # An installed command does not find modules in the folder it is started in, as `python -m` does: environments
+    # and policies of one's own. Last, so that a user's random.py does not hide the standard library's.
+    sys.path.append(str(Path.cwd()))
     try:
-        app()
+        app(prog_name="jepaworld")
     except JepaworldError as error:
-        _fail(str(error))
-    except KeyboardInterrupt:
-        _say("interrupted")
-        sys.exit(130)
+        _say(f"error: {error}")
+        sys.exit(2)
 
 
 def _say(text: str) -> None:
     typer.echo(text, err=True)
-
-
-def _fail(text: str) -> None:
-    _say(f"error: {text}")
-    sys.exit(2)
 
 
 def _progress() -> RichProgress:
@@ -60,8 +59,35 @@ def _progress() -> RichProgress:
 
 def _load(path: Path, overrides: list[str] | None) -> Config:
     from jepaworld.config import load_config
+    from jepaworld.errors import ConfigError
 
+    if "=" in path.name and not path.exists():
+        raise ConfigError(
+            f"{path}: stands where CONFIG is expected. Name a YAML file first (`jepaworld init` writes one), then "
+            "KEY=VALUE."
+        )
     return load_config(path, overrides or [])
+
+
+def _config_of(run: Path) -> Path:
+    from jepaworld.errors import CheckpointError
+
+    path = run / "config.yaml"
+    if not path.is_file():
+        raise CheckpointError(
+            f"{run}: is no run folder: it has no {path.name}. Name a folder that `jepaworld train` wrote."
+        )
+    return path
+
+
+@contextmanager
+def _interruptible(command: str) -> Iterator[None]:
+    """Say how to go on after Ctrl-C."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _say(f"interrupted; go on with: {command}")
+        raise
 
 
 @app.command(epilog="Example: jepaworld init my_project")
@@ -96,7 +122,7 @@ def check(config: ConfigArgument, overrides: OverridesArgument = None) -> None:
 @app.command("check-env", epilog="Example: jepaworld check-env ALE/Pong-v5")
 def check_env(
     environment: Annotated[str, typer.Argument(metavar="ENV_ID", help="Gymnasium id, or module:id.")],
-    image_size: Annotated[int, typer.Option(help="Side of the frames, in pixels.")] = 64,
+    image_size: Annotated[int, typer.Option(min=8, max=1024, help="Side of the frames, in pixels.")] = 64,
     grey: Annotated[bool, typer.Option("--grey", help="Look at greyscale frames, as with input_channels=1.")] = False,
 ) -> None:
     """Say whether an environment can be used, and what is missing."""
@@ -113,7 +139,9 @@ def collect(config: ConfigArgument, overrides: OverridesArgument = None) -> None
     """Collect a dataset into dataset_dir; an unfinished one is continued."""
     from jepaworld.data.collect import collect as run_collection
 
-    dataset = run_collection(_load(config, overrides), progress=_progress())
+    resolved = _load(config, overrides)
+    with _interruptible(shlex.join(["jepaworld", *sys.argv[1:]])):
+        dataset = run_collection(resolved, progress=_progress())
     _say(
         f"{dataset.path}: {len(dataset.episode_lengths)} episodes, {dataset.num_frames} frames. "
         f"Next: jepaworld inspect {dataset.path}"
@@ -130,10 +158,17 @@ def inspect(
     """Show what is in a dataset and whether it is intact; write a contact sheet."""
     from jepaworld.data.inspect import contact_sheet, inspect_dataset
     from jepaworld.data.store import EpisodeDataset
+    from jepaworld.errors import DatasetError
+    from jepaworld.storage import storage_errors
 
     summary = inspect_dataset(dataset)
-    typer.echo(str(summary))
+    if summary.manifest is not None:
+        typer.echo(str(summary))
+    if summary.problem is not None:
+        raise DatasetError(summary.problem)
     sheet = sheet or dataset / "contact_sheet.png"
+    with storage_errors(sheet.parent):
+        sheet.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet(EpisodeDataset.open(dataset, verify_checksums=False), sheet)
     _say(f"contact sheet: {sheet}")
 
@@ -153,9 +188,9 @@ def train(
     if resume and run is None:
         raise ConfigError("--resume needs --run: which run shall go on?")
     if config is None:
-        if run is None or not (run / "config.yaml").exists():
+        if run is None:
             raise ConfigError("CONFIG is missing: name a YAML file (`jepaworld init` writes one).")
-        config = run / "config.yaml"
+        config = _config_of(run)
     _train(_load(config, overrides), run, resume)
 
 
@@ -164,15 +199,17 @@ def decode(run: RunArgument, overrides: OverridesArgument = None) -> None:
     """Train the state decoder of a run anew, from its best JEPA."""
     from jepaworld.training_engine import train_decoder_of_run
 
+    config = _load(_config_of(run), overrides)
     progress = _progress()
-    train_decoder_of_run(run, _load(run / "config.yaml", overrides), progress)
-    _report(run, progress)
+    with _interruptible(f"jepaworld train --run {shlex.quote(str(run))} --resume"):
+        train_decoder_of_run(run, config, progress)
+        _report(run, progress, config.device)
 
 
 @app.command(epilog="Example: jepaworld report runs/first")
 def report(run: RunArgument) -> None:
     """Write a run's report: one self-contained HTML page, and its numbers as JSON."""
-    _report(run, _progress())
+    _report(run, _progress(), "auto")
 
 
 @app.command(epilog="Example: jepaworld demo --run runs/demo")
@@ -187,21 +224,18 @@ def demo(
 
 
 def _train(config: Config, run: Path | None, resume: bool) -> None:
-    from jepaworld.training_engine import run_training
+    from jepaworld.training_engine import _default_run_dir, run_training
 
+    run = run or _default_run_dir(config)
     progress = _progress()
-    try:
-        result = run_training(config, run, resume, progress)
-    except KeyboardInterrupt:
-        where = run or "the run folder"
-        progress.message(f"interrupted; go on with: jepaworld train --run {where} --resume")
-        raise
-    _report(result.run_dir, progress)
+    with _interruptible(f"jepaworld train --run {shlex.quote(str(run))} --resume"):
+        run_training(config, run, resume, progress)
+        _report(run, progress, config.device)
 
 
-def _report(run: Path, progress: RichProgress) -> None:
+def _report(run: Path, progress: RichProgress, device: str) -> None:
     from jepaworld.report import write_report
 
     progress.message("writing the report")
-    path = write_report(run)
+    path = write_report(run, device=device)
     progress.message(f"look at {path}")

@@ -53,8 +53,9 @@ class RichProgress(Progress):
 
     def message(self, text: str) -> None:
         """Print a sentence."""
-        self.console.print(escape(text), highlight=False)
+        # soft_wrap: a path must be in one piece, for copying and for the programs that read it.
+        self.console.print(escape(text), highlight=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """Print a sentence that stands out."""
-        self.console.print(f"[bold yellow]warning:[/] {escape(text)}", highlight=False)
+        self.console.print(f"[bold yellow]warning:[/] {escape(text)}", highlight=False, soft_wrap=True)

@@ -238,7 +238,7 @@ class DecoderTrainingConfig(Section):
     """Training of the state decoder on frozen embeddings, after the JEPA."""
 
     enabled: bool = _setting(True, "Train the state decoder after the JEPA.")
-    num_epochs: int = _setting(3, "Longest training.", unit="epochs", ge=1)
+    num_epochs: int = _setting(2, "Longest training.", unit="epochs", ge=1)
     steps_per_epoch: PositiveInt | None = _setting(
         None, "Training steps in an epoch; null, or more than there are batches, means all frames once.", unit="steps"
     )

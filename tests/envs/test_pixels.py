@@ -236,8 +236,14 @@ def test_a_vector_environment_that_cannot_be_made_says_what_to_do():
         make_vector_env("jepaworld/TwoRum-v0", {}, 2)
     with pytest.raises(EnvironmentNotUsableError, match=r"max_speed is -1"):
         make_vector_env(TWO_ROOM_ID, {"max_speed": -1}, 2)
-    with pytest.raises(EnvironmentNotUsableError, match="lacks a dependency"):
-        make_vector_env("broken/Vector-v0", {}, 2)
+
+
+def test_a_vector_environment_that_is_not_made_for_this_is_left_alone():
+    assert make_vector_env("broken/Vector-v0", {}, 2) is None
+    pytest.importorskip("ale_py")
+    make_env("ALE/Pong-v5", {}).close()
+    # Its vector version takes neither our render_mode nor obs_type.
+    assert make_vector_env("ALE/Pong-v5", {"obs_type": "ram"}, 2) is None
 
 
 @pytest.mark.parametrize("size", [64, 32])

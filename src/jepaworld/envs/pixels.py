@@ -100,7 +100,7 @@ def make_vector_env(
     """
     kwargs = _checked_kwargs(environment_name, environment_kwargs)
     spec = _find_spec(environment_name)
-    if spec.vector_entry_point is None:
+    if not _plays_side_by_side(spec):
         return None
     try:
         env = gymnasium.make_vec(
@@ -112,12 +112,23 @@ def make_vector_env(
         )
     except Exception as error:  # whatever an environment raises is the user's to know
         raise _not_made(environment_name, spec, kwargs, error) from error
-    unwrapped = env.unwrapped
-    disabled = env.metadata.get("autoreset_mode") is AutoresetMode.DISABLED
-    if disabled and getattr(unwrapped, "fixed_length", False):
+    if getattr(env.unwrapped, "fixed_length", False):
         return env
     env.close()
     return None
+
+
+def _plays_side_by_side(spec: EnvSpec) -> bool:
+    """Whether the vector version's class says that it may; others need not even take our keyword arguments."""
+    entry = spec.vector_entry_point
+    if entry is None:
+        return False
+    try:
+        kind = load_env_creator(entry) if isinstance(entry, str) else entry
+    except (ImportError, AttributeError):
+        return False  # the environment's ordinary version may well be there
+    disabled = getattr(kind, "metadata", {}).get("autoreset_mode") is AutoresetMode.DISABLED
+    return disabled and "fixed_length" in inspect.get_annotations(kind)
 
 
 def _checked_kwargs(environment_name: str, environment_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:

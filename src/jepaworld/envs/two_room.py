@@ -238,6 +238,8 @@ class TwoRoomVectorEnv(VectorEnv[NDArray[np.uint8], Float32Array, NDArray[Any]])
         "render_fps": 15,
         "autoreset_mode": AutoresetMode.DISABLED,
     }
+    fixed_length: bool
+    """Whether all lanes end together, after `max_episode_steps` and never before; collection asks for it."""
 
     def __init__(
         self,
@@ -256,7 +258,6 @@ class TwoRoomVectorEnv(VectorEnv[NDArray[np.uint8], Float32Array, NDArray[Any]])
         self.num_envs, self.render_mode = num_envs, render_mode
         self.max_episode_steps = math.inf if max_episode_steps in (None, -1) else max_episode_steps
         self.terminate_on_success = terminate_on_success
-        # Whether all lanes end together, after max_episode_steps and never before.
         self.fixed_length = not terminate_on_success
         self.single_action_space, self.single_observation_space = (
             _copy(_ACTION_SPACE),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,7 +26,7 @@ from jepaworld.evaluation.encoding import (
     sample_rows,
 )
 from jepaworld.evaluation.imagination import ImaginationResult, imagination_error, imagine
-from jepaworld.evaluation.probes import LinearProbe, ProbeResult, fit_linear_probe, mean_r2, probe_states
+from jepaworld.evaluation.probes import LinearProbe, ProbeResult, fit_linear_probe, probe_states
 from jepaworld.models.jepa import JEPA
 from jepaworld.models.state_decoder import JEPAStateDecoder
 from jepaworld.report.run_folder import RunFolder
@@ -40,8 +39,9 @@ SHOWN_STEPS = (0, 1, 2, 4, 6, 8, 12, 16)
 UNTRAINED = "untrained encoder"
 PIXELS = "pixels"
 
-PREFERRED_STATES = ("state", "position", "pos", "agent_position", "agent_pos", "xy")
-"""Names of the variable that stands in the headline, if the dataset has one of them."""
+PREFERRED_STATES = ("state", "position", "pos", "agent_position", "agent_pos", "xy", "observation")
+"""Names of the variable that stands in the headline, if the dataset has one of them. Another is not chosen: that which
+is read best may be a counter that says nothing."""
 
 
 class Reconstruction(NamedTuple):
@@ -267,13 +267,9 @@ def _untrained(run: RunFolder, dataset: EpisodeDataset, device: torch.device) ->
 
 
 def _headline_variable(probes: Sequence[ProbeResult]) -> str | None:
-    """The state variable that stands for all: by name, or else the one that is read best."""
-    measurable = [result for result in probes if result.r2 is not None and result.variable != "reward"]
-    names = [name for name, _ in groupby(measurable, key=lambda result: result.variable)]
-    preferred = [name for name in PREFERRED_STATES if name in names]
-    if preferred or not names:
-        return preferred[0] if preferred else None
-    return max(names, key=lambda name: mean_r2([r for r in measurable if r.variable == name])[0] or 0.0)
+    """The state variable that stands for all, by its name; None if there is none of these names."""
+    names = {result.variable for result in probes if result.r2 is not None}
+    return next((name for name in PREFERRED_STATES if name in names), None)
 
 
 def _target_probe(

@@ -126,7 +126,7 @@ class Updater:
 
 
 class Meter:
-    """Sums losses on the device, weighted by batch size, and reads them only when asked.
+    """Keeps losses on the device and reads them only when asked, so that a step waits for nothing.
 
     Args:
         log_every_steps: Steps between two reads; each read says which step had a term that was not finite.
@@ -134,20 +134,13 @@ class Meter:
 
     def __init__(self, log_every_steps: int) -> None:
         self.log_every_steps = log_every_steps
-        self.names: list[str] = []
-        self.sums: Tensor | None = None
+        self.sums: dict[str, float] = {}
         self.samples = 0
-        self._recent: list[Tensor] = []
+        self._unread: list[tuple[dict[str, Tensor], int]] = []
 
     def add(self, terms: dict[str, Tensor], samples: int) -> None:
         """Take the terms of a batch of `samples` windows."""
-        self.names = list(terms)
-        values = torch.stack([value.float() for value in terms.values()])
-        # float64 where it exists, so that a long epoch's mean does not depend on its length.
-        weighted = (values if values.device.type == "mps" else values.double()) * samples
-        self.sums = weighted if self.sums is None else self.sums + weighted
-        self.samples += samples
-        self._recent.append(values)
+        self._unread.append((terms, samples))
 
     def read_recent(self, last_step: int) -> dict[str, float]:
         """Means over the steps since the last read.
@@ -158,33 +151,44 @@ class Meter:
         Raises:
             NonFiniteLossError: a term of one of these steps is NaN or infinite.
         """
-        recent = torch.stack(self._recent).cpu()
-        self._recent.clear()
-        finite = torch.isfinite(recent)
-        if not finite.all():
-            row = int((~finite).any(dim=1).nonzero()[0])
-            step = last_step - len(recent) + 1 + row
-            name, value = next(
-                (name, float(value))
-                for name, value in zip(self.names, recent[row], strict=True)
-                if not value.isfinite()
-            )
-            raise NonFiniteLossError(f"step {step}: {name} is {value}.")
-        return dict(zip(self.names, recent.mean(dim=0).tolist(), strict=True))
+        rows = self._read()
+        for step, row in enumerate(rows, start=last_step - len(rows) + 1):
+            for name, value in row.items():
+                if not math.isfinite(value):
+                    raise NonFiniteLossError(f"step {step}: {name} is {value}.")
+        return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
     def means(self) -> dict[str, float]:
         """Means over all samples since the beginning of the epoch."""
-        assert self.sums is not None, "no batch was added"
-        return dict(zip(self.names, (self.sums / self.samples).tolist(), strict=True))
+        self._read()
+        assert self.samples, "no batch was added"
+        return {name: total / self.samples for name, total in self.sums.items()}
 
     def state(self) -> dict[str, object]:
-        """For the resume state, taken right after `read_recent`."""
-        assert not self._recent, "read_recent comes first"
-        return {"names": self.names, "sums": self.sums, "samples": self.samples}
+        """For the resume state."""
+        self._read()
+        return {"sums": self.sums, "samples": self.samples}
 
     def load_state(self, state: dict) -> None:
         """Put back what `state` returned."""
-        self.names, self.sums, self.samples = state["names"], state["sums"], state["samples"]
+        self.sums, self.samples = dict(state["sums"]), state["samples"]
+
+    def _read(self) -> list[dict[str, float]]:
+        """Fetch the unread terms from the device in one transfer and add them to the sums."""
+        if not self._unread:
+            return []
+        names = list(self._unread[0][0])
+        values = torch.stack([terms[name].float() for terms, _ in self._unread for name in names]).tolist()
+        rows = [
+            dict(zip(names, values[first : first + len(names)], strict=True))
+            for first in range(0, len(values), len(names))
+        ]
+        for row, (_, samples) in zip(rows, self._unread, strict=True):
+            self.samples += samples
+            for name, value in row.items():
+                self.sums[name] = self.sums.get(name, 0.0) + value * samples
+        self._unread.clear()
+        return rows
 
 
 def train_validate_model_epoch(
