@@ -377,7 +377,7 @@ CNN2 = "encoder_params.cnn.num_layers=2"
             ["encoder_params.cnn.kernel_size of layer 2 is 3", "image_size = 8"],
         ),
         (["decoder_patch_size=12"], ["decoder_patch_size is 12", "image_size = 64", "8, 16"]),
-        (["decoder_heads=5"], ["decoder_dim is 96", "decoder_heads = 5"]),
+        (["decoder_heads=5"], ["decoder_dim is 128", "decoder_heads = 5"]),
         (
             ["jepa_decoder_training.embedding_source=target", "jepa_model.target_encoder_mode=none"],
             ["jepa_decoder_training.embedding_source is target", "target_encoder_mode is none"],

@@ -116,7 +116,9 @@ def train_decoder_of_run(
     progress = progress or Progress()
     jepa_path = checkpoints.load(folder, "jepa").path
     saved = load_config(folder / checkpoints.CONFIG_FILE)
-    config = config or saved
+    settings = (config or saved).to_dict()
+    settings["jepa_decoder_training"]["enabled"] = True
+    config = Config.model_validate(settings)
     decoder_keys = {key for key in Config.model_fields if key.startswith("decoder_")}
     decoder_keys |= {"jepa_decoder_training", "device", "logging", "learning_rate", "mixed_precision"}
     other = [key for key in _differences(saved, config) if key.split(".")[0] not in decoder_keys]
@@ -330,7 +332,8 @@ def _open_run_folder(folder: Path, config: Config, resume: bool) -> None:
         StorageError: it cannot be written.
     """
     config_path = folder / checkpoints.CONFIG_FILE
-    if config_path.exists():
+    begun = any((folder / "resume").glob("*.safetensors")) or any((folder / checkpoints.CHECKPOINT_FOLDER).glob("*"))
+    if config_path.exists() and begun:
         if not resume:
             raise ConfigError(
                 f"{folder}: already holds a run. Add --resume to go on with it, or choose another folder with --run."
@@ -342,9 +345,11 @@ def _open_run_folder(folder: Path, config: Config, resume: bool) -> None:
                 f"{', '.join(differing)}. Take the run's own {config_path}, or start a new run; its "
                 "load_model_path can name this one."
             )
-    elif folder.exists() and any(entry.name[0] != "." for entry in folder.iterdir()):
+    elif not config_path.exists() and folder.is_dir() and any(entry.name[0] != "." for entry in folder.iterdir()):
         raise ConfigError(f"{folder}: is not empty and holds no run. Choose another folder with --run.")
     with storage_errors(folder):
+        if not begun:  # a start that failed before its first step left nothing worth keeping
+            (folder / RUN_FILE).unlink(missing_ok=True)
         for part in (checkpoints.CHECKPOINT_FOLDER, "resume"):
             (folder / part).mkdir(parents=True, exist_ok=True)
     atomic_write_text(config_path, to_commented_yaml(config))

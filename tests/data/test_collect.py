@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ECHO, folder_bytes
 from toy_envs import DISCRETE_START, shade
 
 from jepaworld.config import Config
@@ -27,6 +26,7 @@ from jepaworld.data.rollout import episode_seeds
 from jepaworld.data.store import Episode, EpisodeDataset
 from jepaworld.errors import ConfigError, DatasetError, EnvironmentNotUsableError, StorageError
 from jepaworld.progress import Progress
+from tests.data.conftest import ECHO, folder_bytes
 
 Settings = Callable[..., Config]
 FIRST_SEED = episode_seeds(0, 0).environment

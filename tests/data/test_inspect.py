@@ -15,6 +15,7 @@ from jepaworld.data.inspect import contact_sheet, inspect_dataset
 from jepaworld.data.manifest import write_manifest
 from jepaworld.data.store import EpisodeDataset
 from jepaworld.errors import DatasetError
+from tests.data.conftest import ECHO
 
 Settings = Callable[..., Config]
 
@@ -85,3 +86,15 @@ def test_contact_sheet_of_nothing(settings: Settings, tmp_path: Path):
         contact_sheet(EpisodeDataset.open(tmp_path / "empty"), tmp_path / "sheet.png")
     summary = inspect_dataset(tmp_path / "empty")
     assert summary.integrity_ok and summary.episodes == 0 and summary.manifest is not None
+
+
+def test_summary_reads_as_a_table(settings: Settings):
+    dataset = collect(settings())
+    text = str(inspect_dataset(dataset.path))
+    for words in (ECHO, "7 of 7 episodes", "policy       smooth_random, seed 0", "reward", "action", "integrity    ok"):
+        assert words in text, text
+    frames = dataset.path / "shard-00000" / "frames.npy"
+    content = bytearray(frames.read_bytes())
+    content[-1] ^= 1
+    frames.write_bytes(content)
+    assert "altered" in str(inspect_dataset(dataset.path))

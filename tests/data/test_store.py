@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import folder_bytes
 from gymnasium.spaces import Box, Discrete
 
 from jepaworld.data import manifest as manifests
@@ -20,6 +19,7 @@ from jepaworld.data.manifest import Manifest, read_manifest, write_manifest
 from jepaworld.data.store import Episode, EpisodeDataset, ShardWriter, array_file
 from jepaworld.envs.spaces import space_to_dict
 from jepaworld.errors import DatasetError, StorageError
+from tests.data.conftest import folder_bytes
 
 LENGTHS = [[3, 1], [2, 5], [4]]
 SPACE = Box(-1.0, 1.0, (3,), np.float32)

@@ -97,6 +97,12 @@ def jepaworld(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     return run
 
 
+@pytest.fixture
+def unreported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports, which take longer than all else here, are not written: for tests about something else."""
+    monkeypatch.setattr("jepaworld.report.write_report", lambda run, device: Path(run) / f"report.html on {device}")
+
+
 @pytest.fixture(scope="session")
 def finished_run(tiny_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run with its report, in a folder that also holds its dataset `data`; not to be changed."""

@@ -98,7 +98,7 @@ def test_an_empty_file_means_the_defaults(jepaworld: Command, tmp_path: Path) ->
 def test_train_without_what_it_needs(jepaworld: Command, config_file: Path, tmp_path: Path) -> None:
     refused(jepaworld("train"), "CONFIG", "jepaworld init")
     refused(jepaworld("train", config_file, "--resume"), "--resume needs --run")
-    refused(jepaworld("train", "--run", tmp_path / "none"), "CONFIG")
+    refused(jepaworld("train", "--run", tmp_path / "none"), "none", "no run folder")
     refused(jepaworld("train", "--run", tmp_path / "none", "--resume"), "none")
     # Who leaves CONFIG out finds an override in its place.
     refused(jepaworld("train", "num_epochs=3"), "num_epochs=3", "CONFIG")
@@ -159,6 +159,7 @@ for _name, _made in {
         gymnasium.register(f"trouble/{_name}-v0", entry_point=_made, disable_env_checker=True)
 
 
+@pytest.mark.usefixtures("unreported")
 @pytest.mark.parametrize(
     ("name", "mentioned"),
     [
@@ -259,6 +260,7 @@ def test_a_disk_that_is_full_during_collection(jepaworld: Command, config_file: 
     assert jepaworld("inspect", data, "--sheet", tmp_path / "sheet.png").code == 0
 
 
+@pytest.mark.usefixtures("unreported")
 @pytest.mark.parametrize("tensorboard", ["false", "true"])
 def test_a_disk_that_is_full_during_training(
     tensorboard: str, jepaworld: Command, config_file: Path, tmp_path: Path
@@ -323,6 +325,7 @@ def another_schema_version(data: Path) -> str:
     return "schema_version is 99"
 
 
+@pytest.mark.usefixtures("unreported")
 @pytest.mark.parametrize(
     "spoil", [truncate, flip_a_bit, lose_a_file, lose_a_shard, edit_the_manifest, another_schema_version]
 )
@@ -340,6 +343,7 @@ def test_damaged_datasets(
     assert mended.code == 0, f"the second try with the same --run is not blocked: {mended.err}"
 
 
+@pytest.mark.usefixtures("unreported")
 def test_a_dataset_that_is_not_there(jepaworld: Command, config_file: Path, tmp_path: Path) -> None:
     run = tmp_path / "first"
     wrong = f"load_dataset_path={tmp_path / 'nowhere'}"
@@ -365,6 +369,7 @@ def test_a_dataset_of_something_else(
     refused(jepaworld(*loading), data, *mentioned)
 
 
+@pytest.mark.usefixtures("unreported")
 @pytest.mark.parametrize(
     ("override", "mentioned"),
     [
@@ -392,6 +397,7 @@ def test_one_episode_with_a_validation_split(jepaworld: Command, config_file: Pa
 # --- models and runs
 
 
+@pytest.mark.usefixtures("unreported")
 @pytest.mark.parametrize(
     ("override", "mentioned"),
     [
@@ -429,6 +435,7 @@ def test_checkpoints_that_are_none(jepaworld: Command, config_file: Path, run_co
     refused(jepaworld("decode", run_copy), broken)
 
 
+@pytest.mark.usefixtures("unreported")
 def test_a_loss_that_is_no_longer_finite(jepaworld: Command, config_file: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     wild = ("learning_rate=1e30", "gradient_clip_norm=null", "warmup_steps=0", "logging.log_every_steps=1")

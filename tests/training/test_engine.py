@@ -385,6 +385,110 @@ def test_decode_refuses_to_change_the_jepa(training_config: MakeConfig, tmp_path
         train_decoder_of_run(tmp_path)
 
 
+def test_a_run_without_decoder(training_config: MakeConfig, tmp_path: Path) -> None:
+    run = run_training(
+        training_config(num_epochs=1, jepa_decoder_training={"enabled": False}), tmp_path / "run"
+    ).run_dir
+    assert not records(run, "epoch", "decoder")
+    assert set(weights(run)) == {"best_jepa.safetensors", "last_jepa.safetensors"}
+    # `decode` is asked for a decoder, whatever the run was told.
+    train_decoder_of_run(run)
+    assert load_config(run / "config.yaml").jepa_decoder_training.enabled
+    assert JEPAStateDecoder.from_pretrained(run)(torch.zeros(1, 8)).shape == (1, 3, 16, 16)
+
+
+def test_decode_refuses_decoder_settings_that_contradict_each_other(
+    training_config: MakeConfig, tmp_path: Path
+) -> None:
+    config = training_config(num_epochs=1, decoder_patch_size=5, jepa_decoder_training={"enabled": False})
+    run = run_training(config, tmp_path / "run").run_dir
+    with pytest.raises(ConfigError, match="decoder_patch_size is 5"):
+        train_decoder_of_run(run)
+
+
+@pytest.mark.parametrize("source", ["online", "target"])
+def test_the_decoder_reads_the_encoder_that_was_chosen(
+    source: str, training_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: set[str] = set()
+    for name in ("encode_online", "encode_target"):
+        original = getattr(JEPA, name)
+
+        def spy(self: JEPA, frames: Tensor, name: str = name, original: Any = original) -> Tensor:
+            used.add(name)
+            return original(self, frames)
+
+        monkeypatch.setattr(JEPA, name, spy)
+    run = run_training(
+        training_config(num_epochs=1, jepa_decoder_training={"enabled": False}), tmp_path / "run"
+    ).run_dir
+    used.clear()
+    settings = load_config(run / "config.yaml").to_dict()
+    settings["jepa_decoder_training"]["embedding_source"] = source
+    train_decoder_of_run(run, Config.model_validate(settings))
+    assert used == {f"encode_{source}"}
+
+
+def test_each_phase_has_the_learning_rate_that_it_sets(training_config: MakeConfig, tmp_path: Path) -> None:
+    def rates(name: str, **changes: Any) -> tuple[float, float]:
+        decoder = {"learning_rate": changes.pop("decoder", None), "num_epochs": 1}
+        config = training_config(
+            num_epochs=1,
+            warmup_steps=0,
+            learning_rate_schedule="constant",
+            learning_rate=0.01,
+            jepa_decoder_training=decoder,
+            **changes,
+        )
+        run = run_training(config, tmp_path / name).run_dir
+        jepa, decoder_rate = (records(run, "step", phase)[0]["learning_rate"] for phase in ("jepa", "decoder"))
+        return jepa, decoder_rate
+
+    assert rates("shared") == (0.01, 0.01)
+    assert rates("own", learning_rate_jepa=0.02, decoder=0.03) == (0.02, 0.03)
+
+
+def test_the_decoder_stops_early_by_its_own_settings(
+    training_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_training(
+        training_config(num_epochs=1, jepa_decoder_training={"enabled": False}), tmp_path / "run"
+    ).run_dir
+    losses = iter([5.0, 4.95, 4.9, 1.0])
+    original = phase_loop.train_validate_model_epoch
+
+    def scripted(*args: Any, **kwargs: Any) -> dict[str, float]:
+        means = original(*args, **kwargs)
+        is_training = len(args) >= 6
+        return means | {"loss_jepa_decoder": next(losses)} if is_training else means
+
+    monkeypatch.setattr(phase_loop, "train_validate_model_epoch", scripted)
+    settings = load_config(run / "config.yaml").to_dict()
+    settings["jepa_decoder_training"] |= {
+        "num_epochs": 4,
+        "checkpoint_path": "painter.safetensors",
+        "validation_plot_dir": "paintings",
+        "early_stopping": {"metric": "train_loss_jepa_decoder", "patience": 2, "delta": 0.2},
+    }
+    result = train_decoder_of_run(run, Config.model_validate(settings))
+    assert [record["best"] for record in records(run, "epoch", "decoder")] == [True, False, False]
+    assert result.summary["phases"]["decoder"]["best_epoch"] == 1
+    assert (run / "checkpoints" / "painter.safetensors").exists()
+    assert sorted(path.name for path in (run / "paintings").iterdir()) == [
+        "epoch_001.png",
+        "epoch_002.png",
+        "epoch_003.png",
+    ]
+
+
+def test_a_start_that_failed_does_not_stand_in_the_way(training_config: MakeConfig, tmp_path: Path) -> None:
+    for resume in (False, True):
+        run = tmp_path / f"run_{resume}"
+        with pytest.raises(DatasetError, match="fewer than batch_size"):
+            run_training(training_config(batch_size=1000), run)
+        assert run_training(training_config(num_epochs=1), run, resume=resume).summary["status"] == "complete"
+
+
 def test_steps_per_epoch_limits_an_epoch(training_config: MakeConfig, tmp_path: Path) -> None:
     config = training_config(steps_per_epoch=3, jepa_decoder_training={"steps_per_epoch": 2})
     run = run_training(config, tmp_path / "run").run_dir

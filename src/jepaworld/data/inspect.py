@@ -16,6 +16,10 @@ from jepaworld.errors import DatasetError
 from jepaworld.storage import atomic_write_bytes
 
 
+LISTED_NUMBERS = 12
+"""Numbers of an action block or state variable that the table lists."""
+
+
 @dataclass(frozen=True)
 class Statistics:
     """Minimum, maximum and mean of finite numbers, and how many were not finite; NaN where there are none."""
@@ -70,6 +74,39 @@ class DatasetSummary:
     def integrity_ok(self) -> bool:
         """Whether every file is there and as it was written."""
         return self.problem is None
+
+    def __str__(self) -> str:
+        """A table for the terminal."""
+        lines = [f"{self.path}"]
+        manifest = self.manifest
+        if manifest is not None:
+            kwargs = f" {manifest.environment_kwargs}" if manifest.environment_kwargs else ""
+            channels = manifest.input_channels
+            lines += [
+                f"  environment  {manifest.environment_name}{kwargs}, {self.action_space}",
+                f"  frames       {channels} x {manifest.image_size} x {manifest.image_size}, "
+                f"{manifest.frame_skipping} environment step(s) apart",
+                f"  policy       {manifest.policy}, seed {manifest.seed}",
+                f"  collected    {self.episodes} of {manifest.num_episodes} episodes, {self.frames:,} frames, "
+                f"{self.disk_bytes / 2**20:,.1f} MiB",
+            ]
+        lines += [
+            f"  transitions  {self.transitions:,}; an episode has {self.shortest} to {self.longest}, median {self.median:g}",
+            f"  ends         {self.terminations} terminated, {self.truncations} truncated",
+            f"  {'':<24} {'minimum':>11} {'mean':>11} {'maximum':>11}",
+        ]
+        rows = [("reward", [self.rewards]), ("action", self.actions)]
+        rows += [(f"state {name}", statistics) for name, statistics in self.states.items()]
+        for name, statistics in rows:
+            for index, numbers in enumerate(statistics[:LISTED_NUMBERS]):
+                label = name if len(statistics) == 1 else f"{name}[{index}]"
+                unusual = f"  ({numbers.not_finite} not finite)" if numbers.not_finite else ""
+                values = "".join(f" {value:>11.4g}" for value in (numbers.minimum, numbers.mean, numbers.maximum))
+                lines.append(f"  {label:<24}{values}{unusual}")
+            if len(statistics) > LISTED_NUMBERS:
+                lines.append(f"  {name}: and {len(statistics) - LISTED_NUMBERS} more")
+        lines.append(f"  integrity    {'ok: every file is as it was written' if self.integrity_ok else self.problem}")
+        return "\n".join(lines)
 
 
 def inspect_dataset(path: str | Path) -> DatasetSummary:

@@ -1,0 +1,48 @@
+"""The documents name tests, files and settings that exist."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "benchmarks").rglob("*.md"))]
+
+
+def _names(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_test_that_is_named_exists(document: Path) -> None:
+    for file, name in re.findall(r"(tests/[\w/]+\.py)::(\w+)", document.read_text(encoding="utf-8")):
+        assert name in _names(ROOT / file), f"{document.name}: {file}::{name}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_leads_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8")):
+        assert target.startswith("https://") or (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_specification_names_tests_at_all() -> None:
+    assert len(re.findall(r"tests/[\w/]+\.py::\w+", (ROOT / "docs" / "specification.md").read_text())) > 100
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_benchmark_that_is_named_exists(document: Path) -> None:
+    for file in re.findall(r"python (benchmarks/\w+\.py)", document.read_text(encoding="utf-8")):
+        assert (ROOT / file).exists(), f"{document.name}: {file}"
+
+
+def test_every_recipe_is_a_valid_configuration() -> None:
+    from jepaworld import load_config
+
+    recipes = sorted((ROOT / "configs").glob("*.yaml"))
+    assert len(recipes) >= 4
+    for recipe in recipes:
+        assert load_config(recipe).notices() == [], recipe.name
