@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from collections.abc import Iterator
@@ -214,19 +215,18 @@ def report(run: RunArgument) -> None:
 
 @app.command(epilog="Example: jepaworld demo --run runs/demo")
 def demo(
-    run: Annotated[Path, typer.Option("--run", help="Run folder.")] = Path("runs/demo"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted demo.")] = False,
+    run: Annotated[Path, typer.Option("--run", help="Run folder; a demo in it is continued.")] = Path("runs/demo"),
 ) -> None:
     """The whole path on the built-in Two Rooms: collect, train, decode, report. Minutes on two CPU cores."""
     from jepaworld.config import Config
 
-    _train(Config(), run, resume)
+    _train(Config(), run, resume=True)
 
 
 def _train(config: Config, run: Path | None, resume: bool) -> None:
-    from jepaworld.training_engine import _default_run_dir, run_training
+    from jepaworld.training_engine import default_run_dir, run_training
 
-    run = run or _default_run_dir(config)
+    run = run or default_run_dir(config)
     progress = _progress()
     with _interruptible(f"jepaworld train --run {shlex.quote(str(run))} --resume"):
         run_training(config, run, resume, progress)
@@ -238,4 +238,6 @@ def _report(run: Path, progress: RichProgress, device: str) -> None:
 
     progress.message("writing the report")
     path = write_report(run, device=device)
+    for finding in json.loads(path.with_name("report.json").read_text(encoding="utf-8"))["findings"]:
+        progress.message(f"- {finding}")
     progress.message(f"look at {path}")

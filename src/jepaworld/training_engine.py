@@ -80,7 +80,7 @@ def run_training(
     """
     progress = progress or Progress()
     device = resolve_device(config.device)
-    folder = Path(run_dir) if run_dir is not None else _default_run_dir(config)
+    folder = Path(run_dir) if run_dir is not None else default_run_dir(config)
     _open_run_folder(folder, config, resume)
     for notice in config.notices():
         progress.warn(notice)
@@ -319,7 +319,8 @@ def _dataset(config: Config, progress: Progress) -> EpisodeDataset:
 # --- run folder ----------------------------------------------------------------------------------------------------
 
 
-def _default_run_dir(config: Config) -> Path:
+def default_run_dir(config: Config) -> Path:
+    """runs/ENVIRONMENT-DATE-TIME, where a run goes that was given no folder."""
     name = re.sub(r"[^a-z0-9]+", "-", config.environment_name.rpartition("/")[2].lower()).strip("-")
     return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 

@@ -113,7 +113,7 @@ def test_documented_commands_run(
         r"`(\w+\.py)`:\s*```python\n(.*?)^```", (ROOT / document).read_text(), re.DOTALL | re.M
     ):
         Path(name).write_text(text)
-    train = cli._train
+    train, report = cli._train, cli._report
     dataset = str(tmp_path / "shared")
 
     def tiny_demo(_config: Config, run: Path | None, resume: bool) -> None:
@@ -146,6 +146,8 @@ def test_documented_commands_run(
         ):
             continue
         monkeypatch.setattr(cli, "_train", tiny_demo if arguments[0] == "demo" else train)
+        # Reports take longer than all else; the command `report` writes them in earnest.
+        monkeypatch.setattr(cli, "_report", report if arguments[0] == "report" else lambda *_: None)
         outcome = jepaworld(*arguments, *extra)
         assert outcome.code == 0, (arguments, outcome.err)
         ran.append(arguments[0])

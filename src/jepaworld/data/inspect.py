@@ -15,7 +15,6 @@ from jepaworld.data.store import EpisodeDataset
 from jepaworld.errors import DatasetError
 from jepaworld.storage import atomic_write_bytes
 
-
 LISTED_NUMBERS = 12
 """Numbers of an action block or state variable that the table lists."""
 

@@ -134,6 +134,7 @@ class _PhaseRunner:
         if resume and run.state_path(phase.name).exists():
             self._restore()
             if state.finished:
+                run.progress.message(f"{phase.title}: was trained before; {self._result()}")
                 return state
         self.started = time.perf_counter() - state.seconds
         # Saved before the first step too, so that a resumed run knows where in the metrics this phase began.
@@ -147,11 +148,15 @@ class _PhaseRunner:
             raise NonFiniteLossError(self._explain(error)) from error
         finally:
             run.progress.finish()
-        run.progress.message(
-            f"{phase.title}: best {phase.metric} {state.best:.4g} at epoch {state.best_epoch} of "
-            f"{state.epoch - 1}, {state.seconds:.0f} s"
-        )
+        run.progress.message(f"{phase.title}: {self._result()}")
         return state
+
+    def _result(self) -> str:
+        state = self.state
+        return (
+            f"best {self.phase.metric} {state.best:.4g} at epoch {state.best_epoch} of {state.epoch - 1}, "
+            f"{state.seconds:.0f} s"
+        )
 
     def _epoch(self) -> None:
         phase, run, state = self.phase, self.owner, self.state
