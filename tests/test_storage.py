@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from jepaworld.errors import JepaworldError, StorageError
-from jepaworld.storage import atomic_write_bytes, atomic_write_text, storage_errors
+from jepaworld.storage import alone_in, atomic_write_bytes, atomic_write_text, storage_errors
 
 
 def test_writes_and_replaces(tmp_path: Path):
@@ -82,3 +84,19 @@ def test_a_file_where_a_folder_should_be(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="choose another folder"):
         atomic_write_bytes(tmp_path / "file" / "below", b"")
+
+
+def test_a_folder_is_for_one_process_at_a_time(tmp_path: Path):
+    program = (
+        "import sys; from jepaworld.storage import alone_in\n"
+        "with alone_in(sys.argv[1], RuntimeError('busy')):\n"
+        "    print('inside', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None and other.stdout.readline() == "inside\n"
+    with pytest.raises(ValueError, match="somebody"), alone_in(tmp_path, ValueError("somebody is there")):
+        pass
+    other.communicate()
+    with alone_in(tmp_path, ValueError("nobody is there")):
+        pass

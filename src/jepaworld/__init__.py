@@ -34,5 +34,6 @@ def __getattr__(name: str) -> Any:
 
 
 # The command makes environments through `envs.pixels`, which registers them too: its --help need not wait for them.
-if Path(sys.argv[0] if sys.argv else "").name != "jepaworld":
+# ("-m" stands there while `python -m jepaworld` looks for what to run.)
+if Path(sys.argv[0] if sys.argv else "").stem not in ("jepaworld", "-m"):
     import_module("jepaworld.envs")

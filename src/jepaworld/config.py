@@ -171,7 +171,11 @@ def _nearest(key: str, known: Iterable[str]) -> str:
     known = list(known)
     leaf = key.rsplit(".", 1)[-1]
     same_leaf = [name for name in known if name.rsplit(".", 1)[-1] == leaf]
-    close = same_leaf or difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    # In its own section first: of `jepa_model.ema` the section `jepa_model` would be the nearest name of all.
+    section = key.rpartition(".")[0]
+    siblings = [name for name in known if section and name.rpartition(".")[0] == section]
+    close = same_leaf or difflib.get_close_matches(key, siblings, n=1, cutoff=0.6)
+    close = close or difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     if not close:
         leaves = {name.rsplit(".", 1)[-1]: name for name in known}
         close = [leaves[match] for match in difflib.get_close_matches(leaf, list(leaves), n=1, cutoff=0.6)]

@@ -83,6 +83,34 @@ def atomic_write_text(path: str | Path, text: str) -> None:
     atomic_write_bytes(path, text.encode("utf-8"))
 
 
+@contextmanager
+def alone_in(path: str | Path, busy: Exception) -> Iterator[None]:
+    """Keep other processes that ask for the same out of a folder for as long as this process lives.
+
+    Args:
+        path: an existing folder.
+        busy: raised if another process is in it.
+    """
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows has no such lock
+        yield
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise busy from None
+        except OSError as error:
+            # Some network file systems cannot lock folders.
+            if error.errno not in (errno.EBADF, errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):
+                raise
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def sync_folder(path: str | Path) -> None:
     """Make the names in a folder (new, renamed and deleted files) survive a power cut.
 

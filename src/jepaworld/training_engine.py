@@ -33,10 +33,10 @@ from jepaworld.envs.spaces import space_to_dict
 from jepaworld.errors import CheckpointError, ConfigError, DatasetError
 from jepaworld.evaluation.collapse import collapse_diagnostics
 from jepaworld.losses import make_auxiliary_loss
-from jepaworld.metrics_log import MetricsLog, forget_phase
+from jepaworld.metrics_log import METRICS_FILE, MetricsLog, forget_phase
 from jepaworld.models.jepa import JEPA
 from jepaworld.progress import Progress
-from jepaworld.storage import atomic_write_text, storage_errors
+from jepaworld.storage import alone_in, atomic_write_text, storage_errors
 from jepaworld.training_loops.epoch_loop import JEPAObjective, Updater
 from jepaworld.training_loops.jepa_decoder_loop import train_jepa_state_decoder
 from jepaworld.training_loops.phase_loop import Phase, PhaseState, Run, run_phase
@@ -81,19 +81,22 @@ def run_training(
     progress = progress or Progress()
     device = resolve_device(config.device)
     folder = Path(run_dir) if run_dir is not None else default_run_dir(config)
-    _open_run_folder(folder, config, resume)
-    for notice in config.notices():
-        progress.warn(notice)
-    record = _RunRecord(folder, config, device)
-    with record.outcome():
-        dataset = _dataset(config, progress)
-        split = _split(dataset, config)
-        record.note_dataset(dataset, split)
-        buffer_bytes = record.decide_buffer(dataset)
-        with _running(folder, config, dataset, device, progress) as run:
-            _train_jepa(run, dataset, split, buffer_bytes, resume, record)
-            if config.jepa_decoder_training.enabled:
-                _train_decoder(run, dataset, split, buffer_bytes, resume, record)
+    with _alone_in_run(folder):
+        _open_run_folder(folder, config, resume)
+        for notice in config.notices():
+            progress.warn(notice)
+        record = _RunRecord(folder, config, device)
+        with record.outcome():
+            dataset = _dataset_begun_with(record, config) or _dataset(config, progress)
+            split = _split(dataset, config)
+            # For both phases now: a decoder that cannot be trained should not be found out after the JEPA was.
+            _require_batches(dataset, split, config, device)
+            record.note_dataset(dataset, split)
+            buffer_bytes = record.decide_buffer(dataset)
+            with _running(folder, config, dataset, device, progress) as run:
+                _train_jepa(run, dataset, split, buffer_bytes, resume, record)
+                if config.jepa_decoder_training.enabled:
+                    _train_decoder(run, dataset, split, buffer_bytes, resume, record)
     return RunResult(folder, record.content)
 
 
@@ -115,33 +118,53 @@ def train_decoder_of_run(
     folder = Path(run_dir)
     progress = progress or Progress()
     jepa_path = checkpoints.load(folder, "jepa").path
-    saved = load_config(folder / checkpoints.CONFIG_FILE)
-    settings = (config or saved).to_dict()
-    settings["jepa_decoder_training"]["enabled"] = True
-    config = Config.model_validate(settings)
-    decoder_keys = {key for key in Config.model_fields if key.startswith("decoder_")}
-    decoder_keys |= {"jepa_decoder_training", "device", "logging", "learning_rate", "mixed_precision"}
-    other = [key for key in _differences(saved, config) if key.split(".")[0] not in decoder_keys]
-    if other:
-        raise ConfigError(
-            f"{', '.join(other)}: cannot change when only the decoder is trained: the JEPA of {folder} was trained "
-            "with another value. Train a new run instead."
-        )
-    device = resolve_device(config.device)
-    # The resume state goes first: whatever happens after it, no finished decoder is taken for the new one.
-    (folder / "resume" / "decoder.safetensors").unlink(missing_ok=True)
-    forget_phase(folder, "decoder")
-    shutil.rmtree(folder / saved.jepa_decoder_training.validation_plot_dir, ignore_errors=True)
-    atomic_write_text(folder / checkpoints.CONFIG_FILE, to_commented_yaml(config))
-    record = _RunRecord(folder, config, device)
-    with record.outcome():
-        dataset = EpisodeDataset.open(record.content["dataset"]["path"], verify_checksums=config.verify_checksums)
+    with _alone_in_run(folder):
+        saved = load_config(folder / checkpoints.CONFIG_FILE)
+        settings = (config or saved).to_dict()
+        settings["jepa_decoder_training"]["enabled"] = True
+        config = Config.model_validate(settings)
+        decoder_keys = {key for key in Config.model_fields if key.startswith("decoder_")}
+        decoder_keys |= {"jepa_decoder_training", "device", "logging", "learning_rate", "mixed_precision"}
+        other = [key for key in _differences(saved, config) if key.split(".")[0] not in decoder_keys]
+        if other:
+            raise ConfigError(
+                f"{', '.join(other)}: cannot change when only the decoder is trained: the JEPA of {folder} was trained "
+                "with another value. Train a new run instead."
+            )
+        device = resolve_device(config.device)
+        named = _read_info(folder / RUN_FILE).get("dataset", {}).get("path")
+        path = named or config.load_dataset_path or config.dataset_dir
+        dataset = EpisodeDataset.open(path, verify_checksums=config.verify_checksums)
         split = _split(dataset, config)
-        record.note_dataset(dataset, split)
-        progress.message(f"state decoder of {jepa_path}")
-        with _running(folder, config, dataset, device, progress) as run:
-            _train_decoder(run, dataset, split, record.decide_buffer(dataset), False, record)
+        _require_batches(dataset, split, config, device)
+        # From here on the old decoder's traces are lost; what can be refused was refused before. The resume state goes
+        # first: whatever happens after it, no finished decoder is taken for the new one.
+        (folder / "resume" / "decoder.safetensors").unlink(missing_ok=True)
+        forget_phase(folder, "decoder")
+        shutil.rmtree(folder / saved.jepa_decoder_training.validation_plot_dir, ignore_errors=True)
+        atomic_write_text(folder / checkpoints.CONFIG_FILE, to_commented_yaml(config))
+        record = _RunRecord(folder, config, device)
+        with record.outcome():
+            record.note_dataset(dataset, split)
+            progress.message(f"state decoder of {jepa_path}")
+            with _running(folder, config, dataset, device, progress) as run:
+                _train_decoder(run, dataset, split, record.decide_buffer(dataset), False, record)
     return RunResult(folder, record.content)
+
+
+@contextmanager
+def _alone_in_run(folder: Path) -> Iterator[None]:
+    """Make the run folder and keep a second training out of it.
+
+    Raises:
+        ConfigError: another process trains in it.
+        StorageError: it cannot be made.
+    """
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    busy = ConfigError(f"{folder}: another process is training in this folder. Wait for it, or choose another --run.")
+    with alone_in(folder, busy):
+        yield
 
 
 @contextmanager
@@ -182,11 +205,8 @@ def _train_jepa(
         )
 
     train = loader(split.train)
-    train.require_full_batch("batch_size")
     steps_per_epoch = min(len(train), config.steps_per_epoch or len(train))
     validation = loader(split.validation) if len(split.validation) else None
-    if validation is not None:
-        validation.require_two_windows()
     diagnosed = split.validation if len(split.validation) else split.train
     phase = Phase(
         name="jepa",
@@ -297,6 +317,32 @@ def _split(dataset: EpisodeDataset, config: Config) -> Split:
     return split_episodes(len(dataset.episode_lengths), *splits, config.seed)
 
 
+def _require_batches(dataset: EpisodeDataset, split: Split, config: Config, device: torch.device) -> None:
+    """Refuse data that a phase cannot be trained on.
+
+    Raises:
+        DatasetError: fewer training samples than a batch, or less than two validation samples.
+    """
+    phases = []
+    if not config.training_options.skip_jepa_training_if_loaded:
+        phases.append(("batch_size", config.num_transitions, config.batch_size))
+    if config.jepa_decoder_training.enabled:
+        phases.append(("jepa_decoder_training.batch_size", 0, config.jepa_decoder_training.batch_size))
+    for key, transitions, batch_size in phases:
+        sizes = transitions, batch_size, device, None, config.seed
+        WindowLoader(dataset, split.train, *sizes).require_full_batch(key)
+        if len(split.validation):
+            WindowLoader(dataset, split.validation, *sizes).require_two_windows()
+
+
+def _dataset_begun_with(record: _RunRecord, config: Config) -> EpisodeDataset | None:
+    """The dataset that a resumed run was begun with, wherever the command is started now; `None` if it is not there."""
+    begun = record.content.get("dataset")
+    if begun is None or not Path(begun["path"]).is_dir():
+        return None
+    return EpisodeDataset.open(begun["path"], verify_checksums=config.verify_checksums)
+
+
 def _dataset(config: Config, progress: Progress) -> EpisodeDataset:
     if config.load_dataset_path is None:
         return collect(config, progress=progress)
@@ -330,10 +376,15 @@ def _open_run_folder(folder: Path, config: Config, resume: bool) -> None:
 
     Raises:
         ConfigError: it holds another run, or something else.
+        CheckpointError: its run.json is damaged.
         StorageError: it cannot be written.
     """
     config_path = folder / checkpoints.CONFIG_FILE
-    begun = any((folder / "resume").glob("*.safetensors")) or any((folder / checkpoints.CHECKPOINT_FOLDER).glob("*"))
+    # A mistyped path or a diverging first epoch must not stand in the way of the second try. What failed before
+    # its first epoch was over kept no model, but with --resume goes on from where it was.
+    begun = any((folder / checkpoints.CHECKPOINT_FOLDER).glob("*"))
+    if resume or _read_info(folder / RUN_FILE).get("status") != "failed":
+        begun = begun or any((folder / "resume").glob("*.safetensors"))
     if config_path.exists() and begun:
         if not resume:
             raise ConfigError(
@@ -349,11 +400,28 @@ def _open_run_folder(folder: Path, config: Config, resume: bool) -> None:
     elif not config_path.exists() and folder.is_dir() and any(entry.name[0] != "." for entry in folder.iterdir()):
         raise ConfigError(f"{folder}: is not empty and holds no run. Choose another folder with --run.")
     with storage_errors(folder):
-        if not begun:  # a start that failed before its first step left nothing worth keeping
-            (folder / RUN_FILE).unlink(missing_ok=True)
+        if not begun:
+            for name in (RUN_FILE, METRICS_FILE, "resume/jepa.safetensors"):
+                (folder / name).unlink(missing_ok=True)
         for part in (checkpoints.CHECKPOINT_FOLDER, "resume"):
             (folder / part).mkdir(parents=True, exist_ok=True)
     atomic_write_text(config_path, to_commented_yaml(config))
+
+
+def _read_info(path: Path) -> dict[str, Any]:
+    """What run.json says; nothing if there is none."""
+    if not path.is_file():
+        return {}
+    try:
+        info = json.loads(path.read_text())
+    except ValueError as error:
+        info = error
+    if not isinstance(info, dict):
+        raise CheckpointError(
+            f"{path}: damaged ({info}). Restore it from a copy, or delete it: what it says of the dataset and the "
+            "times is lost then."
+        )
+    return info
 
 
 def _differences(one: Config, other: Config) -> list[str]:
@@ -375,7 +443,7 @@ class _RunRecord:
 
     def __init__(self, folder: Path, config: Config, device: torch.device) -> None:
         self.path, self.config, self.device = folder / RUN_FILE, config, device
-        self.content: dict[str, Any] = json.loads(self.path.read_text()) if self.path.exists() else {}
+        self.content = _read_info(self.path)
         self.content |= {
             "status": "running",
             "command": " ".join(sys.argv),

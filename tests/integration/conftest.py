@@ -99,8 +99,14 @@ def jepaworld(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 
 @pytest.fixture
 def unreported(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports, which take longer than all else here, are not written: for tests about something else."""
-    monkeypatch.setattr("jepaworld.report.write_report", lambda run, device: Path(run) / f"report.html on {device}")
+    """Reports, which take longer than all else here, are empty: for tests about something else."""
+
+    def empty(run: Path, device: str) -> Path:
+        assert device
+        (Path(run) / "report.json").write_text('{"findings": []}')
+        return Path(run) / "report.html"
+
+    monkeypatch.setattr("jepaworld.report.write_report", empty)
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,7 @@ and in every run on the same machine with the same versions.
 from __future__ import annotations
 
 import dataclasses
-import errno
-import os
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,7 +23,7 @@ from jepaworld.envs.pixels import FrameReader, make_env
 from jepaworld.envs.spaces import block_size, space_to_dict
 from jepaworld.errors import DatasetError
 from jepaworld.progress import Progress
-from jepaworld.storage import storage_errors
+from jepaworld.storage import alone_in, storage_errors
 
 _SHARD_BYTES = 64 * 2**20
 _FEWEST_SHARDS = 16
@@ -87,7 +84,10 @@ def collect(config: Config, *, progress: Progress | None = None) -> EpisodeDatas
         expected = _expected_manifest(config)
         with storage_errors(path):
             path.mkdir(parents=True, exist_ok=True)
-        with _alone_in(path):
+        busy = DatasetError(
+            f"{path}: another process is collecting into this folder. Wait for it, or set dataset_dir to another one."
+        )
+        with alone_in(path, busy):
             manifest = _begin(config, path, expected, progress)
             present = set(finished_shards(path))
             if present:
@@ -207,33 +207,3 @@ def _check_same_settings(path: Path, found: Manifest, expected: Manifest) -> Non
 
 def _in_words(versions: dict[str, str]) -> str:
     return ", ".join(f"{name} {number}" for name, number in sorted(versions.items()))
-
-
-@contextmanager
-def _alone_in(path: Path) -> Iterator[None]:
-    """Keep a second collection out of the folder for as long as this process lives.
-
-    Raises:
-        DatasetError: another process is collecting into it.
-    """
-    try:
-        import fcntl
-    except ModuleNotFoundError:  # Windows; without the lock shards do not collide either, only work is doubled
-        yield
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DatasetError(
-                f"{path}: another process is collecting into this folder. Wait for it, or set dataset_dir to "
-                "another one."
-            ) from error
-        except OSError as error:
-            # Some network file systems cannot lock folders.
-            if error.errno not in (errno.EBADF, errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):
-                raise
-        yield
-    finally:
-        os.close(descriptor)

@@ -90,7 +90,8 @@ class DatasetSummary:
                 f"{self.disk_bytes / 2**20:,.1f} MiB",
             ]
         lines += [
-            f"  transitions  {self.transitions:,}; an episode has {self.shortest} to {self.longest}, median {self.median:g}",
+            f"  transitions  {self.transitions:,}; an episode has {self.shortest} to {self.longest}, "
+            f"median {self.median:g}",
             f"  ends         {self.terminations} terminated, {self.truncations} truncated",
             f"  {'':<24} {'minimum':>11} {'mean':>11} {'maximum':>11}",
         ]

@@ -255,7 +255,8 @@ def _environment_errors(name: str, episode: int) -> Iterator[None]:
         raise
     except Exception as error:
         problem = EnvironmentNotUsableError(
-            f"environment_name {name}: failed in episode {episode}: {type(error).__name__}: {error}"
+            f"environment_name {name}: failed in episode {episode}: {type(error).__name__}: {error}. "
+            "Correct the environment (`jepaworld check-env` plays it) and run again: finished episodes are kept."
         )
         problem.add_note(traceback.format_exc())
         raise problem from error

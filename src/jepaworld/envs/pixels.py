@@ -19,7 +19,9 @@ import importlib.util
 import inspect
 import os
 import sys
+import traceback
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import gymnasium
@@ -147,17 +149,34 @@ def _find_spec(environment_name: str) -> EnvSpec:
     if not known and importlib.util.find_spec("ale_py") is not None:
         gymnasium.register_envs(importlib.import_module("ale_py"))  # the import registers
     module, _, name = environment_name.rpartition(":")
+    if module:
+        _import(module, environment_name)
     try:
-        if module:
-            importlib.import_module(module)  # the import registers
         return gymnasium.spec(name)
-    except ImportError as error:
-        raise EnvironmentNotUsableError(
-            f"environment {environment_name}: {error}. Install the package that has this module, or correct "
-            "the part before the colon."
-        ) from error
     except (gymnasium.error.Error, ValueError) as error:
         raise EnvironmentNotUsableError(_unknown(environment_name, error)) from error
+
+
+def _import(module: str, environment_name: str) -> None:
+    """Import a module, which registers its environments."""
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and module.split(".")[0] != error.name.split(".")[0]:
+            remedy = f"Install {error.name}, which it imports."
+        else:
+            remedy = (
+                "Install the package that has this module, start in the folder that holds it (this is "
+                f"{Path.cwd()}), or correct the part before the colon."
+            )
+        raise EnvironmentNotUsableError(f"environment {environment_name}: {error}. {remedy}") from error
+    except Exception as error:  # whatever a user's module raises is the user's to know
+        problem = EnvironmentNotUsableError(
+            f"environment {environment_name}: importing {module} failed: {type(error).__name__}: {error}. Correct the "
+            "module."
+        )
+        problem.add_note(traceback.format_exc())
+        raise problem from error
 
 
 def _unknown(environment_name: str, error: Exception) -> str:

@@ -70,7 +70,6 @@ def train_jepa_state_decoder(
         The final state; `best_epoch` tells which epoch's weights the best checkpoint holds.
 
     Raises:
-        DatasetError: fewer training frames than a batch.
         KeyboardInterrupt: a stop was requested; the resume state is on disk.
         NonFiniteLossError: the loss is no longer finite.
     """
@@ -84,11 +83,8 @@ def train_jepa_state_decoder(
         return WindowLoader(dataset, episodes, 0, settings.batch_size, run.device, buffer_bytes, config.seed + 1)
 
     train = loader(split.train)
-    train.require_full_batch("jepa_decoder_training.batch_size")
     steps_per_epoch = min(len(train), settings.steps_per_epoch or len(train))
     validation = loader(split.validation) if len(split.validation) else None
-    if validation is not None:
-        validation.require_two_windows()
     phase = Phase(
         name="decoder",
         title="state decoder",
