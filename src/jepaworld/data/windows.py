@@ -10,8 +10,10 @@ epoch's number alone, so a resumed run goes on with the very window at which it 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -239,11 +241,33 @@ class WindowLoader:
             row = dataset.episode_starts[episode]
             shard = dataset.shards[int(np.searchsorted(shard_starts, row, side="right")) - 1]
             local = slice(row - shard.start, row - shard.start + length)  # an episode never spans shards
-            frames[offset : offset + length] = shard.frames[local]
+            _read(shard.frames, local, frames[offset : offset + length], keep_cached=self._group_bytes is None)
             actions[offset : offset + length] = shard.actions[local]
         windows = self._windows[episodes]
         starts = np.repeat(offsets - (np.cumsum(windows) - windows), windows) + np.arange(windows.sum())
         return _Group(*(torch.from_numpy(array).to(self.device) for array in (frames, actions, starts)))
+
+
+def _read(source: np.ndarray, rows: slice, target: np.ndarray, keep_cached: bool) -> None:
+    """Copy rows of a memory-mapped array, read as a file.
+
+    A process whose memory is limited pays for the pages of a memory map as for its own: each step would first have to
+    drive them out. Read and given back at once, they take no memory beside the buffer.
+    """
+    assert isinstance(source, np.memmap) and source.filename is not None
+    row_bytes = source.dtype.itemsize * int(np.prod(source.shape[1:]))
+    start, size = source.offset + rows.start * row_bytes, target.nbytes
+    view = target.reshape(-1).view(np.uint8).data
+    with Path(source.filename).open("rb", buffering=0) as file:
+        file.seek(start)
+        done = 0
+        while done < size:
+            count = file.readinto(view[done:])
+            if not count:
+                raise DatasetError(f"{source.filename}: became shorter while it was read. Restore it from a copy.")
+            done += count
+        if not keep_cached and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), start, size, os.POSIX_FADV_DONTNEED)
 
 
 def _join(parts: list[Batch]) -> Batch:
