@@ -224,7 +224,8 @@ def demo(
 
 
 def _train(config: Config, run: Path | None, resume: bool) -> None:
-    from jepaworld.training_engine import default_run_dir, run_training
+    from jepaworld.runs import default_run_dir
+    from jepaworld.training_engine import run_training
 
     run = run or default_run_dir(config)
     progress = _progress()

@@ -5,18 +5,11 @@ The mathematics is elsewhere: losses in `losses`, the step in `training_loops.ep
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-import re
 import shutil
 import signal
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,20 +21,28 @@ from jepaworld.config import Config, load_config, to_commented_yaml
 from jepaworld.data.collect import collect
 from jepaworld.data.store import EpisodeDataset
 from jepaworld.data.windows import Split, WindowLoader, split_episodes
-from jepaworld.devices import autocast, available_memory, resolve_device, use_bf16
+from jepaworld.devices import autocast, resolve_device, use_bf16
 from jepaworld.envs.spaces import space_to_dict
 from jepaworld.errors import CheckpointError, ConfigError, DatasetError
 from jepaworld.evaluation.collapse import collapse_diagnostics
 from jepaworld.losses import make_auxiliary_loss
-from jepaworld.metrics_log import METRICS_FILE, MetricsLog, forget_phase
+from jepaworld.metrics_log import MetricsLog, forget_phase
 from jepaworld.models.jepa import JEPA
 from jepaworld.progress import Progress
-from jepaworld.storage import alone_in, atomic_write_text, storage_errors
+from jepaworld.runs import (
+    RUN_FILE,
+    RunRecord,
+    alone_in_run,
+    default_run_dir,
+    differences,
+    open_run_folder,
+    read_info,
+)
+from jepaworld.storage import atomic_write_text
 from jepaworld.training_loops.epoch_loop import JEPAObjective, Updater
 from jepaworld.training_loops.jepa_decoder_loop import train_jepa_state_decoder
-from jepaworld.training_loops.phase_loop import Phase, PhaseState, Run, run_phase
+from jepaworld.training_loops.phase_loop import Phase, Run, run_phase
 
-RUN_FILE = "run.json"
 DIAGNOSED_FRAMES = 2048
 # Settings that must agree between a model or dataset and the configuration that uses it.
 ENVIRONMENT_KEYS = ("environment_name", "environment_kwargs", "image_size", "input_channels", "frame_skipping")
@@ -81,11 +82,11 @@ def run_training(
     progress = progress or Progress()
     device = resolve_device(config.device)
     folder = Path(run_dir) if run_dir is not None else default_run_dir(config)
-    with _alone_in_run(folder):
-        _open_run_folder(folder, config, resume)
+    with alone_in_run(folder):
+        open_run_folder(folder, config, resume)
         for notice in config.notices():
             progress.warn(notice)
-        record = _RunRecord(folder, config, device)
+        record = RunRecord(folder, config, device)
         with record.outcome():
             dataset = _dataset_begun_with(record, config) or _dataset(config, progress)
             split = _split(dataset, config)
@@ -118,21 +119,21 @@ def train_decoder_of_run(
     folder = Path(run_dir)
     progress = progress or Progress()
     jepa_path = checkpoints.load(folder, "jepa").path
-    with _alone_in_run(folder):
+    with alone_in_run(folder):
         saved = load_config(folder / checkpoints.CONFIG_FILE)
         settings = (config or saved).to_dict()
         settings["jepa_decoder_training"]["enabled"] = True
         config = Config.model_validate(settings)
         decoder_keys = {key for key in Config.model_fields if key.startswith("decoder_")}
         decoder_keys |= {"jepa_decoder_training", "device", "logging", "learning_rate", "mixed_precision"}
-        other = [key for key in _differences(saved, config) if key.split(".")[0] not in decoder_keys]
+        other = [key for key in differences(saved, config) if key.split(".")[0] not in decoder_keys]
         if other:
             raise ConfigError(
                 f"{', '.join(other)}: cannot change when only the decoder is trained: the JEPA of {folder} was trained "
                 "with another value. Train a new run instead."
             )
         device = resolve_device(config.device)
-        named = _read_info(folder / RUN_FILE).get("dataset", {}).get("path")
+        named = read_info(folder / RUN_FILE).get("dataset", {}).get("path")
         path = named or config.load_dataset_path or config.dataset_dir
         dataset = EpisodeDataset.open(path, verify_checksums=config.verify_checksums)
         split = _split(dataset, config)
@@ -143,28 +144,13 @@ def train_decoder_of_run(
         forget_phase(folder, "decoder")
         shutil.rmtree(folder / saved.jepa_decoder_training.validation_plot_dir, ignore_errors=True)
         atomic_write_text(folder / checkpoints.CONFIG_FILE, to_commented_yaml(config))
-        record = _RunRecord(folder, config, device)
+        record = RunRecord(folder, config, device)
         with record.outcome():
             record.note_dataset(dataset, split)
             progress.message(f"state decoder of {jepa_path}")
             with _running(folder, config, dataset, device, progress) as run:
                 _train_decoder(run, dataset, split, record.decide_buffer(dataset), False, record)
     return RunResult(folder, record.content)
-
-
-@contextmanager
-def _alone_in_run(folder: Path) -> Iterator[None]:
-    """Make the run folder and keep a second training out of it.
-
-    Raises:
-        ConfigError: another process trains in it.
-        StorageError: it cannot be made.
-    """
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    busy = ConfigError(f"{folder}: another process is training in this folder. Wait for it, or choose another --run.")
-    with alone_in(folder, busy):
-        yield
 
 
 @contextmanager
@@ -184,7 +170,7 @@ def _running(
 
 
 def _train_jepa(
-    run: Run, dataset: EpisodeDataset, split: Split, buffer_bytes: int | None, resume: bool, record: _RunRecord
+    run: Run, dataset: EpisodeDataset, split: Split, buffer_bytes: int | None, resume: bool, record: RunRecord
 ) -> None:
     config = run.config
     torch.manual_seed(config.seed)
@@ -233,7 +219,7 @@ def _train_jepa(
 
 
 def _train_decoder(
-    run: Run, dataset: EpisodeDataset, split: Split, buffer_bytes: int | None, resume: bool, record: _RunRecord
+    run: Run, dataset: EpisodeDataset, split: Split, buffer_bytes: int | None, resume: bool, record: RunRecord
 ) -> None:
     jepa = JEPA.from_pretrained(run.folder, run.device)
     record.note_phase("decoder", train_jepa_state_decoder(jepa, dataset, split, buffer_bytes, run, resume))
@@ -290,7 +276,7 @@ def _load_weights(model: JEPA, config: Config, dataset: EpisodeDataset) -> None:
     architecture = ("encoder_type", "encoder_params", "latent_dim", "action_emb_dim", "jepa_model")
     differing += [
         f"  {key}: checkpoint and configuration differ"
-        for key in _differences(checkpoint.config, config)
+        for key in differences(checkpoint.config, config)
         if key.split(".")[0] in architecture and _shapes_weights(key, config)
     ]
     if differing:
@@ -335,7 +321,7 @@ def _require_batches(dataset: EpisodeDataset, split: Split, config: Config, devi
             WindowLoader(dataset, split.validation, *sizes).require_two_windows()
 
 
-def _dataset_begun_with(record: _RunRecord, config: Config) -> EpisodeDataset | None:
+def _dataset_begun_with(record: RunRecord, config: Config) -> EpisodeDataset | None:
     """The dataset that a resumed run was begun with, wherever the command is started now; `None` if it is not there."""
     begun = record.content.get("dataset")
     if begun is None or not Path(begun["path"]).is_dir():
@@ -360,171 +346,6 @@ def _dataset(config: Config, progress: Progress) -> EpisodeDataset:
                 f"{key} to {found!r} or use another dataset."
             )
     return dataset
-
-
-# --- run folder ----------------------------------------------------------------------------------------------------
-
-
-def default_run_dir(config: Config) -> Path:
-    """runs/ENVIRONMENT-DATE-TIME, where a run goes that was given no folder."""
-    name = re.sub(r"[^a-z0-9]+", "-", config.environment_name.rpartition("/")[2].lower()).strip("-")
-    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-
-
-def _open_run_folder(folder: Path, config: Config, resume: bool) -> None:
-    """Make the folder, or check that the run in it is the one to go on with.
-
-    Raises:
-        ConfigError: it holds another run, or something else.
-        CheckpointError: its run.json is damaged.
-        StorageError: it cannot be written.
-    """
-    config_path = folder / checkpoints.CONFIG_FILE
-    # A mistyped path or a diverging first epoch must not stand in the way of the second try. What failed before
-    # its first epoch was over kept no model, but with --resume goes on from where it was.
-    begun = any((folder / checkpoints.CHECKPOINT_FOLDER).glob("*"))
-    if resume or _read_info(folder / RUN_FILE).get("status") != "failed":
-        begun = begun or any((folder / "resume").glob("*.safetensors"))
-    if config_path.exists() and begun:
-        if not resume:
-            raise ConfigError(
-                f"{folder}: already holds a run. Add --resume to go on with it, or choose another folder with --run."
-            )
-        differing = _differences(load_config(config_path), config)
-        if differing:
-            raise ConfigError(
-                f"{folder}: cannot be resumed with another configuration; these settings differ: "
-                f"{', '.join(differing)}. Take the run's own {config_path}, or start a new run; its "
-                "load_model_path can name this one."
-            )
-    elif not config_path.exists() and folder.is_dir() and any(entry.name[0] != "." for entry in folder.iterdir()):
-        raise ConfigError(f"{folder}: is not empty and holds no run. Choose another folder with --run.")
-    with storage_errors(folder):
-        if not begun:
-            for name in (RUN_FILE, METRICS_FILE, "resume/jepa.safetensors"):
-                (folder / name).unlink(missing_ok=True)
-        for part in (checkpoints.CHECKPOINT_FOLDER, "resume"):
-            (folder / part).mkdir(parents=True, exist_ok=True)
-    atomic_write_text(config_path, to_commented_yaml(config))
-
-
-def _read_info(path: Path) -> dict[str, Any]:
-    """What run.json says; nothing if there is none."""
-    if not path.is_file():
-        return {}
-    try:
-        info = json.loads(path.read_text())
-    except ValueError as error:
-        info = error
-    if not isinstance(info, dict):
-        raise CheckpointError(
-            f"{path}: damaged ({info}). Restore it from a copy, or delete it: what it says of the dataset and the "
-            "times is lost then."
-        )
-    return info
-
-
-def _differences(one: Config, other: Config) -> list[str]:
-    """Dotted paths of the settings in which two configurations differ."""
-
-    def leaves(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-        if isinstance(node, dict) and node and prefix.count(".") < 4:
-            for key, value in node.items():
-                yield from leaves(value, f"{prefix}.{key}" if prefix else key)
-        else:
-            yield prefix, node
-
-    first, second = dict(leaves(one.to_dict(), "")), dict(leaves(other.to_dict(), ""))
-    return sorted(key for key in first.keys() | second.keys() if first.get(key) != second.get(key))
-
-
-class _RunRecord:
-    """run.json: what the run is made of, and what became of it."""
-
-    def __init__(self, folder: Path, config: Config, device: torch.device) -> None:
-        self.path, self.config, self.device = folder / RUN_FILE, config, device
-        self.content = _read_info(self.path)
-        self.content |= {
-            "status": "running",
-            "command": " ".join(sys.argv),
-            "seed": config.seed,
-            "device": _device_name(device),
-            "threads": torch.get_num_threads(),
-            "versions": {"python": platform.python_version()}
-            | {name: metadata.version(name) for name in ("jepaworld", "torch", "numpy", "gymnasium")},
-        }
-        self.content.setdefault("started", time.strftime("%Y-%m-%dT%H:%M:%S%z"))
-        self.content.setdefault("phases", {})
-        self.write()
-
-    def write(self) -> None:
-        atomic_write_text(self.path, json.dumps(self.content, indent=2) + "\n")
-
-    @contextmanager
-    def outcome(self) -> Iterator[None]:
-        """Keep whether the run was completed, interrupted or failed."""
-        try:
-            yield
-        except BaseException as error:
-            self.content["status"] = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            if not isinstance(error, KeyboardInterrupt):
-                self.content["error"] = str(error)
-            self.write()
-            raise
-        self.content["status"] = "complete"
-        self.content.pop("error", None)
-        self.write()
-
-    def note_dataset(self, dataset: EpisodeDataset, split: Split) -> None:
-        """Keep which dataset this is.
-
-        Raises:
-            DatasetError: the run was begun with another one.
-        """
-        entry = {
-            "path": str(dataset.path.resolve()),
-            "fingerprint": dataset.fingerprint,
-            "episodes": len(dataset.episode_lengths),
-            "frames": dataset.num_frames,
-            "train_episodes": len(split.train),
-            "validation_episodes": len(split.validation),
-            "evaluation_episodes": len(split.evaluation),
-        }
-        begun = self.content.get("dataset", entry)
-        if begun["fingerprint"] != entry["fingerprint"]:
-            raise DatasetError(
-                f"{dataset.path}: is not the dataset that this run was begun with (fingerprint "
-                f"{entry['fingerprint'][:12]}, was {begun['fingerprint'][:12]}). Restore that one or start a new run."
-            )
-        self.content["dataset"] = entry
-        self.write()
-
-    def decide_buffer(self, dataset: EpisodeDataset) -> int | None:
-        """Bytes of the frame buffer, `None` to keep all frames on the device; decided once in the life of a run."""
-        if "data_location" not in self.content:
-            location = self.config.data_location
-            if location == "auto":
-                frame_bytes = self.config.input_channels * self.config.image_size**2
-                fits = dataset.num_frames * frame_bytes <= available_memory(self.device) / 2
-                location = "device" if fits else "disk"
-            self.content["data_location"] = location
-            self.write()
-        return None if self.content["data_location"] == "device" else self.config.data_buffer_megabytes * 2**20
-
-    def note_phase(self, name: str, state: PhaseState) -> None:
-        self.content["phases"][name] = {
-            "seconds": round(state.seconds, 1),
-            "epochs": state.epoch - 1,
-            "best_epoch": state.best_epoch,
-            "best": state.best,
-        }
-        self.write()
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"{device} ({platform.processor() or platform.machine()}, {os.cpu_count()} cores)"
 
 
 @contextmanager
