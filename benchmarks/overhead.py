@@ -46,9 +46,9 @@ def bare_loop(config: Config, dataset: EpisodeDataset, steps: int) -> float:
     def step(index: int) -> None:
         first = index * config.batch_size % (len(order) - config.batch_size)
         now = order[first : first + config.batch_size]
-        pair = torch.stack([now, now + 1], dim=1)
+        pair = frames.index_select(0, torch.stack([now, now + 1], dim=1).flatten()).unflatten(0, (-1, 2))
         with autocast(device, bf16):
-            output = model(frames[pair], actions[now].unsqueeze(1))
+            output = model(pair, actions.index_select(0, now).unsqueeze(1))
             prediction = (output.predicted.float() - output.target.float()).square().mean()
             auxiliary, _ = auxiliary_loss.calculate_reg_terms(output.online_s_t.flatten(0, 1))
             loss = prediction + config.auxiliary_loss.weight * auxiliary
