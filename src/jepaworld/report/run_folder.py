@@ -11,8 +11,7 @@ from jepaworld.checkpoints import CONFIG_FILE
 from jepaworld.config import Config, load_config
 from jepaworld.errors import CheckpointError, ConfigError
 from jepaworld.metrics_log import METRICS_FILE
-
-RUN_FILE = "run.json"
+from jepaworld.runs import RUN_FILE, read_info
 
 
 @dataclass(frozen=True)
@@ -74,19 +73,7 @@ def read_run(run_dir: str | Path) -> RunFolder:
         config = load_config(path / CONFIG_FILE)
     except ConfigError as error:
         raise CheckpointError(f"{path / CONFIG_FILE}: does not fit this version of jepaworld: {error}") from error
-    return RunFolder(path, config, _read_info(path / RUN_FILE), _read_epochs(path / METRICS_FILE))
-
-
-def _read_info(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        info = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise _damaged(path, str(error)) from error
-    if not isinstance(info, dict):
-        raise _damaged(path, f"holds a {type(info).__name__}, not an object")
-    return info
+    return RunFolder(path, config, read_info(path / RUN_FILE), _read_epochs(path / METRICS_FILE))
 
 
 def _read_epochs(path: Path) -> dict[str, list[dict[str, Any]]]:
