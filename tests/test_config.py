@@ -398,6 +398,15 @@ CNN2 = "encoder_params.cnn.num_layers=2"
             ["training_options.skip_jepa_training_if_loaded", "load_model_path is null"],
         ),
         (["collection.policy_path=x.zip"], ["collection.policy_path", "collection.policy is smooth_random"]),
+        (["jepa_model.target_gradient=true"], ["jepa_model.target_gradient is true", "target_encoder_mode is vjepa2"]),
+        (
+            ["plannable.rollout_weight=1", "plannable.rollout_steps=4", "num_transitions=3"],
+            ["plannable.rollout_steps is 4", "num_transitions is 3"],
+        ),
+        (["plannable.temporal_similarity_weight=1"], ["temporal_similarity_weight is 1", "num_transitions is 1"]),
+        (["plannable.inverse_dynamics_weight=2"], ["inverse_dynamics_weight is 2", "num_transitions is 1"]),
+        (["planning.num_elites=200"], ["planning.num_elites is 200", "planning.num_samples = 150"]),
+        (["planning.replan_every=13"], ["planning.replan_every is 13", "planning.horizon = 12"]),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(overrides: list[str], mentioned: list[str]) -> None:
@@ -424,6 +433,12 @@ def test_settings_that_contradict_each_other_are_refused(overrides: list[str], m
         ["jepa_decoder_training.embedding_source=target", "jepa_model.target_encoder_mode=default"],
         ["training_options.skip_jepa_training_if_loaded=true", "load_model_path=x.safetensors"],
         ["collection.policy_path=x.zip", "collection.policy=stable_baselines3:PPO"],
+        ["jepa_model.target_gradient=true", "jepa_model.target_encoder_mode=none"],
+        ["plannable.rollout_weight=1", "plannable.rollout_steps=4", "num_transitions=4"],
+        ["plannable.temporal_similarity_weight=1", "jepa_model.target_encoder_mode=none"],
+        ["plannable.inverse_dynamics_weight=1", "jepa_model.target_encoder_mode=default"],
+        ["plannable.inverse_dynamics_weight=1", "num_transitions=2"],
+        ["planning.num_elites=150", "planning.replan_every=12"],
     ],
 )
 def test_settings_that_only_look_contradictory_are_accepted(overrides: list[str]) -> None:
@@ -459,6 +474,8 @@ def test_checkpoints_that_would_overwrite_each_other_are_refused(overrides: list
     [
         (["jepa_model.target_encoder_mode=none", "jepa_model.ema_decay=0.5"], "jepa_model.ema_decay"),
         (["auxiliary_loss.type=none", "auxiliary_loss.weight=3"], "auxiliary_loss.weight"),
+        (["plannable.rollout_steps=3"], "plannable.rollout_steps"),
+        (["plannable.inverse_dynamics_hidden_dim=3"], "plannable.inverse_dynamics_hidden_dim"),
         (["auxiliary_loss.params.vicreg.sim_coeff=1"], "auxiliary_loss.params.vicreg.sim_coeff"),
         (["auxiliary_loss.params.dino.center_ema_decay=0.5"], "auxiliary_loss.params.dino"),
         (
@@ -527,6 +544,12 @@ def another(annotation: Any, metadata: list[Any], default: Any, rng: random.Rand
         return [another(get_args(annotation)[0], metadata, 2, rng) for _ in range(3)]
     if origin is dict:
         return {rng.choice(TEXTS): rng.choice([1, 2.5, "1", None, True, [1, "x"], {"y": "no"}]) for _ in range(3)}
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return {
+            name: another(field.annotation, field.metadata, field.default, rng)
+            for name, field in annotation.model_fields.items()
+            if rng.random() < 0.7
+        }
     if annotation is bool:
         return rng.random() < 0.5
     if annotation is int:
@@ -584,6 +607,7 @@ def test_random_configurations_change_every_setting() -> None:
         "collection.policy_path",
         "encoder_params.cnn.num_layers",
         "image_size",
+        "planning.num_samples",
     }
 
 

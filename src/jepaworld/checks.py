@@ -13,7 +13,6 @@ from jepaworld.data.windows import Batch
 from jepaworld.devices import resolve_device
 from jepaworld.envs.pixels import make_env
 from jepaworld.envs.spaces import block_size
-from jepaworld.losses import make_auxiliary_loss
 from jepaworld.models.jepa import JEPA
 from jepaworld.models.state_decoder import JEPAStateDecoder
 from jepaworld.training_loops.epoch_loop import JEPAObjective
@@ -57,8 +56,8 @@ def describe_config(config: Config) -> str:
         f"  dataset            {_size(frames * config.input_channels * config.image_size**2)} "
         f"({frames:,} frames at most, from {config.num_episodes_data_collection:,} episodes)"
     )
-    jepa = JEPAObjective(model, make_auxiliary_loss(config), config.auxiliary_loss.weight)
-    lines.append(f"  JEPA step          {_size(_step_bytes(jepa, model, config, action_space))}")
+    jepa = JEPAObjective.from_config(config, model, action_space)
+    lines.append(f"  JEPA step          {_size(_step_bytes(jepa, jepa, config, action_space))}")
     if config.jepa_decoder_training.enabled:
         objective = StateDecoderObjective(decoder, model, config.jepa_decoder_training.embedding_source)
         lines.append(f"  decoder step       {_size(_step_bytes(objective, decoder, config, action_space))}")

@@ -215,7 +215,8 @@ def _type_in_words(annotation: Any) -> str:
     origin = get_origin(annotation)
     if origin is Annotated:
         base, *constraints = get_args(annotation)
-        limits = [f" of at least {c.ge}" for f in constraints for c in f.metadata if hasattr(c, "ge")]
+        metadata = [entry for field in constraints for entry in getattr(field, "metadata", [])]
+        limits = [f" of at least {entry.ge}" for entry in metadata if hasattr(entry, "ge")]
         return _type_in_words(base) + "".join(limits)
     if origin is Literal:
         return ", ".join(str(choice) for choice in get_args(annotation))
@@ -225,6 +226,8 @@ def _type_in_words(annotation: Any) -> str:
         return f"list of {_type_in_words(get_args(annotation)[0])}"
     if origin is dict:
         return "mapping"
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return f"mapping with {', '.join(annotation.model_fields)}"
     names = {int: "integer", float: "number", bool: "true or false", str: "text", type(None): "null"}
     return names.get(annotation, "section")
 
@@ -272,5 +275,7 @@ _StrictDumper.add_implicit_resolver(*_EXPONENT)
 
 
 def _scalar(value: Any) -> str:
+    if isinstance(value, list):
+        value = [entry.model_dump(mode="json") if isinstance(entry, Section) else entry for entry in value]
     text = yaml.dump(value, Dumper=_StrictDumper, default_flow_style=True, width=10**6)
     return text.removesuffix("\n...\n").rstrip("\n")

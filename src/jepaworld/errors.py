@@ -29,5 +29,9 @@ class StorageError(JepaworldError, OSError):
     """A file or folder cannot be written: permissions, or no space left."""
 
 
+class PlanningError(JepaworldError):
+    """A plan or an evaluation is not possible: cost, goal, horizon, or an environment that cannot be restored."""
+
+
 class NonFiniteLossError(JepaworldError, FloatingPointError):
     """A loss term became NaN or infinite; the message has the step, the term and the last good checkpoint."""

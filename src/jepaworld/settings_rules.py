@@ -78,10 +78,43 @@ def contradictions(config: Config) -> Iterator[str]:
             "training_options.skip_jepa_training_if_loaded is true but load_model_path is null: there is no model to "
             "skip the training of. Set load_model_path to a run folder or a checkpoint."
         )
+    yield from _planning_contradictions(config)
     if config.collection.policy_path is not None and ":" not in config.collection.policy:
         yield (
             f"collection.policy_path is set but collection.policy is {config.collection.policy}. Set collection.policy "
             "to the algorithm's class, for example stable_baselines3:PPO."
+        )
+
+
+def _planning_contradictions(config: Config) -> Iterator[str]:
+    """Of what makes embeddings plannable, of planning, and of its evaluation."""
+    jepa, plannable, planning = config.jepa_model, config.plannable, config.planning
+    if jepa.target_gradient and jepa.target_encoder_mode != "none":
+        yield (
+            f"jepa_model.target_gradient is true but jepa_model.target_encoder_mode is {jepa.target_encoder_mode}, "
+            "whose target encoder has no gradient. Set target_encoder_mode to none or target_gradient to false."
+        )
+    if plannable.rollout_weight and plannable.rollout_steps > config.num_transitions:
+        yield (
+            f"plannable.rollout_steps is {plannable.rollout_steps} but num_transitions is {config.num_transitions}: a "
+            "window must hold the frames that imagined steps are compared with. Raise num_transitions or lower "
+            "rollout_steps."
+        )
+    for key in ("temporal_similarity_weight", "inverse_dynamics_weight"):
+        if getattr(plannable, key) and jepa.target_encoder_mode == "vjepa2" and config.num_transitions < 2:
+            yield (
+                f"plannable.{key} is {getattr(plannable, key):g} but num_transitions is 1: in target_encoder_mode "
+                "vjepa2 the online encoder sees only the first frame of a pair. Set num_transitions to at least 2."
+            )
+    if planning.num_elites > planning.num_samples:
+        yield (
+            f"planning.num_elites is {planning.num_elites}, more than planning.num_samples = {planning.num_samples}. "
+            "Lower num_elites."
+        )
+    if planning.replan_every > planning.horizon:
+        yield (
+            f"planning.replan_every is {planning.replan_every}, more than planning.horizon = {planning.horizon}: a "
+            "plan has no more steps to play. Lower replan_every."
         )
 
 
@@ -135,6 +168,13 @@ def without_effect(config: Config) -> Iterator[str]:
             "the online encoder is not trained at all: in target_encoder_mode default the prediction loss does not "
             "reach it, and there is no auxiliary loss."
         )
+    plannable = config.plannable
+    for weight, key in (
+        ("rollout_weight", "rollout_steps"),
+        ("inverse_dynamics_weight", "inverse_dynamics_hidden_dim"),
+    ):
+        if not getattr(plannable, weight) and getattr(plannable, key) != getattr(default.plannable, key):
+            yield f"plannable.{key} has no effect: plannable.{weight} is 0."
     if kind == "vicreg" and config.auxiliary_loss.params.vicreg.sim_coeff:
         yield (
             "auxiliary_loss.params.vicreg.sim_coeff has no effect in training: the invariance term belongs to the "

@@ -25,7 +25,6 @@ from jepaworld.devices import autocast, resolve_device, use_bf16
 from jepaworld.envs.spaces import space_to_dict
 from jepaworld.errors import CheckpointError, ConfigError, DatasetError
 from jepaworld.evaluation.collapse import collapse_diagnostics
-from jepaworld.losses import make_auxiliary_loss
 from jepaworld.metrics_log import MetricsLog, forget_phase
 from jepaworld.models.jepa import JEPA
 from jepaworld.progress import Progress
@@ -183,7 +182,7 @@ def _train_jepa(
         checkpoints.save(path, model, "jepa", config, run.action_space)
         run.progress.message("JEPA training skipped (training_options.skip_jepa_training_if_loaded)")
         return
-    objective = JEPAObjective(model, make_auxiliary_loss(config).to(run.device), config.auxiliary_loss.weight)
+    objective = JEPAObjective.from_config(config, model, dataset.action_space)
 
     def loader(episodes: np.ndarray) -> WindowLoader:
         return WindowLoader(
@@ -201,7 +200,7 @@ def _train_jepa(
         objective=objective,
         module=model,
         updater=Updater(
-            model.parameters(),
+            objective.parameters(),
             config.learning_rate_jepa or config.learning_rate,
             config,
             config.num_epochs * steps_per_epoch,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from jepaworld.config import Config
 from jepaworld.data.windows import Batch
 from jepaworld.errors import NonFiniteLossError
-from jepaworld.losses import DINOLoss, VICRegLoss, make_auxiliary_loss
+from jepaworld.losses import DINOLoss, VICRegLoss
 from jepaworld.models.jepa import JEPA
 from jepaworld.training_loops.epoch_loop import JEPAObjective, Meter, Updater, train_validate_model_epoch
 
@@ -33,7 +33,7 @@ def windows(b: int = 8, t: int = 2, seed: int = 0) -> Batch:
 
 
 def objective_of(config: Config) -> JEPAObjective:
-    return JEPAObjective(JEPA.from_config(config, SPACE), make_auxiliary_loss(config), config.auxiliary_loss.weight)
+    return JEPAObjective.from_config(config, JEPA.from_config(config, SPACE), SPACE)
 
 
 # --- the total loss -------------------------------------------------------------------------------

@@ -26,16 +26,25 @@ class JEPAOutput(NamedTuple):
 
     Attributes:
         predicted: Predicted embeddings of the next frames.
-        target: What they are compared with, detached.
+        target: What they are compared with; detached, unless the model was told to keep the target's gradient.
         online_s_t: The online encoder's embeddings of the frames that actions are taken at.
         online_s_t_plus_1: The online encoder's embeddings of the next frames, or `None` where the mode's auxiliary
             loss uses `online_s_t` alone (vjepa2).
+        predictor_input: The embeddings that the predictor took, of the frames that actions are taken at.
     """
 
     predicted: Tensor
     target: Tensor
     online_s_t: Tensor
     online_s_t_plus_1: Tensor | None
+    predictor_input: Tensor
+
+    @property
+    def online(self) -> Tensor:
+        """The online encoder's embeddings of successive frames, (B, T + 1, D), or (B, T, D) in mode vjepa2."""
+        if self.online_s_t_plus_1 is None:
+            return self.online_s_t
+        return torch.cat([self.online_s_t, self.online_s_t_plus_1[:, -1:]], dim=1)
 
 
 class JEPA(nn.Module):
@@ -47,7 +56,8 @@ class JEPA(nn.Module):
     | vjepa2  | online(s_t)       | target(s_t+1)     | EMA            | online(s_t)                             |
     | none    | online(s_t)       | online(s_t+1)     | does not exist | online(s_t), online(s_t+1)              |
 
-    Targets are always detached. A frame is encoded once by each network that the mode needs.
+    Targets are detached, unless `target_gradient` says otherwise. A frame is encoded once by each network that the
+    mode needs.
 
     Args:
         online_encoder: Maps images (N, C, H, W) in [0, 1] to embeddings (N, D).
@@ -56,6 +66,7 @@ class JEPA(nn.Module):
             its own past of at most `predictor.context_length` steps.
         target_encoder_mode: "default", "vjepa2" or "none".
         ema_decay: Decay of the target encoder, 0 to 1.
+        target_gradient: Whether the target keeps its gradient; only in mode none.
     """
 
     def __init__(
@@ -65,13 +76,16 @@ class JEPA(nn.Module):
         predictor: Predictor,
         target_encoder_mode: str,
         ema_decay: float,
+        target_gradient: bool = False,
     ) -> None:
+        assert not target_gradient or target_encoder_mode == "none", "a frozen target encoder has no gradient"
         super().__init__()
         self.online_encoder = online_encoder
         self.action_embedding = action_embedding
         self.predictor: Predictor = predictor
         self.target_encoder_mode = target_encoder_mode
         self.ema_decay = ema_decay
+        self.target_gradient = target_gradient
         self.target_encoder: nn.Module | None = None
         if target_encoder_mode != "none":
             self.target_encoder = copy.deepcopy(online_encoder).requires_grad_(False).eval()
@@ -98,9 +112,11 @@ class JEPA(nn.Module):
                 jepa.predictor_hidden_dim,
                 jepa.predictor_num_layers,
                 jepa.predictor_dropout_rate,
+                jepa.predictor_residual,
             ),
             jepa.target_encoder_mode,
             jepa.ema_decay,
+            jepa.target_gradient,
         )
 
     @classmethod
@@ -118,6 +134,11 @@ class JEPA(nn.Module):
         model = cls.from_config(checkpoint.config, checkpoint.action_space)
         checkpoints.restore(model, checkpoint)
         return model.to(device).eval()
+
+    @property
+    def context_length(self) -> int:
+        """Frames of the past, the present included, that a prediction looks at."""
+        return self.predictor.context_length
 
     def train(self, mode: bool = True) -> Self:
         """Like `nn.Module.train`, but the target encoder always stays in eval mode."""
@@ -156,7 +177,9 @@ class JEPA(nn.Module):
                 target = online_s_t_plus_1
             case unknown:
                 raise AssertionError(f"unknown target_encoder_mode {unknown}")
-        return JEPAOutput(self.predict(predictor_input, actions), target.detach(), online_s_t, online_s_t_plus_1)
+        target = target if self.target_gradient else target.detach()
+        predicted = self.predict(predictor_input, actions)
+        return JEPAOutput(predicted, target, online_s_t, online_s_t_plus_1, predictor_input)
 
     def encode(self, frames: Tensor) -> Tensor:
         """The representation that the predictor takes in this mode: uint8 (B, T, C, H, W) to (B, T, D)."""
@@ -204,12 +227,12 @@ class JEPA(nn.Module):
             assert context_actions is not None, "a context of several frames needs the actions between them"
             actions = torch.cat([context_actions[:, context_actions.shape[1] - (length - 1) :], actions], dim=1)
         action_embeddings = self.action_embedding(actions)
-        embeddings = past
+        embeddings = list(past.unbind(1))
         for end in range(length, action_embeddings.shape[1] + 1):
             start = max(0, end - self.predictor.context_length)
-            predicted = self.predictor(embeddings[:, start:end], action_embeddings[:, start:end])
-            embeddings = torch.cat([embeddings, predicted[:, -1:]], dim=1)
-        return embeddings[:, length:]
+            window = torch.stack(embeddings[start:end], dim=1)
+            embeddings.append(self.predictor(window, action_embeddings[:, start:end])[:, -1])
+        return torch.stack(embeddings[length:], dim=1)
 
     @torch.no_grad()
     def _update_target_encoder_ema(self) -> None:

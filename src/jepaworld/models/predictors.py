@@ -15,6 +15,18 @@ from torch import Tensor, nn
 UNBOUNDED = 1e6
 
 
+def action_scale(space: gymnasium.spaces.Box, frame_skipping: int) -> tuple[Tensor, Tensor]:
+    """Centre and half range (A,) of each entry of an action block; 0 and 1 where an entry is not bounded."""
+    low = np.tile(space.low.astype(np.float64).reshape(-1), frame_skipping)
+    high = np.tile(space.high.astype(np.float64).reshape(-1), frame_skipping)
+    # Spaces without real limits often carry the largest float instead of infinity.
+    bounded = (low > -UNBOUNDED) & (high < UNBOUNDED) & (high > low)
+    with np.errstate(invalid="ignore"):
+        center = np.where(bounded, (low + high) / 2, 0.0)
+        half_range = np.where(bounded, (high - low) / 2, 1.0)
+    return torch.tensor(center, dtype=torch.float32), torch.tensor(half_range, dtype=torch.float32)
+
+
 class ContinuousActionEmbedding(nn.Module):
     """A linear map of the action block, each bounded dimension scaled to [-1, 1] first.
 
@@ -29,16 +41,10 @@ class ContinuousActionEmbedding(nn.Module):
 
     def __init__(self, space: gymnasium.spaces.Box, frame_skipping: int, action_emb_dim: int) -> None:
         super().__init__()
-        low = np.tile(space.low.astype(np.float64).reshape(-1), frame_skipping)
-        high = np.tile(space.high.astype(np.float64).reshape(-1), frame_skipping)
-        # Spaces without real limits often carry the largest float instead of infinity.
-        bounded = (low > -UNBOUNDED) & (high < UNBOUNDED) & (high > low)
-        with np.errstate(invalid="ignore"):
-            center = np.where(bounded, (low + high) / 2, 0.0)
-            half_range = np.where(bounded, (high - low) / 2, 1.0)
-        self.register_buffer("center", torch.tensor(center, dtype=torch.float32))
-        self.register_buffer("half_range", torch.tensor(half_range, dtype=torch.float32))
-        self.linear = nn.Linear(len(low), action_emb_dim)
+        center, half_range = action_scale(space, frame_skipping)
+        self.register_buffer("center", center)
+        self.register_buffer("half_range", half_range)
+        self.linear = nn.Linear(len(center), action_emb_dim)
 
     def forward(self, actions: Tensor) -> Tensor:
         """Embed actions (B, T, A) as (B, T, E)."""
@@ -90,20 +96,30 @@ class Predictor(nn.Module, ABC):
 class MLPPredictor(Predictor):
     """An MLP with dropout on the concatenation of embedding and action embedding; each step by itself (Markov).
 
+    A residual one starts from the embedding and gives its change: a step that changes little is then easy to predict.
+
     Args:
         latent_dim: D, also the size of the output.
         action_emb_dim: E.
         hidden_dim: Width of the hidden layers.
         num_layers: Number of hidden layers.
         dropout_rate: Dropout after each hidden layer.
+        residual: Whether the output is added to the embedding.
     """
 
     context_length = 1
 
     def __init__(
-        self, latent_dim: int, action_emb_dim: int, hidden_dim: int, num_layers: int, dropout_rate: float
+        self,
+        latent_dim: int,
+        action_emb_dim: int,
+        hidden_dim: int,
+        num_layers: int,
+        dropout_rate: float,
+        residual: bool = False,
     ) -> None:
         super().__init__()
+        self.residual = residual
         layers: list[nn.Module] = []
         features = latent_dim + action_emb_dim
         for _ in range(num_layers):
@@ -114,4 +130,5 @@ class MLPPredictor(Predictor):
 
     def forward(self, z: Tensor, action_embedding: Tensor) -> Tensor:
         """Next embeddings (B, T, D) from embeddings (B, T, D) and action embeddings (B, T, E)."""
-        return self.layers(torch.cat([z, action_embedding], dim=-1))
+        change = self.layers(torch.cat([z, action_embedding], dim=-1))
+        return z + change if self.residual else change

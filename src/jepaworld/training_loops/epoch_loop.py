@@ -9,6 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 
+import gymnasium
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +17,8 @@ from jepaworld.config import Config
 from jepaworld.data.windows import Batch
 from jepaworld.devices import autocast
 from jepaworld.errors import NonFiniteLossError
-from jepaworld.losses import AuxiliaryLoss
+from jepaworld.losses import AuxiliaryLoss, make_auxiliary_loss
+from jepaworld.losses.plannable import PlannableLosses
 from jepaworld.models.jepa import JEPA, JEPAOutput
 
 
@@ -33,9 +35,9 @@ class Objective(nn.Module, ABC):
 
 
 class JEPAObjective(Objective):
-    """`L_pred + auxiliary_loss.weight * L_aux`.
+    """`L_pred + auxiliary_loss.weight * L_aux`, and what makes embeddings plannable where that is switched on.
 
-    `L_pred` is the mean squared error between predictions and detached targets. `L_aux` is the auxiliary loss of
+    `L_pred` is the mean squared error between predictions and targets. `L_aux` is the auxiliary loss of
     `online_s_t`, averaged with that of `online_s_t_plus_1` where the mode gives one; the weight is applied here and
     nowhere else.
 
@@ -43,24 +45,39 @@ class JEPAObjective(Objective):
         model: The JEPA.
         auxiliary_loss: Regularises a batch of embeddings.
         weight: `auxiliary_loss.weight`.
+        plannable: Further losses, off where left out; their inverse-dynamics head is trained with the model.
     """
 
-    def __init__(self, model: JEPA, auxiliary_loss: AuxiliaryLoss, weight: float) -> None:
+    def __init__(
+        self, model: JEPA, auxiliary_loss: AuxiliaryLoss, weight: float, plannable: PlannableLosses | None = None
+    ) -> None:
         super().__init__()
         self.model = model
         self.auxiliary_loss = auxiliary_loss
         self.weight = weight
+        self.plannable = plannable or PlannableLosses()
+
+    @classmethod
+    def from_config(cls, config: Config, model: JEPA, action_space: gymnasium.Space) -> JEPAObjective:
+        """The configured losses of a model, on its device."""
+        plannable = PlannableLosses.from_config(config, action_space)
+        objective = cls(model, make_auxiliary_loss(config), config.auxiliary_loss.weight, plannable)
+        return objective.to(next(model.parameters()).device)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Total loss and terms of a batch of windows."""
         output = self.model(batch.frames, batch.actions)
         prediction = (output.predicted.float() - output.target.float()).square().mean()
         auxiliary, terms = self.auxiliary_terms(output)
+        further, further_terms = self.plannable(self.model, output, batch.actions)
         total = prediction + self.weight * auxiliary
+        for loss in further:
+            total = total + loss
         return total, {
             "prediction_loss": prediction.detach(),
             "auxiliary_loss": auxiliary.detach(),
             **terms,
+            **further_terms,
             "loss_jepa": total.detach(),
         }
 
