@@ -475,6 +475,7 @@ def test_checkpoints_that_would_overwrite_each_other_are_refused(overrides: list
         (["jepa_model.target_encoder_mode=none", "jepa_model.ema_decay=0.5"], "jepa_model.ema_decay"),
         (["auxiliary_loss.type=none", "auxiliary_loss.weight=3"], "auxiliary_loss.weight"),
         (["plannable.rollout_steps=3"], "plannable.rollout_steps"),
+        (["early_stopping.metric_jepa=latest", "early_stopping.patience=3"], "early_stopping.patience"),
         (["plannable.inverse_dynamics_hidden_dim=3"], "plannable.inverse_dynamics_hidden_dim"),
         (["auxiliary_loss.params.vicreg.sim_coeff=1"], "auxiliary_loss.params.vicreg.sim_coeff"),
         (["auxiliary_loss.params.dino.center_ema_decay=0.5"], "auxiliary_loss.params.dino"),

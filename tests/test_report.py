@@ -1,5 +1,6 @@
 """The report of a small real run, whole and with parts missing."""
 
+import base64
 import json
 import re
 import shutil
@@ -11,10 +12,18 @@ import torch
 
 from jepaworld.config import load_config, to_commented_yaml
 from jepaworld.data.collect import collect
+from jepaworld.data.store import file_checksum
 from jepaworld.errors import CheckpointError, DatasetError
+from jepaworld.evaluation import state_probes
 from jepaworld.evaluation.imagination import ImaginationResult
+from jepaworld.evaluation.probes import MLPReading, ProbeResult
+from jepaworld.evaluation.rates import Rate
+from jepaworld.pictures import save_animation
 from jepaworld.report import write_report
-from jepaworld.report.headline import duration, number, useful_steps, with_interval
+from jepaworld.report.headline import Headline, duration, make_headline, number, percent, useful_steps, with_interval
+from jepaworld.report.measure import Measurements
+from jepaworld.report.planning_results import read_planning
+from jepaworld.report.planning_section import planning_section
 from jepaworld.report.run_folder import read_run
 from jepaworld.training_engine import run_training
 
@@ -86,7 +95,10 @@ def test_page_has_all_sections_and_loads_nothing(run: Path) -> None:
     assert "nan" not in re.sub(r'base64,[^"]*', "", page).lower().split()
     assert "has not finished" not in page
     assert numbers["finished"] and numbers["heldout"] == {"split": "evaluation", "episodes": 3}
-    assert numbers["missing"] == []
+    assert numbers["missing"] == [
+        f"How well this model plans has not been measured: `jepaworld evaluate {run}` does it."
+    ]
+    assert 'id="planning"' not in page and numbers["planning"] is None
 
 
 def test_numbers_are_those_of_the_run(run: Path) -> None:
@@ -96,17 +108,38 @@ def test_numbers_are_those_of_the_run(run: Path) -> None:
     probes = dict(zip(variables, numbers["probes"], strict=True))
     assert numbers["headline_probe"]["variable"] == "state"
     assert numbers["headline_probe"]["r2"] == pytest.approx((probes["state[0]"]["r2"] + probes["state[1]"]["r2"]) / 2)
-    assert probes["wall[0]"]["r2"] is None and "not measurable" in page
+    assert probes["wall[0]"]["r2"] is None and probes["wall[0]"]["mlp"]["r2"] is None
+    assert re.search(r"constant in these frames: [^.]*wall\[0\], wall\[1\][,.]", page)
     assert probes["state[0]"]["num_heldout_episodes"] == 3
     assert set(probes["state[0]"]["baselines_r2"]) == {"untrained encoder", "pixels"}
     assert numbers["imagination"]["step"] == list(range(1, 13))  # no longer than the episodes
-    assert numbers["imagination"]["state"]["variable"] == "state"
+    by_mlp = [probes[f"state[{i}]"]["mlp"] for i in (0, 1)]
+    assert numbers["headline_probe"]["mlp_r2"] == pytest.approx((by_mlp[0]["r2"] + by_mlp[1]["r2"]) / 2)
+    assert set(by_mlp[0]["baselines_r2"]) == {"untrained encoder", "pixels"}
+    assert f"An MLP reads it with R² {number(numbers['headline_probe']['mlp_r2'])} (" in page
+    assert number(by_mlp[0]["r2"]) in page and number(by_mlp[0]["baselines_r2"]["pixels"]) in page
+    assert not any(state["variable"] == "state" for state in numbers["imagination"]["states"])  # R² below 0.5
     assert [epoch["epoch"] for epoch in numbers["epochs"]["jepa"]] == [1, 2]
     assert numbers["best_epoch"]["best"] is True
     assert len(numbers["collapse"]["std"]) == 8
     assert numbers["dataset"]["episodes"] == 12 and numbers["dataset"]["evaluation_episodes"] == 3
     assert page.count("Worst of") == 2 and page.count("Drawn by seed") == 2
     assert f"<code>{run}</code>" in page
+
+
+def test_states_are_followed_through_imagination(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state_probes, "READABLE", -100.0)  # two epochs teach this model nothing
+    page, numbers = page_and_numbers(run)
+    first, *others = numbers["imagination"]["states"]
+    assert first["variable"] == "state" and first["entries"] == [0, 1] and first["probe"] in ("linear", "mlp")
+    assert len(first["imagined"]) == len(first["imagined_low_95"]) == 12 and "goal" in [s["variable"] for s in others]
+    kind = {"linear": "linear probe", "mlp": "MLP"}[first["probe"]]
+    assert f'aria-label="Error of state, read by the {kind}"' in page
+    table = page[page.index("if nothing moved</th>") :].partition("</table>")[0]
+    interval = (first["imagined_low_95"][11], first["imagined_high_95"][11])
+    assert with_interval(first["imagined"][11], interval) in table and number(first["copied"][3]) in table
+    (finding,) = [finding for finding in numbers["findings"] if finding.startswith("After 12 imagined steps `state`")]
+    assert with_interval(first["imagined"][11], interval) in finding and number(first["encoded"][11]) in finding
 
 
 def test_same_run_gives_the_same_page(run: Path) -> None:
@@ -118,7 +151,7 @@ def test_unfinished_run_before_its_first_epoch(run: Path) -> None:
     (run / "metrics.jsonl").write_text('{"kind": "step", "phase": "jepa", "epoch": 1, "step": 1}\n{"kind": "ep')
     (run / "run.json").unlink()
     page, numbers = page_and_numbers(run)
-    assert "has not finished" in page and "has not finished an epoch" in page
+    assert "has not finished" in page and "has not finished an epoch" in page and "jepaworld evaluate" not in page
     assert not numbers["finished"] and numbers["collapse"] is None and numbers["dataset"]["episodes"] == 12
     assert all(f'<section id="{name}">' in page for name in SECTIONS)
 
@@ -204,6 +237,160 @@ def test_of_a_phase_trained_anew_only_the_last_training_counts(run: Path) -> Non
     assert [(e["epoch"], e["x"]) for e in read_run(run).epochs["decoder"]] == [(1, 1), (2, 1)]
 
 
+def success(successes: int, episodes: int) -> dict:
+    return Rate(successes, episodes).to_dict()
+
+
+def planning_of(run: Path) -> dict:
+    """A content of planning.json for this run's checkpoint."""
+    planner = {
+        "name": "planner", "label": "cem, 12 steps", "missing": None,
+        "any": {"all": success(197, 200), "room=same": success(100, 100), "room=other": success(97, 100)},
+        "end": {"all": success(195, 200), "room=same": success(99, 100), "room=other": success(96, 100)},
+        "median_steps_to_success": 31.0, "seconds_per_episode": 0.412, "seconds_per_plan": 0.0537,
+    }  # fmt: skip
+    random = planner | {
+        "name": "random", "label": "random actions", "any": {"all": success(24, 200)}, "end": {"all": success(6, 200)},
+        "median_steps_to_success": None, "seconds_per_plan": None,
+    }  # fmt: skip
+    recorded = {"name": "recorded", "label": "recorded", "missing": "nobody <went> there", "any": {}, "end": {}}
+    return {
+        "schema": 1, "checkpoint_sha256": file_checksum(run / "checkpoints" / "best_jepa.safetensors"),
+        "created": "2025-01-02T03:04:05+0000", "seed": 7, "environment": "E", "protocol": "Played <200> episodes",
+        "goals": "environment", "num_episodes": 200, "max_steps": 150, "excluded_solved": 9,
+        "groups": ["room=same", "room=other"], "agents": [planner, random, recorded], "planning": {},
+        "evaluation": {}, "episodes": [{"agent": "planner", "task": 0}], "duration_seconds": 66.0,
+        "videos": [
+            {"file": "video_0.webp", "task": 0, "group": "room=same", "success": True, "caption": "first & <fine>"},
+            {"file": "video_1.webp", "task": 9, "group": "room=other", "success": False, "caption": "the other"},
+        ],
+    }  # fmt: skip
+
+
+def write_planning(run: Path, content: dict) -> None:
+    (run / "evaluation").mkdir(exist_ok=True)
+    (run / "evaluation" / "planning.json").write_text(json.dumps(content))
+
+
+def test_planning_has_its_section_card_and_finding(run: Path) -> None:
+    content = planning_of(run)
+    write_planning(run, content)
+    frames = np.random.default_rng(0).integers(0, 256, (3, 3, 8, 8), dtype=np.uint8)
+    save_animation(run / "evaluation" / "video_0.webp", [frames])
+    page, numbers = page_and_numbers(run)
+    assert numbers["missing"] == [] and 'href="#planning"' in page
+    section = page[page.index('<section id="planning">') : page.index('<section id="imagination">')]
+    for text in (
+        "Played &lt;200&gt; episodes", "left out: 9", "seed 7", "98.5 % (95.7 to 99.5)", "97.5 % (94.3 to 98.9)",
+        "100 % (96.3 to 100)", "96 % (90.2 to 98.4)", "12 % (8.2 to 17.2)", ">31<", ">0.412<", ">0.054<",
+        "No recorded actions: nobody &lt;went&gt; there", "3 of 200 goals were not reached; failures shown here: 1",
+        "reached</span> first &amp; &lt;fine&gt;", "not reached</span> the other", "video_1.webp is missing", "66 s",
+        'aria-label="Goals reached, with 95 % intervals"', "room=other",
+    ):  # fmt: skip
+        assert text in section.replace("\N{NO-BREAK SPACE}", " "), text
+    found = re.search(r"data:image/webp;base64,([^\"]+)", section)
+    assert found and base64.b64decode(found[1]) == (run / "evaluation" / "video_0.webp").read_bytes()
+    assert (
+        "Plans reach 98.5 % (95.7 to 99.5) of 200 goals within 150 environment steps; a random policy 12 % "
+        "(8.2 to 17.2). When the episode ends, plans are at 97.5 % (94.3 to 98.9)." in numbers["findings"]
+    )
+    assert '<div class="value">98.5 %</div><div class="note">95 %: 95.7 to 99.5; random 12 %</div>' in page
+    assert "Plans beat a random policy" in page
+    assert numbers["planning"]["agents"][0]["any"]["room=other"] == success(97, 100)
+    assert numbers["planning"]["schema"] == 1 and "episodes" not in numbers["planning"]
+
+
+def measured_with(run: Path, content: dict) -> Headline:
+    write_planning(run, content)
+    folder = read_run(run)
+    planning, problem = read_planning(folder)
+    assert problem is None
+    return make_headline(folder, Measurements(planning=planning))
+
+
+def test_a_verdict_on_planning_needs_intervals_apart(run: Path) -> None:
+    content = planning_of(run)
+    planner, random, recorded = content["agents"]
+    planner["end"] = planner["any"]
+    headline = measured_with(run, content)
+    assert ("good", "Plans beat a random policy") in headline.badges and len(headline.findings) == 1
+    assert "When the episode ends" not in headline.findings[0]
+    random["any"]["all"] = success(193, 200)  # less, but not clearly
+    assert ("warn", "Plans do not beat a random policy") in measured_with(run, content).badges
+    recorded |= {"missing": None, "any": {"all": success(100, 200)}, "end": {"all": success(100, 200)}}
+    headline = measured_with(run, content)
+    assert ("warn", "Recorded actions miss their goals") in headline.badges
+    assert "reach only 50 % (43.1 to 56.9) of the goals" in headline.findings[-1]
+    recorded["any"]["all"] = success(196, 200)
+    assert len(measured_with(run, content).findings) == 1
+    random["missing"] = "none asked for"
+    headline = measured_with(run, content)
+    assert headline.findings == ["Plans reach 98.5 % (95.7 to 99.5) of 200 goals within 150 environment steps."]
+    assert headline.cards[0].note == "95 %: 95.7 to 99.5"
+
+
+def test_planning_without_failures_says_so(run: Path) -> None:
+    content = planning_of(run)
+    content["agents"][0]["any"]["all"] = success(200, 200)
+    write_planning(run, content)
+    planning, _ = read_planning(read_run(run))
+    assert planning is not None and "there are no failures to show" in planning_section(planning)
+    without_videos = planning.model_copy(update={"videos": []})
+    assert "wrote no videos" in planning_section(without_videos)
+
+
+def test_planning_of_another_checkpoint_is_not_shown(run: Path) -> None:
+    content = planning_of(run) | {"checkpoint_sha256": "ab" * 32}
+    write_planning(run, content)
+    page, numbers = page_and_numbers(run)
+    (problem,) = numbers["missing"]
+    assert "about another model" in problem and "abababababab" in problem and f"jepaworld evaluate {run}" in problem
+    assert (
+        'id="planning"' not in page
+        and "98.5 %" not in page.replace("\N{NO-BREAK SPACE}", " ")
+        and numbers["planning"] is None
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda content: content.update(schema=2), r"planning\.json: damaged, or written by another.*\(schema"),
+        (lambda content: content["agents"][0]["any"]["all"].update(rate="many"), r"agents\.0\.any\.all\.rate"),
+        (lambda content: content["videos"][0].update(file="../../secret.png"), r"videos\.0\.file"),
+        (lambda content: content["agents"][1].update(any={}), r"agent 'random' has no success.*jepaworld evaluate"),
+    ],
+)
+def test_damaged_planning_is_an_error_with_a_remedy(run: Path, spoil, message: str) -> None:
+    content = planning_of(run)
+    spoil(content)
+    write_planning(run, content)
+    with pytest.raises(CheckpointError, match=message):
+        read_planning(read_run(run))
+
+
+def reading(variable: str, r2: float, by_mlp: float, gain_low: float) -> ProbeResult:
+    nothing = np.zeros(0)
+    mlp = MLPReading(by_mlp, None, {}, by_mlp - r2, (gain_low, 1.0), nothing)
+    return ProbeResult(variable, None, r2, None, {}, 1.0, 1, 1, 2, 1, nothing, nothing, nothing, mlp)
+
+
+def test_what_only_an_mlp_reads_is_a_finding_where_it_matters(run: Path) -> None:
+    cases = [
+        reading("angle", 0.2, 0.9, 0.5),
+        reading("small", 0.9, 0.94, 0.02),
+        reading("unsure", 0.2, 0.9, -0.1),
+        reading("nothing", -0.5, -0.01, 0.1),
+    ]
+    headline = make_headline(read_run(run), Measurements(probes=cases))
+    assert [finding for finding in headline.findings if "MLP" in finding] == [
+        "An MLP reads what a linear map reads less well or not at all: `angle` (R² 0.900 instead of 0.200)."
+    ]
+    cases = [reading(f"v{i}", 0.1, 0.5 + i / 20, 0.1) for i in range(6)]
+    finding = make_headline(read_run(run), Measurements(probes=cases)).findings[0]
+    assert finding.endswith("`v2` (R² 0.600 instead of 0.100) and 2 more.") and "`v1`" not in finding
+
+
 def result(error: list[float], high: list[float], copy: list[float]) -> ImaginationResult:
     nothing = np.zeros(0)
     arrays = [np.array(values) for values in (error, high, high, copy)]
@@ -223,4 +410,5 @@ def test_numbers_are_written_for_people() -> None:
     assert found == ["n/a", "n/a", "0.000", "1.2e-05", "0.988", "12.35", "1,234"]
     assert with_interval(0.5, (0.25, 0.75)) == "0.500 (0.250 to 0.750)"
     assert with_interval(0.5, None) == "0.500 (no interval: too few episodes)"
+    assert [percent(rate) for rate in (0.985, 0.12, 1.0, 0.0, 0.0177)] == ["98.5", "12", "100", "0", "1.8"]
     assert [duration(s) for s in (1.23, 42, 600, 7200)] == ["1.2 s", "42 s", "10.0 min", "2.0 h"]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="jepaworld",
-    help="Action-conditioned JEPA world models from pixels: collect, train, look, judge.",
+    help="Action-conditioned JEPA world models from pixels: collect, train, look, plan, judge.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -185,6 +185,8 @@ def train(
 ) -> None:
     """Collect or load data, train the JEPA and its state decoder, write the report."""
     from jepaworld.errors import ConfigError
+    from jepaworld.runs import default_run_dir
+    from jepaworld.training_engine import run_training
 
     if resume and run is None:
         raise ConfigError("--resume needs --run: which run shall go on?")
@@ -192,7 +194,11 @@ def train(
         if run is None:
             raise ConfigError("CONFIG is missing: name a YAML file (`jepaworld init` writes one).")
         config = _config_of(run)
-    _train(_load(config, overrides), run, resume)
+    settings, progress = _load(config, overrides), _progress()
+    run = run or default_run_dir(settings)
+    with _interruptible(f"jepaworld train --run {shlex.quote(str(run))} --resume"):
+        run_training(settings, run, resume, progress)
+        _report(run, progress, settings.device)
 
 
 @app.command(epilog="Example: jepaworld decode runs/first jepa_decoder_training.num_epochs=20")
@@ -213,32 +219,67 @@ def report(run: RunArgument) -> None:
     _report(run, _progress(), "auto")
 
 
+@app.command(epilog="Example: jepaworld evaluate runs/first evaluation.num_episodes=400 planning.horizon=16")
+def evaluate(run: RunArgument, overrides: OverridesArgument = None) -> None:
+    """Measure planning success, probes, collapse and imagination of a run; print a table, write JSON and the report.
+
+    What can be overridden are the settings of planning and evaluation, device and mixed_precision.
+    """
+    _evaluate(run, overrides or [], _progress())
+
+
+@app.command(epilog="Example: jepaworld plan runs/first --goal goal.png")
+def plan(
+    run: RunArgument,
+    goal: Annotated[Path, typer.Option("--goal", help="Picture of the goal.")],
+    overrides: OverridesArgument = None,
+    start: Annotated[
+        Path | None, typer.Option("--start", help="Picture to begin at [the first frame of an episode].")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the plan [RUN/plan].")] = None,
+) -> None:
+    """Plan to a goal image: actions as JSON, and what the model imagines of them as a picture."""
+    from jepaworld.evaluation_engine import plan_with_run
+
+    target = plan_with_run(run, goal, start, out, overrides or [], _progress())
+    _say(f"look at {target}")
+
+
 @app.command(epilog="Example: jepaworld demo --run runs/demo")
 def demo(
     run: Annotated[Path, typer.Option("--run", help="Run folder; a demo in it is continued.")] = Path("runs/demo"),
 ) -> None:
-    """The whole path on the built-in Two Rooms: collect, train, decode, report. Minutes on two CPU cores."""
-    from jepaworld.config import Config
-
-    _train(Config(), run, resume=True)
-
-
-def _train(config: Config, run: Path | None, resume: bool) -> None:
-    from jepaworld.runs import default_run_dir
+    """The whole path on the built-in Two Rooms: collect, train, decode, plan, report. Minutes on two CPU cores."""
+    from jepaworld.config import load_config
     from jepaworld.training_engine import run_training
 
-    run = run or default_run_dir(config)
+    config = load_config(Path(__file__).parent / "configs" / "two_room.yaml")
     progress = _progress()
-    with _interruptible(f"jepaworld train --run {shlex.quote(str(run))} --resume"):
-        run_training(config, run, resume, progress)
-        _report(run, progress, config.device)
+    with _interruptible(f"jepaworld demo --run {shlex.quote(str(run))}"):
+        run_training(config, run, True, progress)
+        _evaluate(run, [], progress)
+
+
+def _evaluate(run: Path, overrides: list[str], progress: RichProgress) -> None:
+    from jepaworld.evaluation_engine import evaluate_run
+    from jepaworld.report.summary import summary
+
+    planning = evaluate_run(run, overrides, progress)
+    progress.message("measuring probes, collapse and imagination; writing the report")
+    path = _write_report(run, planning["device"])
+    typer.echo(summary(planning, json.loads(path.with_name("report.json").read_text(encoding="utf-8"))))
+    progress.message(f"look at {path}")
 
 
 def _report(run: Path, progress: RichProgress, device: str) -> None:
-    from jepaworld.report import write_report
-
     progress.message("writing the report")
-    path = write_report(run, device=device)
+    path = _write_report(run, device)
     for finding in json.loads(path.with_name("report.json").read_text(encoding="utf-8"))["findings"]:
         progress.message(f"- {finding}")
     progress.message(f"look at {path}")
+
+
+def _write_report(run: Path, device: str) -> Path:
+    from jepaworld.report import write_report
+
+    return write_report(run, device=device)

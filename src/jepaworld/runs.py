@@ -27,6 +27,8 @@ from jepaworld.storage import alone_in, atomic_write_text, storage_errors
 from jepaworld.training_loops.phase_loop import PhaseState
 
 RUN_FILE = "run.json"
+AFTER_TRAINING = ("planning", "evaluation")
+"""Sections of the configuration that training does not look at."""
 
 
 @contextmanager
@@ -69,7 +71,9 @@ def open_run_folder(folder: Path, config: Config, resume: bool) -> None:
             raise ConfigError(
                 f"{folder}: already holds a run. Add --resume to go on with it, or choose another folder with --run."
             )
-        differing = differences(load_config(config_path), config)
+        differing = [
+            key for key in differences(load_config(config_path), config) if key.split(".")[0] not in AFTER_TRAINING
+        ]
         if differing:
             raise ConfigError(
                 f"{folder}: cannot be resumed with another configuration; these settings differ: "

@@ -22,6 +22,7 @@ JepaMetric = Literal[
     "train_loss_jepa",
     "train_prediction_loss",
     "train_auxiliary_loss",
+    "latest",
 ]
 DecoderMetric = Literal["val_loss_jepa_decoder", "train_loss_jepa_decoder"]
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -242,7 +243,11 @@ class EarlyStoppingConfig(Section):
     validation_split: float = _setting(
         0.1, "Share of the episodes kept for validation; at least one episode if above 0.", ge=0.0, lt=1.0
     )
-    metric_jepa: JepaMetric = _setting("val_loss_jepa", "The metric, lower is better, that picks the best checkpoint.")
+    metric_jepa: JepaMetric = _setting(
+        "val_loss_jepa",
+        "The metric, lower is better, that picks the best checkpoint. latest: the last epoch is the best, and nothing "
+        "stops the training early; losses of models that grow their embeddings rise while the models get better.",
+    )
     patience: int = _setting(10, "Stop after so many epochs without an improvement.", unit="epochs", ge=1)
     delta: float = _setting(0.0, "Smallest decrease of the metric that counts as an improvement.", ge=0.0)
     checkpoint_path_jepa: FileName = _setting(

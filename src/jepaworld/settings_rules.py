@@ -168,6 +168,11 @@ def without_effect(config: Config) -> Iterator[str]:
             "the online encoder is not trained at all: in target_encoder_mode default the prediction loss does not "
             "reach it, and there is no auxiliary loss."
         )
+    stopping = config.early_stopping
+    if stopping.metric_jepa == "latest":
+        for key in ("patience", "delta"):
+            if getattr(stopping, key) != getattr(default.early_stopping, key):
+                yield f"early_stopping.{key} has no effect: early_stopping.metric_jepa is latest."
     plannable = config.plannable
     for weight, key in (
         ("rollout_weight", "rollout_steps"),

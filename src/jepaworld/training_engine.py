@@ -210,6 +210,7 @@ def _train_jepa(
         num_epochs=config.num_epochs,
         steps_per_epoch=steps_per_epoch,
         metric=config.early_stopping.metric_jepa,
+        shown="loss_jepa",
         patience=config.early_stopping.patience,
         delta=config.early_stopping.delta,
         after_epoch=_CollapseWatch(model, dataset, diagnosed, run),

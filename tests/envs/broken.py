@@ -58,10 +58,41 @@ class Restless(Grey):
         return super().reset(seed=seed)
 
     def picture(self):
-        return np.full((20, 24), self.resets * 50 + self.count, np.uint8)
+        return np.full((20, 24), (self.resets * 60 + self.count) % 256, np.uint8)
 
     def step(self, action):
         return (*super().step(action)[:4], {"count": self.count, "picky": np.zeros(1)})
+
+    def goal_image(self):
+        return self.render()
+
+
+class Returning(Grey):
+    """Can be set to a state, or says so; shows its goal."""
+
+    right = True
+
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=seed)[0], self.info()
+
+    def step(self, action):
+        return (*super().step(action)[:4], self.info())
+
+    def info(self):
+        return {"count": self.count, "is_success": False}
+
+    def restore_state(self, states):
+        self.count = int(states["count"]) + (0 if self.right else 100)
+        return self.picture(), self.info()
+
+    def goal_image(self):
+        return self.render()
+
+
+class Unreturning(Returning):
+    """Comes back to another state."""
+
+    right = False
 
 
 class Crashing(Grey):
@@ -130,7 +161,7 @@ def needs_missing_package():
     raise gymnasium.error.DependencyNotInstalled("MuJoCo is not installed")
 
 
-for _kind in (Grey, Still, Restless, Crashing, Blind, Unrendering, ManyButtons):
+for _kind in (Grey, Still, Restless, Returning, Unreturning, Crashing, Blind, Unrendering, ManyButtons):
     gymnasium.register(f"broken/{_kind.__name__}-v0", entry_point=_kind, disable_env_checker=True)
 gymnasium.register("broken/Function-v0", entry_point=plain_function)
 gymnasium.register("broken/FunctionWithMode-v0", entry_point=function_with_mode)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+
+import broken
 import numpy as np
 import pytest
 
@@ -20,12 +23,17 @@ def text(report, name):
 
 def test_two_room_has_nothing_to_complain_about():
     report = check_env(TWO_ROOM_ID, {"random_wall": True})
-    names = "exists actions frames change determinism state observation restore end speed"
+    names = "exists actions frames change determinism state observation restore planning end speed"
     assert list(levels(report)) == names.split()
     assert report.usable
     assert {level for name, level in levels(report).items() if name != "speed"} == {"ok"}
     assert "state (2,), goal (2,), wall (2,), success ()" in text(report, "state")
     assert "truncated after 200" in text(report, "end")
+    assert "restore_state() with the state variables gives the same frame" in text(report, "restore")
+    assert text(report, "planning") == (
+        "goals=environment (goal_image()), goals=recorded with starts set by restore_state() or replayed. "
+        "Its own success (info success) can be used."
+    )
     assert str(report).startswith("jepaworld/TwoRoom-v0: usable\n  ok    exists: ")
 
 
@@ -62,11 +70,44 @@ def test_what_restricts_an_environment_is_a_warning(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("name", "restore", "planning"),
+    [
+        (
+            "broken/Grey-v0",
+            "warn",
+            "goals=recorded with starts replayed. Success needs conditions .* has none of its own",
+        ),
+        (
+            "broken/Returning-v0",
+            "ok",
+            r"goals=environment .*, goals=recorded .* set by .* or replayed. Its own .*success\)",
+        ),
+        ("broken/Unreturning-v0", "warn", r"goals=environment .*, goals=recorded with starts replayed\. "),
+        ("broken/Restless-v0", "warn", r"no protocol: .* self.np_random, or give it restore_state"),
+    ],
+)
+def test_which_planning_protocols_remain_is_told(monkeypatch, name, restore, planning):
+    monkeypatch.setattr("jepaworld.envs.check._END_STEPS", 50)
+    report = check_env(name)
+    assert levels(report)["restore"] == restore
+    assert levels(report)["planning"] == ("warn" if planning.startswith("no") else "ok")
+    assert re.match(planning, text(report, "planning"))
+
+
+def test_ones_own_success_is_about_another_goal_where_goals_are_recorded(monkeypatch):
+    monkeypatch.setattr("jepaworld.envs.check._END_STEPS", 50)
+    monkeypatch.delattr(broken.Returning, "goal_image")
+    assert "info is_success is about another goal" in text(check_env("broken/Returning-v0"), "planning")
+
+
+@pytest.mark.parametrize(
     ("module", "name", "source", "state"),
     [
         ("ale_py", "ALE/Pong-v5", "observation", "frame_number"),
         ("Box2D", "CarRacing-v3", "observation", None),
-        ("mujoco", "Reacher-v5", "render", "observation"),
+        ("mujoco", "Reacher-v5", "render", "qpos"),
+        ("gym_pusht", "gym_pusht/PushT-v0", "render", "block_velocity"),
+        ("gym_pusht", "jepaworld/PushT-v0", "render", "observation"),
     ],
 )
 def test_environments_of_the_extras_play(module, name, source, state):

@@ -179,13 +179,24 @@ def test_an_environment_that_cannot_be_made_says_what_to_do(name, kwargs, messag
         make_env(name, kwargs)
 
 
-def test_missing_atari_names_its_extra(monkeypatch):
+@pytest.mark.parametrize(
+    ("package", "name", "extra"),
+    [("ale_py", "ALE/Pong-v5", "atari"), ("gym_pusht", "gym_pusht/PushT-v0", "pusht")],
+)
+def test_a_missing_package_names_its_extra(monkeypatch, package, name, extra):
     find_spec = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda n, *a: None if n == "ale_py" else find_spec(n, *a))
-    for name in [name for name in gymnasium.registry if name.startswith("ALE/")]:
-        monkeypatch.delitem(gymnasium.registry, name)
-    with pytest.raises(EnvironmentNotUsableError, match=r'pip install "jepaworld\[atari\]"'):
-        make_env("ALE/Pong-v5", {})
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n, *a: None if n == package else find_spec(n, *a))
+    namespace = name.partition("/")[0]
+    for known in [known for known in gymnasium.registry if known.startswith(f"{namespace}/")]:
+        monkeypatch.delitem(gymnasium.registry, known)
+    with pytest.raises(EnvironmentNotUsableError, match=rf'pip install "jepaworld\[{extra}\]"'):
+        make_env(name, {})
+
+
+def test_push_t_without_its_package_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gym_pusht.envs", None)
+    with pytest.raises(EnvironmentNotUsableError, match=r'lacks a dependency.*pip install "jepaworld\[pusht\]"'):
+        make_env("jepaworld/PushT-v0", {})
 
 
 @pytest.mark.parametrize(("name", "mode"), [("Function", None), ("FunctionWithMode", "rgb_array")])

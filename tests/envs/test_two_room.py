@@ -120,7 +120,8 @@ def test_a_state_is_restored_exactly(kwargs):
         ({"state": [np.nan, 30]}, "not in free space"),
         ({"wall": [3, 30]}, r"options\['wall'\] = \[3.0, 30.0\] is not possible"),
         ({"state": [10, 10, 10]}, r"has shape \(3,\); expected \(2,\)"),
-        ({"position": [10, 10]}, r"options\['position'\] is not known"),
+        ({"position": [10, 10]}, r"options\['position'\] is not known; reset takes state, goal, wall, goal_room"),
+        ({"goal_room": "left"}, r"options\['goal_room'\] is 'left'; it must be one of any, other, same"),
     ],
 )
 def test_impossible_options_are_refused_and_change_nothing(options, message):
@@ -209,6 +210,50 @@ def test_states_are_rendered_without_moving_the_agent():
     many = env.render_state(np.stack([info["goal"], info["goal"] + 1]))
     assert many.shape == (2, 64, 64, 3)
     np.testing.assert_array_equal(many[0], goal)
+
+
+def test_a_reset_may_ask_for_another_room_than_the_argument_and_changes_nothing_else():
+    env, plain = TwoRoomEnv(goal_room="same", random_wall=True), TwoRoomEnv(goal_room="other", random_wall=True)
+    for seed in range(20):
+        _, info = env.reset(seed=seed, options={"goal_room": "other"})
+        _, expected = plain.reset(seed=seed)
+        for name in ("state", "goal", "wall"):
+            np.testing.assert_array_equal(info[name], expected[name])
+        _, after = env.reset(seed=seed)  # for one episode only
+        assert (after["state"][0] < after["wall"][0]) == (after["goal"][0] < after["wall"][0])
+    lanes, plain = TwoRoomVectorEnv(4, goal_room="same"), TwoRoomVectorEnv(4, goal_room="other")
+    np.testing.assert_array_equal(
+        lanes.reset(seed=0, options={"goal_room": "other"})[1]["goal"], plain.reset(seed=0)[1]["goal"]
+    )
+
+
+def test_it_offers_what_planning_can_use():
+    env, other = TwoRoomEnv(random_wall=True), TwoRoomEnv()
+    env.reset(seed=0)
+    for _ in range(10):
+        observation, *_, info = env.step(np.array([0.5, 0.3]))
+    restored, restored_info = other.restore_state(info | {"success": 1.0})
+    np.testing.assert_array_equal(restored, observation)
+    np.testing.assert_array_equal(env.goal_image(), env.render_state(info["goal"]))
+    np.testing.assert_array_equal(other.goal_image(), env.goal_image())
+    assert {name: value.tolist() for name, value in env.goal_state().items()} == {
+        "state": info["goal"].tolist(),
+        "wall": info["wall"].tolist(),
+    }
+    near = info["state"] + np.array([0, 4.4], np.float32)
+    assert restored_info["success"] is False
+    told = other.set_goal({"state": near, "wall": info["wall"]})
+    assert told["success"] is True
+    np.testing.assert_array_equal(told["goal"], near)
+    assert other.step(np.zeros(2))[1] == 1.0
+    for call, message in [
+        (lambda: other.set_goal({"state": info["wall"] - [0, 20]}), "not in free space"),
+        (lambda: other.set_goal({"goal": [10, 10]}), "states lack state"),
+        (lambda: other.restore_state({"wall": [30, 30]}), "states lack state"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            call()
+    np.testing.assert_array_equal(other.goal_state()["state"], near)
 
 
 # --- lanes ---------------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ from dot_world import DotModel
 
 from jepaworld.evaluation.encoding import encode_frames, sample_rows
 from jepaworld.evaluation.imagination import choose_windows, imagination_error, imagine
-from jepaworld.evaluation.probes import fit_linear_probe
+from jepaworld.evaluation.linear_probe import fit_linear_probe
+from jepaworld.evaluation.state_probes import StateProbe
 
 
 def test_exact_model_has_no_error_and_copying_has(make_dataset) -> None:
@@ -63,14 +64,23 @@ def test_position_error_through_a_probe(make_dataset) -> None:
     model = DotModel(drift=0.5)
     rows, _ = sample_rows(dataset, np.arange(4), 100, seed=0)
     positions = dataset.rows("position", 0, dataset.num_frames)
-    probe = fit_linear_probe(encode_frames(model, dataset, rows), positions[rows], ridge=0.0)
-    state = imagination_error(model, dataset, np.arange(4), horizon=4, state_probe=("position", probe)).state
-    assert state is not None and state.variable == "position"
+    z = encode_frames(model, dataset, rows)
+    both = StateProbe("position", (0, 1), 2, "linear", 1.0, fit_linear_probe(z, positions[rows], ridge=0.0))
+    only_y = StateProbe("position", (1,), 2, "linear", 1.0, fit_linear_probe(z, positions[rows][:, 1], ridge=0.0))
+    found = imagination_error(model, dataset, np.arange(4), horizon=4, state_probes=[both, only_y])
+    state, state_y = found.states
+    assert state.probe is both and state_y.probe is only_y
     np.testing.assert_allclose(state.imagined, 0.5 * np.arange(1, 5), rtol=1e-4)
+    np.testing.assert_allclose(state.low, state.imagined, rtol=1e-6)  # the same in every episode
     np.testing.assert_allclose(state.encoded, 0.0, atol=1e-5)
+    np.testing.assert_allclose(state_y.imagined, 0.0, atol=1e-4)  # the drift is in x
+    written = found.to_dict()["states"]
+    assert [entry["entries"] for entry in written] == [[0, 1], [1]] and written[0]["probe"] == "linear"
+    assert written[0]["imagined"] == state.imagined.tolist()
     result = imagination_error(model, dataset, np.arange(4), horizon=4)  # the same seed, so the same windows
     moved = [positions[row + 1 : row + 5] - positions[row] for row in result.window_rows]
     np.testing.assert_allclose(state.copied, np.linalg.norm(moved, axis=2).mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(state_y.copied, np.abs(np.stack(moved)[:, :, 1]).mean(axis=0), rtol=1e-6)
 
 
 def test_constant_targets_leave_no_scale(make_dataset) -> None:

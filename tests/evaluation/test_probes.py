@@ -3,18 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from dot_world import DotModel
+from dot_world import SIDE, DotModel
 
 from jepaworld.evaluation.encoding import encode_frames, evaluation_mode, gather_rows, sample_rows
-from jepaworld.evaluation.probes import (
-    _leave_one_out_errors,
-    bootstrap_r2,
-    fit_linear_probe,
-    interval_95,
-    mean_r2,
-    probe_states,
-    r2_score,
-)
+from jepaworld.evaluation.linear_probe import RIDGES, _leave_one_out_errors, fit_linear_probe
+from jepaworld.evaluation.probes import mean_r2, probe_states
+from jepaworld.evaluation.scores import bootstrap_r2, interval_95, r2_score
+from jepaworld.evaluation.state_probes import choose_state_probes
 
 RNG = np.random.default_rng(0)
 
@@ -38,7 +33,7 @@ def test_without_ridge_it_is_least_squares() -> None:
 def test_ridge_is_the_one_with_the_least_leave_one_out_error() -> None:
     z = RNG.normal(size=(24, 12))
     y = np.c_[z[:, 0] + 0.01 * RNG.normal(size=24), RNG.normal(size=24)]  # one to be read, one pure noise
-    candidates = [10.0**e for e in range(-6, 3)]
+    candidates = list(RIDGES)
     errors = np.zeros((len(candidates), 2))
     mean, std = z.mean(0), z.std(0)  # the closed form standardises once, before leaving anything out
     for i, ridge in enumerate(candidates):
@@ -115,8 +110,70 @@ def test_states_that_are_the_embedding_are_read_and_constants_are_not_measurable
 def test_one_heldout_episode_gives_no_interval(make_dataset) -> None:
     dataset = make_dataset([20, 20, 20])
     results = probe_states(DotModel(), dataset, np.arange(2), np.arange(2, 3), baseline_models={"same": DotModel()})
-    assert results[1].interval is None and results[1].r2 is not None
-    assert results[1].baselines["same"] == pytest.approx(results[1].r2)
+    x = results[1]
+    assert x.interval is None and x.r2 is not None and x.baselines["same"] == pytest.approx(x.r2)
+    assert x.mlp is not None and x.mlp.interval is None and x.mlp.gain_interval is None
+    assert x.mlp.baselines["same"] == x.mlp.r2 and set(x.mlp.baselines) == {"same", "pixels"}
+    assert x.mlp.gain == pytest.approx((x.mlp.r2 or 0.0) - x.r2)
+
+
+class Folded(DotModel):
+    """Embeds each coordinate as a point on a circle that is walked three steps at a time: not linear in it."""
+
+    def encode(self, frames: torch.Tensor) -> torch.Tensor:
+        angle = super().encode(frames) * (3 * 2 * np.pi / SIDE)
+        return torch.cat([angle.cos(), angle.sin()], dim=2)
+
+    encode_target = encode
+
+
+def test_what_only_an_mlp_reads_is_told_apart(make_dataset) -> None:
+    dataset = make_dataset([30] * 12)
+    results = probe_states(Folded(), dataset, np.arange(8), np.arange(8, 12), pixel_baseline=False)
+    constant, x, y, _ = results
+    for result in (x, y):
+        assert result.r2 is not None and result.mlp is not None and result.mlp.r2 is not None
+        assert result.r2 < 0.8 and result.mlp.r2 > 0.95
+        assert result.mlp.interval is not None and result.mlp.interval[0] <= result.mlp.r2 <= result.mlp.interval[1]
+        assert result.mlp.gain_interval is not None and result.mlp.gain is not None
+        assert 0.1 < result.mlp.gain_interval[0] <= result.mlp.gain <= result.mlp.gain_interval[1]
+        assert r2_score(result.truth, result.mlp.prediction)[0] == pytest.approx(result.mlp.r2)
+    assert constant.mlp is not None and (constant.mlp.r2, constant.mlp.gain, constant.mlp.interval) == (None,) * 3
+    assert mean_r2([x, y], kind="mlp")[0] == pytest.approx((x.mlp.r2 + y.mlp.r2) / 2)
+    low, high = mean_r2([x, y], kind="mlp")[1] or (2, 0)
+    assert low <= (x.mlp.r2 + y.mlp.r2) / 2 <= high
+    assert (mean_r2([x, y])[0] or 1) < 0.8
+    written = x.to_dict()["mlp"]
+    assert written["r2"] == x.mlp.r2 and written["gain_interval_95"] == x.mlp.gain_interval
+    plain = probe_states(Folded(), dataset, np.arange(8), np.arange(8, 12), pixel_baseline=False, mlp=False)
+    assert plain[1].mlp is None and plain[1].r2 == x.r2 and plain[1].to_dict()["mlp"] is None
+
+
+def test_the_better_probe_follows_a_variable_and_what_is_not_read_is_not_followed(make_dataset) -> None:
+    class OnlyX(DotModel):
+        def encode_target(self, frames: torch.Tensor) -> torch.Tensor:
+            return self.encode(frames)[..., :1]
+
+    dataset = make_dataset([30] * 10)
+    rows, _ = sample_rows(dataset, np.arange(10), 1000, seed=0)
+    truth = gather_rows(dataset, "state.position", rows)
+    (plain,) = choose_state_probes(DotModel(), dataset, np.arange(8))
+    assert (plain.variable, plain.entries, plain.kind, plain.name) == ("position", (0, 1), "linear", "position")
+    np.testing.assert_allclose(plain.probe.predict(encode_frames(DotModel(), dataset, rows)), truth, atol=1e-3)
+    (folded,) = choose_state_probes(Folded(), dataset, np.arange(8))
+    assert folded.kind == "mlp" and folded.r2 > 0.9
+    read = folded.probe.predict(encode_frames(Folded(), dataset, rows, encoder="encode_target"))
+    assert min(score or 0 for score in r2_score(truth, read)) > 0.95
+    (half,) = choose_state_probes(OnlyX(), dataset, np.arange(8))
+    assert (half.entries, half.size, half.name) == ((0,), 2, "position[0]")
+    z = encode_frames(OnlyX(), dataset, rows, encoder="encode_target")
+    np.testing.assert_allclose(half.probe.predict(z), truth[:, :1], atol=1e-3)
+    wide = half._replace(entries=tuple(range(20)), size=128)
+    assert wide.name == "position (20 of 128 entries)"
+
+
+def test_too_few_frames_choose_no_probe(make_dataset) -> None:
+    assert choose_state_probes(DotModel(), make_dataset([1, 1]), np.arange(2)) == []
 
 
 def test_rows_are_gathered_in_any_order_over_shards(make_dataset) -> None:

@@ -137,6 +137,27 @@ def test_early_stopping_counts_patience_from_the_best_epoch(
     }
 
 
+def test_latest_takes_the_last_epoch_whatever_the_losses_say(
+    training_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([1.0, 2.0, 3.0])
+    original = phase_loop.train_validate_model_epoch
+
+    def scripted(*args: Any, **kwargs: Any) -> dict[str, float]:
+        means = original(*args, **kwargs)
+        return means | {"loss_jepa": next(losses)} if len(args) < 6 else means
+
+    monkeypatch.setattr(phase_loop, "train_validate_model_epoch", scripted)
+    config = training_config(
+        num_epochs=3, early_stopping={"metric_jepa": "latest", "patience": 1}, jepa_decoder_training={"enabled": False}
+    )
+    result = run_training(config, tmp_path / "run")
+    assert [record["val_loss_jepa"] for record in records(result.run_dir)] == [1.0, 2.0, 3.0]
+    assert result.summary["phases"]["jepa"]["best_epoch"] == 3
+    files = weights(result.run_dir)
+    assert files["best_jepa.safetensors"] == files["last_jepa.safetensors"]
+
+
 def test_best_checkpoint_is_of_the_best_epoch(training_config: MakeConfig, tmp_path: Path) -> None:
     config = training_config(
         num_epochs=3,

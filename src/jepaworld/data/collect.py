@@ -82,6 +82,10 @@ def collect(config: Config, *, progress: Progress | None = None) -> EpisodeDatas
     path = Path(config.dataset_dir)
     with kept_random_state():
         expected = _expected_manifest(config)
+        if (path / MANIFEST).exists() and _is_whole(path, manifest := read_manifest(path)):
+            # Nothing will be written, so that several trainings may begin with it at once.
+            _check_same_settings(path, manifest, expected)
+            return EpisodeDataset.open(path, verify_checksums=config.verify_checksums)
         with storage_errors(path):
             path.mkdir(parents=True, exist_ok=True)
         busy = DatasetError(
@@ -101,6 +105,10 @@ def collect(config: Config, *, progress: Progress | None = None) -> EpisodeDatas
                 checksums = [shard.checksum for shard in dataset.shards]
                 write_manifest(path, dataclasses.replace(manifest, complete=True, shards=checksums))
     return EpisodeDataset.open(path, verify_checksums=False)
+
+
+def _is_whole(path: Path, manifest: Manifest) -> bool:
+    return manifest.complete and len(list(finished_shards(path))) == manifest.num_shards
 
 
 def _collect_pending(config: Config, manifest: Manifest, pending: list[int], progress: Progress) -> None:

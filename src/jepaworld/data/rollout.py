@@ -139,7 +139,7 @@ class _History:
 def _play(env: gym.Env[Any, Any], policy: Policy, config: Config, episode: int, reader: FrameReader | None) -> _History:
     """Play one episode; without a reader nothing but states is recorded of what is seen."""
     seeds = episode_seeds(config.seed, episode)
-    _seed_everything_else(seeds.everything_else)
+    seed_everything_else(seeds.everything_else)
     policy.reset(seeds.policy)
     history = _History()
     skip = config.frame_skipping
@@ -262,7 +262,8 @@ def _environment_errors(name: str, episode: int) -> Iterator[None]:
         raise problem from error
 
 
-def _seed_everything_else(seed: int) -> None:
+def seed_everything_else(seed: int) -> None:
+    """Seed the generators of Python, numpy and, where it is loaded, torch."""
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 (exactly the generator that others may use)
     # Not imported here: who does not use torch should not wait for it. A policy that samples with it has

@@ -1,6 +1,7 @@
 """Environments: built-in worlds, frames from any Gymnasium environment, and a check of what is usable.
 
-Importing this package registers the built-in environments (`jepaworld/TwoRoom-v0`). Gymnasium loads no
+Importing this package registers the built-in environments (`jepaworld/TwoRoom-v0`, `jepaworld/PointMaze-v0`, and
+`jepaworld/PushT-v0`, which needs the extra `pusht`). Gymnasium loads no
 plug-ins by itself, so before `gymnasium.make("jepaworld/TwoRoom-v0")` import it, or name it in the id:
 `gymnasium.make("jepaworld.envs:jepaworld/TwoRoom-v0")`. The commands and `make_env` do so on their own.
 """
@@ -10,6 +11,8 @@ from __future__ import annotations
 import gymnasium
 
 TWO_ROOM_ID = "jepaworld/TwoRoom-v0"
+POINT_MAZE_ID = "jepaworld/PointMaze-v0"
+PUSH_T_ID = "jepaworld/PushT-v0"
 
 
 def register() -> None:
@@ -21,6 +24,12 @@ def register() -> None:
             vector_entry_point="jepaworld.envs.two_room:TwoRoomVectorEnv",
             max_episode_steps=200,
         )
+    if POINT_MAZE_ID not in gymnasium.registry:
+        gymnasium.register(
+            id=POINT_MAZE_ID, entry_point="jepaworld.envs.point_maze:PointMazeEnv", max_episode_steps=300
+        )
+    if PUSH_T_ID not in gymnasium.registry:
+        gymnasium.register(id=PUSH_T_ID, entry_point="jepaworld.envs.push_t:make_push_t", max_episode_steps=300)
 
 
 register()

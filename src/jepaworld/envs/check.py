@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepaworld.envs.pixels import FrameReader, FrameSource, make_env
+from jepaworld.envs.restore import MOST_DIFFERING, OWN_SUCCESS, differing, offered
 from jepaworld.envs.spaces import check_action_space
 from jepaworld.envs.state import extract_state
 from jepaworld.errors import EnvironmentNotUsableError
@@ -132,11 +133,14 @@ def _play_findings(env: gymnasium.Env, reader: FrameReader) -> Iterator[Finding]
     first, second = _play(env, reader, actions), _play(env, reader, actions)
     yield Finding("frames", "ok", f"{first.frames[0].shape} uint8 from the {_where(env, reader)}.")
     yield _change_finding(first)
-    yield _determinism_finding(first, second)
+    determinism = _determinism_finding(first, second)
+    yield determinism
     yield _state_finding(first)
     yield _observation_finding(env, first)
     # After the second play the environment is still where that play ended.
-    yield _restore_finding(env, reader, second)
+    restore = _restore_finding(env, reader, second)
+    yield restore
+    yield _planning_finding(env, determinism, restore, second)
     yield _end_finding(env)
     rate = (len(first.frames) - 1) / first.seconds
     text = f"{rate:.0f} frames per second from one process."
@@ -163,8 +167,7 @@ def _determinism_finding(first: _Play, second: _Play) -> Finding:
     if same:
         return Finding("determinism", "ok", "the same seed and actions gave the same frames twice.")
     text = (
-        "the same seed and actions gave different frames: collected data cannot be made again bit for bit. "
-        "Use "
+        "the same seed and actions gave different frames: collected data cannot be made again bit for bit. Use "
         "self.np_random in the environment, and reset everything in reset()."
     )
     return Finding("determinism", "warn", text)
@@ -194,24 +197,48 @@ def _observation_finding(env: gymnasium.Env, play: _Play) -> Finding:
 
 
 def _restore_finding(env: gymnasium.Env, reader: FrameReader, play: _Play) -> Finding:
-    """Try `reset(options=...)` with the arrays of info; else look for the ways of ALE and MuJoCo."""
+    """Try `restore_state`, else `reset(options=...)` with the arrays of info."""
     arrays = {name: value for name, value in play.info.items() if isinstance(value, np.ndarray)}
-    reason = "info holds no arrays to give it"
-    if arrays:
-        try:
-            observation, _ = env.reset(seed=1, options=arrays)
-        except Exception as error:  # an environment may refuse options in any way
-            reason = f"it refused with {type(error).__name__}: {error}"
-        else:
-            if np.array_equal(reader(observation), play.frames[-1]):
-                text = f"reset(options=...) with {', '.join(arrays)} of info gives the same frame again."
-                return Finding("restore", "ok", text)
-            reason = "the frame was another one"
-    for method in ("restore_state", "set_state"):
-        if hasattr(env.unwrapped, method):
-            return Finding("restore", "ok", f"the environment has {method}(); reset(options=...) does not do it.")
-    text = f"reset(options=...) does not restore a state ({reason}). Episodes can be replayed from their seeds."
-    return Finding("restore", "warn", text)
+    restore_state = offered(env, "restore_state")
+    how = "restore_state()" if restore_state is not None else "reset(options=...)"
+    if restore_state is None and not arrays:
+        text = "reset(options=...) does not restore a state (info holds no arrays to give it)."
+        return Finding("restore", "warn", text)
+    try:
+        observation, _ = env.reset(seed=1, options=None if restore_state is not None else arrays)
+        if restore_state is not None:
+            observation, _ = restore_state(play.states[-1])
+    except Exception as error:  # an environment may refuse in any way
+        reason = f"it refused with {type(error).__name__}: {error}"
+    else:
+        if differing(reader(observation), play.frames[-1]) <= MOST_DIFFERING:
+            given = "the state variables" if restore_state is not None else f"{', '.join(arrays)} of info"
+            return Finding("restore", "ok", f"{how} with {given} gives the same frame again.")
+        reason = "the frame was another one"
+    return Finding("restore", "warn", f"{how} does not restore a state ({reason}).")
+
+
+def _planning_finding(env: gymnasium.Env, determinism: Finding, restore: Finding, play: _Play) -> Finding:
+    """Which starts and goals planning can be measured with; see `jepaworld.evaluation.tasks`."""
+    sets_state = restore.level == "ok" and offered(env, "restore_state") is not None
+    replays = determinism.level == "ok"
+    starts = [word for word, there in (("set by restore_state()", sets_state), ("replayed", replays)) if there]
+    protocols = [f"goals=recorded with starts {' or '.join(starts)}"] if starts else []
+    if offered(env, "goal_image") is not None and replays:
+        protocols.insert(0, "goals=environment (goal_image())")
+    if not protocols:
+        text = (
+            "no protocol: it can neither be replayed nor set to a state. Draw everything random from self.np_random, "
+        )
+        return Finding("planning", "warn", text + "or give it restore_state() (docs/bring_your_own.md).")
+    own = next((name for name in OWN_SUCCESS if name in play.info), None)
+    if own is None:
+        success = "Success needs conditions on state variables (evaluation.success): info has none of its own."
+    elif offered(env, "set_goal") is not None or len(protocols) > 1:
+        success = f"Its own success (info {own}) can be used."
+    else:
+        success = f"Success needs conditions on state variables (evaluation.success): info {own} is about another goal."
+    return Finding("planning", "ok", f"{', '.join(protocols)}. {success}")
 
 
 def _end_finding(env: gymnasium.Env) -> Finding:

@@ -32,6 +32,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 from PIL import Image
 
+from jepaworld.envs.restore import with_state
 from jepaworld.errors import EnvironmentNotUsableError
 
 FrameSource = Literal["auto", "observation", "render"]
@@ -43,6 +44,13 @@ _EXTRAS = {  # part of an entry point or of an id -> what to install
     "ale_py": 'pip install "jepaworld[atari]"',
     "classic_control": 'pip install "gymnasium[classic-control]"',
     "toy_text": 'pip install "gymnasium[toy-text]"',
+    "pusht": 'pip install "jepaworld[pusht]"',
+}
+
+
+_PLUGINS = {  # namespace of ids -> the package whose import registers them, and what to install
+    "ALE": ("ale_py", "ale-py", _EXTRAS["ale_py"]),
+    "gym_pusht": ("gym_pusht", "gym-pusht", _EXTRAS["pusht"]),
 }
 
 
@@ -57,7 +65,8 @@ def make_env(environment_name: str, environment_kwargs: Mapping[str, Any] | None
         environment_kwargs: arguments for `gymnasium.make`, `max_episode_steps` among them.
 
     Returns:
-        The environment; its image observation or its `render()` gives frames.
+        The environment; its image observation or its `render()` gives frames. Gymnasium's MuJoCo environments and
+        Push-T come with state variables and `restore_state` (`jepaworld.envs.restore`).
 
     Raises:
         EnvironmentNotUsableError: the id is unknown, a dependency is missing, an argument is refused, or
@@ -80,7 +89,7 @@ def make_env(environment_name: str, environment_kwargs: Mapping[str, Any] | None
             f"environment {environment_name} gives no frames: its render modes are {modes}, without "
             f"'rgb_array', and its observation {env.observation_space} is no image. Give it one of the two."
         )
-    return env
+    return with_state(env)
 
 
 def make_vector_env(
@@ -145,10 +154,10 @@ def _checked_kwargs(environment_name: str, environment_kwargs: Mapping[str, Any]
 
 
 def _find_spec(environment_name: str) -> EnvSpec:
-    known = environment_name.rpartition(":")[2] in gymnasium.registry
-    if not known and importlib.util.find_spec("ale_py") is not None:
-        gymnasium.register_envs(importlib.import_module("ale_py"))  # the import registers
     module, _, name = environment_name.rpartition(":")
+    plugin = _PLUGINS.get(name.partition("/")[0], ("ale_py", "", ""))[0]  # ALE also registers ids without it
+    if name not in gymnasium.registry and importlib.util.find_spec(plugin) is not None:
+        gymnasium.register_envs(importlib.import_module(plugin))
     if module:
         _import(module, environment_name)
     try:
@@ -180,8 +189,9 @@ def _import(module: str, environment_name: str) -> None:
 
 
 def _unknown(environment_name: str, error: Exception) -> str:
-    if environment_name.startswith("ALE/") and importlib.util.find_spec("ale_py") is None:
-        return f"environment {environment_name} needs ale-py, which is not installed: {_EXTRAS['ale_py']}."
+    package, project, command = _PLUGINS.get(environment_name.partition("/")[0], ("", "", ""))
+    if package and importlib.util.find_spec(package) is None:
+        return f"environment {environment_name} needs {project}, which is not installed: {command}."
     # Also compared without namespace and version, so that "tworoom" finds jepaworld/TwoRoom-v0.
     known = {name.lower(): name for name in gymnasium.registry}
     known |= {name.rsplit("/", 1)[-1].rsplit("-v", 1)[0]: known[name] for name in sorted(known)}

@@ -34,8 +34,7 @@ class _Lanes:
     def __init__(self, num_lanes: int, *, max_speed: float, random_wall: bool, goal_room: GoalRoom) -> None:
         if not (isinstance(max_speed, int | float) and math.isfinite(max_speed) and max_speed > 0):
             raise ValueError(f"max_speed is {max_speed!r}; it must be a finite number of pixels per step above 0.")
-        if goal_room not in get_args(GoalRoom):
-            raise ValueError(f"goal_room is {goal_room!r}; it must be one of {', '.join(get_args(GoalRoom))}.")
+        _check_goal_room("goal_room", goal_room)
         self.max_speed, self.random_wall, self.goal_room = float(max_speed), bool(random_wall), goal_room
         self.state = np.zeros((num_lanes, 2), np.float32)
         self.goal = np.zeros((num_lanes, 2), np.float32)
@@ -43,8 +42,17 @@ class _Lanes:
         self.geometry = Geometry.of(self.wall)
         self.rooms = world.paint_walls(self.wall)
 
-    def reset(self, lanes: NDArray[np.intp], draws: Float64Array, restore: Mapping[str, Float32Array]) -> None:
-        """Start an episode in `lanes` (M,) from uniform numbers (M, 10) and what is restored (M, 2)."""
+    def reset(
+        self,
+        lanes: NDArray[np.intp],
+        draws: Float64Array,
+        restore: Mapping[str, Float32Array],
+        goal_room: GoalRoom | None,
+    ) -> None:
+        """Start an episode in `lanes` (M,) from uniform numbers (M, 10) and what is restored (M, 2).
+
+        Goals are drawn from `goal_room`, `None` for the environment's own.
+        """
         if "wall" in restore:
             wall = restore["wall"]
         elif self.random_wall:
@@ -55,7 +63,7 @@ class _Lanes:
         geometry = Geometry.of(wall)
         state = restore["state"] if "state" in restore else world.draw_positions(draws[:, 2:6], geometry)
         on_left = state[:, 0] < geometry.centre
-        goal_side = {"any": None, "same": on_left, "other": ~on_left}[self.goal_room]
+        goal_side = {"any": None, "same": on_left, "other": ~on_left}[goal_room or self.goal_room]
         goal = restore["goal"] if "goal" in restore else world.draw_positions(draws[:, 6:10], geometry, goal_side)
         _check_free("state", state, wall, geometry)
         _check_free("goal", goal, wall, geometry)
@@ -87,6 +95,11 @@ class _Lanes:
         np.copyto(frames, self.rooms)
         world.paint_agents(frames, self.state if states is None else states)
         return frames
+
+
+def _check_goal_room(name: str, goal_room: object) -> None:
+    if goal_room not in get_args(GoalRoom):
+        raise ValueError(f"{name} is {goal_room!r}; it must be one of {', '.join(get_args(GoalRoom))}.")
 
 
 def _check_wall(wall: Float32Array) -> None:
@@ -129,7 +142,8 @@ class TwoRoomEnv(gymnasium.Env[NDArray[np.uint8], Float32Array]):
         bool.
 
     `reset(options=...)` takes "state", "goal" and "wall" as given by `info` and restores them exactly; what
-    is left out is drawn. Starts and goals are uniform over the free space.
+    is left out is drawn. Starts and goals are uniform over the free space. "goal_room" holds for this episode
+    instead of the argument. For planning there are the methods of `jepaworld.envs.restore`.
 
     Args:
         render_mode: "rgb_array" or None.
@@ -166,8 +180,9 @@ class TwoRoomEnv(gymnasium.Env[NDArray[np.uint8], Float32Array]):
     ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
         """Start an episode, drawn or restored; see the class."""
         super().reset(seed=seed)
-        restore = _read_options(options or {}, num_lanes=None)
-        self._lanes.reset(np.zeros(1, np.intp), self.np_random.random(world.DRAWS_PER_RESET)[None], restore)
+        restore, goal_room = _read_options(options or {}, num_lanes=None)
+        draws = self.np_random.random(world.DRAWS_PER_RESET)[None]
+        self._lanes.reset(np.zeros(1, np.intp), draws, restore, goal_room)
         return self._image(), self._info(self._lanes.success())
 
     def step(self, action: ArrayLike) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
@@ -195,6 +210,43 @@ class TwoRoomEnv(gymnasium.Env[NDArray[np.uint8], Float32Array]):
         images = np.ascontiguousarray(frames.transpose(0, 2, 3, 1))
         return images if states.ndim == 2 else images[0]
 
+    def restore_state(self, states: Mapping[str, ArrayLike]) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        """Begin an episode at recorded state variables: those of "state", "goal" and "wall" that are there.
+
+        Args:
+            states: as `info` gives them; others are not looked at.
+
+        Returns:
+            Observation and info.
+
+        Raises:
+            ValueError: "state" is missing, or one is not possible.
+        """
+        if "state" not in states:
+            raise ValueError(f"states lack state; there are {', '.join(states)}.")
+        return self.reset(options={name: states[name] for name in _RESTORABLE if name in states})
+
+    def goal_image(self) -> NDArray[np.uint8]:
+        """The image (64, 64, 3) with the agent at the goal of this episode; nothing moves."""
+        return self.render_state(self._lanes.goal[0])
+
+    def goal_state(self) -> dict[str, Float32Array]:
+        """The state variables at the goal: "state" and "wall"."""
+        return {"state": self._lanes.goal[0].copy(), "wall": self._lanes.wall[0].copy()}
+
+    def set_goal(self, states: Mapping[str, ArrayLike]) -> dict[str, Any]:
+        """Make the agent's position in `states["state"]` the goal of this episode; returns the new info.
+
+        Raises:
+            ValueError: it is missing, or not in free space.
+        """
+        if "state" not in states:
+            raise ValueError(f"states lack state; there are {', '.join(states)}.")
+        goal = np.asarray(states["state"], np.float32).reshape(1, 2)
+        _check_free("goal", goal, self._lanes.wall, self._lanes.geometry)
+        self._lanes.goal = goal.copy()
+        return self._info(self._lanes.success())
+
     def _image(self) -> NDArray[np.uint8]:
         return np.ascontiguousarray(self._lanes.frames()[0].transpose(1, 2, 0))
 
@@ -214,8 +266,8 @@ class TwoRoomVectorEnv(VectorEnv[NDArray[np.uint8], Float32Array, NDArray[Any]])
     There is no automatic reset (`AutoresetMode.DISABLED`): a lane that has ended stays ended until it is
     reset, alone with `options={"reset_mask": bool (N,)}` or with all others. `reset(seed=s)` gives lane i the
     seed s + i; a sequence gives each lane its own. "state", "goal" and "wall" in `options` are (N, 2), or
-    (2,) for all lanes. `info` holds the entries of `TwoRoomEnv` stacked over lanes, with Gymnasium's masks
-    (`"_state"`, all True).
+    (2,) for all lanes; "goal_room" is one for all. `info` holds the entries of `TwoRoomEnv` stacked over lanes,
+    with Gymnasium's masks (`"_state"`, all True).
 
     Images are stored channels first; the observation (N, 64, 64, 3) is a view with the channels last. To skip
     images that nobody looks at, call `advance` instead of `step`, and `frames_chw` when one is wanted.
@@ -275,10 +327,11 @@ class TwoRoomVectorEnv(VectorEnv[NDArray[np.uint8], Float32Array, NDArray[Any]])
         """Start episodes, drawn or restored, in all lanes or in those of the mask; see the class."""
         options = dict(options or {})
         lanes = np.flatnonzero(_read_mask(options.pop("reset_mask", None), self.num_envs))
-        restore = {name: rows[lanes] for name, rows in _read_options(options, self.num_envs).items()}
+        restore, goal_room = _read_options(options, self.num_envs)
+        restore = {name: rows[lanes] for name, rows in restore.items()}
         seeds = _read_seeds(seed, self.num_envs)
         draws = np.stack([self._generator(lane, seeds[lane]).random(world.DRAWS_PER_RESET) for lane in lanes.tolist()])
-        self._lanes.reset(lanes, draws, restore)
+        self._lanes.reset(lanes, draws, restore, goal_room)
         self._steps[lanes] = 0
         return self._images(), self._info(self._lanes.success())
 
@@ -350,18 +403,26 @@ def _check_render_mode(render_mode: str | None) -> None:
         raise ValueError(f"render_mode is {render_mode!r}; it must be 'rgb_array' or None.")
 
 
-def _read_options(options: Mapping[str, Any], num_lanes: int | None) -> dict[str, Float32Array]:
-    """What is to be restored, as (N, 2) float32 each; one lane without lane axis for `num_lanes` None."""
-    restore = {}
+def _read_options(options: Mapping[str, Any], num_lanes: int | None) -> tuple[dict[str, Float32Array], GoalRoom | None]:
+    """What is to be restored, as (N, 2) float32 each, and the room of the goal.
+
+    One lane is given without lane axis, for `num_lanes` None.
+    """
+    restore, goal_room = {}, options.get("goal_room")
+    if "goal_room" in options:
+        _check_goal_room("options['goal_room']", goal_room)
     for name, value in options.items():
+        if name == "goal_room":
+            continue
         if name not in _RESTORABLE:
-            raise ValueError(f"options[{name!r}] is not known; reset takes {', '.join(_RESTORABLE)}.")
+            known = ", ".join((*_RESTORABLE, "goal_room"))
+            raise ValueError(f"options[{name!r}] is not known; reset takes {known}.")
         rows = np.asarray(value, dtype=np.float32)
         if rows.shape != (2,) and (num_lanes is None or rows.shape != (num_lanes, 2)):
             expected = "(2,)" if num_lanes is None else f"(2,) or ({num_lanes}, 2)"
             raise ValueError(f"options[{name!r}] has shape {rows.shape}; expected {expected}.")
         restore[name] = np.broadcast_to(rows, (num_lanes or 1, 2))
-    return restore
+    return restore, goal_room
 
 
 def _read_mask(mask: Any, num_lanes: int) -> NDArray[np.bool_]:

@@ -10,7 +10,7 @@ Shapes: N lanes; states, goals, walls (N, 2) float32; frames (N, 3, 64, 64) uint
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import numpy as np
@@ -34,8 +34,8 @@ DRAWS_PER_RESET = 10  # uniform numbers that one reset of one lane consumes, wha
 
 _RANDOM_WALL_X = (20, 44)  # drawn as whole pixels, ends included, so that edges stay crisp
 _RANDOM_DOOR_Y = (10, 54)
-_BACKGROUND = (9, 11, 20)
-_WALL_COLOUR = (72, 108, 166)
+BACKGROUND = (9, 11, 20)
+WALL_COLOUR = (72, 108, 166)
 _AGENT_COLOUR = (255, 214, 92)
 _PATCH = 7  # pixels on a side that hold the disc with its smooth edge, at any fraction of a pixel
 
@@ -74,6 +74,17 @@ class Geometry:
             centre=x,
         )
 
+    def of_lanes(self, lanes: NDArray[np.intp]) -> Geometry:
+        """The geometry of some lanes."""
+        return Geometry(*(getattr(self, face.name)[lanes] for face in fields(self)))
+
+    def may_meet(self, start: Float64Array, end: Float64Array) -> NDArray[np.bool_]:
+        """Whether a straight path between centres (N, 2) may touch an obstacle; False is certain, True is not."""
+        low, high = np.minimum(start, end), np.maximum(start, end)
+        beside = (high[:, 0] < self.left) | (low[:, 0] > self.right)
+        in_door = (low[:, 1] > self.door_low) & (high[:, 1] < self.door_high)
+        return ~((beside | in_door) & (low > LOW).all(axis=1) & (high < HIGH).all(axis=1))
+
     def in_wall(self, position: Float64Array) -> NDArray[np.bool_]:
         """Whether centres (N, 2) are strictly inside the wall; touching it is not."""
         x, y = position.T
@@ -105,8 +116,13 @@ def move(start: Float64Array, displacement: Float64Array, geometry: Geometry) ->
     Returns:
         The point of first contact (the end, where nothing was hit) and the end, both (N, 2).
     """
-    contact, rest = _straight(start, displacement, geometry)
-    end, _ = _straight(contact, rest, geometry)
+    contact = start + displacement
+    end = contact.copy()
+    meeting = np.flatnonzero(geometry.may_meet(start, contact))
+    if len(meeting):  # most moves meet nothing
+        obstacles = geometry.of_lanes(meeting)
+        contact[meeting], rest = _straight(start[meeting], displacement[meeting], obstacles)
+        end[meeting], _ = _straight(contact[meeting], rest, obstacles)
     return contact, end
 
 
@@ -223,7 +239,7 @@ def paint_walls(wall: Float32Array) -> NDArray[np.uint8]:
     solid = overlap(x - WALL_HALF, x + WALL_HALF)[:, None, :] * (1 - overlap(y - DOOR_HALF, y + DOOR_HALF))[:, :, None]
     edge = (pixels < BORDER) | (pixels >= SIZE - BORDER)
     solid = np.where(edge | edge[:, None], np.float32(1), solid)[:, None]
-    floor, colour = (np.array(c, np.float32).reshape(3, 1, 1) for c in (_BACKGROUND, _WALL_COLOUR))
+    floor, colour = (np.array(c, np.float32).reshape(3, 1, 1) for c in (BACKGROUND, WALL_COLOUR))
     return (floor + solid * (colour - floor) + np.float32(0.5)).astype(np.uint8)
 
 

@@ -1,29 +1,30 @@
-"""Measurements on trained models: collapse diagnostics, linear probes, imagination error."""
+"""Measurements on trained models: collapse diagnostics, probes, imagination error."""
 
 from jepaworld.evaluation.collapse import CollapseDiagnostics, collapse_diagnostics
 from jepaworld.evaluation.encoding import encode_frames, evaluation_mode, gather_rows, sample_rows
 from jepaworld.evaluation.imagination import ImaginationResult, StateError, imagination_error, imagine
-from jepaworld.evaluation.probes import (
-    LinearProbe,
-    ProbeResult,
-    bootstrap_r2,
-    fit_linear_probe,
-    mean_r2,
-    probe_states,
-    r2_score,
-)
+from jepaworld.evaluation.linear_probe import LinearProbe, fit_linear_probe
+from jepaworld.evaluation.mlp_probe import MLPProbe, fit_mlp_probe
+from jepaworld.evaluation.probes import MLPReading, ProbeResult, mean_r2, probe_states
+from jepaworld.evaluation.scores import bootstrap_r2, r2_score
+from jepaworld.evaluation.state_probes import StateProbe, choose_state_probes
 
 __all__ = [
     "CollapseDiagnostics",
     "ImaginationResult",
     "LinearProbe",
+    "MLPProbe",
+    "MLPReading",
     "ProbeResult",
     "StateError",
+    "StateProbe",
     "bootstrap_r2",
+    "choose_state_probes",
     "collapse_diagnostics",
     "encode_frames",
     "evaluation_mode",
     "fit_linear_probe",
+    "fit_mlp_probe",
     "gather_rows",
     "imagination_error",
     "imagine",

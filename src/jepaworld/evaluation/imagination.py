@@ -9,7 +9,7 @@ learned dynamics must beat it. The error of predicting the mean is 1 by construc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from jepaworld.evaluation.encoding import device_of, evaluation_mode, gather_rows
-from jepaworld.evaluation.probes import LinearProbe, resample_counts
+from jepaworld.evaluation.scores import resample_counts
+from jepaworld.evaluation.state_probes import StateProbe
 
 if TYPE_CHECKING:
     from jepaworld.data.store import EpisodeDataset
@@ -27,18 +28,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class StateError:
-    """Distance between the true state and the one that a linear probe reads, by imagined step.
+    """Distance between the true state and the one that a probe reads, by imagined step.
 
     Attributes:
-        variable: Name of the state variable.
-        imagined: (P,) mean Euclidean distance from imagined embeddings, in the variable's own unit.
+        probe: Which state variable, which entries of it, and what reads them.
+        imagined: (P,) mean Euclidean distance over these entries from imagined embeddings, in the variable's own unit.
         low: (P,) lower end of its 95 % interval.
         high: (P,) upper end.
         encoded: (P,) the same read from the embeddings of the real frames: what the probe itself gets wrong.
         copied: (P,) distance of the state at the first frame: how far things moved.
     """
 
-    variable: str
+    probe: StateProbe
     imagined: np.ndarray
     low: np.ndarray
     high: np.ndarray
@@ -63,7 +64,7 @@ class ImaginationResult:
         window_owners: (N,) its episode.
         window_lengths: (N,) its steps, at most P.
         window_errors: (N,) its error, mean over its steps.
-        state: Error in a state variable, if a probe was given.
+        states: Error in each state variable that a probe was given for.
     """
 
     error: np.ndarray
@@ -77,7 +78,7 @@ class ImaginationResult:
     window_owners: np.ndarray
     window_lengths: np.ndarray
     window_errors: np.ndarray
-    state: StateError | None = None
+    states: tuple[StateError, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers by step, for JSON; NaN becomes None."""
@@ -91,15 +92,19 @@ class ImaginationResult:
             "num_episodes": self.num_episodes.tolist(),
             "target_variance": self.target_variance,
         }
-        if self.state is not None:
-            table["state"] = {
-                "variable": self.state.variable,
-                "imagined": _plain(self.state.imagined),
-                "imagined_low_95": _plain(self.state.low),
-                "imagined_high_95": _plain(self.state.high),
-                "encoded": _plain(self.state.encoded),
-                "copied": _plain(self.state.copied),
+        table["states"] = [
+            {
+                "variable": state.probe.variable,
+                "entries": list(state.probe.entries),
+                "probe": state.probe.kind,
+                "imagined": _plain(state.imagined),
+                "imagined_low_95": _plain(state.low),
+                "imagined_high_95": _plain(state.high),
+                "encoded": _plain(state.encoded),
+                "copied": _plain(state.copied),
             }
+            for state in self.states
+        ]
         return table
 
 
@@ -174,7 +179,7 @@ def imagination_error(
     windows_per_episode: int = 4,
     seed: int = 0,
     batch_size: int = 32,
-    state_probe: tuple[str, LinearProbe] | None = None,
+    state_probes: Sequence[StateProbe] = (),
 ) -> ImaginationResult:
     """Compare imagined embeddings with those of the real frames, step by step.
 
@@ -186,8 +191,8 @@ def imagination_error(
         windows_per_episode: Starts drawn in each episode.
         seed: Seed of the starts and of the bootstrap.
         batch_size: Windows at once.
-        state_probe: A state variable and a probe of it, fitted on `encode_target` of training frames, because
-            that is what imagined embeddings are to resemble.
+        state_probes: Probes of state variables, as `choose_state_probes` gives them: fitted on `encode_target`,
+            because that is what imagined embeddings are to resemble.
 
     Returns:
         Errors by step, with intervals and the copy baseline.
@@ -196,7 +201,7 @@ def imagination_error(
     assert len(rows), "no episode has a transition"
     steps, valid = _window_rows(rows, lengths, horizon)
     errors, copies = np.full((2, len(rows), horizon), np.nan)
-    distances = None if state_probe is None else np.full((3, len(rows), horizon), np.nan)
+    distances = np.full((len(state_probes), 3, len(rows), horizon), np.nan)
     moments = _Moments()
     for batch in _imagined_batches(model, dataset, rows, lengths, horizon, batch_size):
         real = batch.target[:, 1:]
@@ -204,17 +209,16 @@ def imagination_error(
         errors[batch.windows] = _squared_error(batch.imagined, real)
         copies[batch.windows] = _squared_error(batch.target[:, :1], real)
         moments.add(real[mask])
-        if state_probe is not None and distances is not None:
-            distances[:, batch.windows] = _state_distances(dataset, steps[batch.windows], batch, state_probe)
+        for probe, of_probe in zip(state_probes, distances, strict=True):
+            of_probe[:, batch.windows] = _state_distances(dataset, steps[batch.windows], batch, probe)
     variance = moments.variance()
     scale = variance if variance > 0.0 else np.nan
     errors, copies = (np.where(valid, values / scale, np.nan) for values in (errors, copies))
     error, low, high = _mean_by_step(errors, valid, owners, seed)
-    state = None
-    if state_probe is not None and distances is not None:
-        imagined, state_low, state_high = _mean_by_step(distances[0], valid, owners, seed)
-        encoded, copied = (_mean_by_step(values, valid, owners, seed)[0] for values in distances[1:])
-        state = StateError(state_probe[0], imagined, state_low, state_high, encoded, copied)
+    states = []
+    for probe, of_probe in zip(state_probes, distances, strict=True):
+        imagined, encoded, copied = (_mean_by_step(values, valid, owners, seed) for values in of_probe)
+        states.append(StateError(probe, *imagined, encoded[0], copied[0]))
     return ImaginationResult(
         error=error,
         low=low,
@@ -227,7 +231,7 @@ def imagination_error(
         window_owners=owners,
         window_lengths=lengths,
         window_errors=np.where(valid, errors, 0.0).sum(axis=1) / lengths,
-        state=state,
+        states=tuple(states),
     )
 
 
@@ -282,16 +286,13 @@ def _squared_error(z: Tensor, target: Tensor) -> np.ndarray:
     return (z.double() - target.double()).square().flatten(2).mean(dim=2).numpy()
 
 
-def _state_distances(
-    dataset: EpisodeDataset, steps: np.ndarray, batch: _Batch, state_probe: tuple[str, LinearProbe]
-) -> np.ndarray:
+def _state_distances(dataset: EpisodeDataset, steps: np.ndarray, batch: _Batch, probe: StateProbe) -> np.ndarray:
     """Distances (3, n, P) to the true state: imagined, read from the real frame, state of the first frame."""
-    variable, probe = state_probe
-    truth = gather_rows(dataset, f"state.{variable}", steps.reshape(-1)).astype(np.float64)
-    truth = truth.reshape(*steps.shape, -1)
+    truth = gather_rows(dataset, f"state.{probe.variable}", steps.reshape(-1)).astype(np.float64)
+    truth = truth.reshape(*steps.shape, -1)[..., list(probe.entries)]
     shape = truth[:, 1:].shape
-    imagined = probe.predict(batch.imagined.flatten(0, 1)).reshape(shape)
-    encoded = probe.predict(batch.target[:, 1:].flatten(0, 1)).reshape(shape)
+    imagined = probe.probe.predict(batch.imagined.flatten(0, 1)).reshape(shape)
+    encoded = probe.probe.predict(batch.target[:, 1:].flatten(0, 1)).reshape(shape)
     guesses = (imagined, encoded, np.broadcast_to(truth[:, :1], shape))
     return np.stack([np.linalg.norm(guess - truth[:, 1:], axis=2) for guess in guesses])
 

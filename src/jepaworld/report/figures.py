@@ -20,10 +20,13 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from jepaworld.evaluation.collapse import CollapseDiagnostics
-from jepaworld.evaluation.imagination import ImaginationResult
-from jepaworld.evaluation.probes import ProbeResult
+from jepaworld.evaluation.imagination import ImaginationResult, StateError
+from jepaworld.evaluation.probes import ProbeKind, ProbeResult
+from jepaworld.report.planning_results import PlanningReport
 
 MODEL, OTHER, PLAIN = "#2f7fd6", "#de7326", "#8a929c"
+PROBE_NAMES: dict[ProbeKind, str] = {"linear": "linear probe", "mlp": "MLP"}
+AGENT_NAMES = {"planner": "planner", "random": "random policy", "recorded": "recorded actions"}
 _TEXT = "#010203"  # replaced by currentColor, so that charts are readable on light and dark pages
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -139,20 +142,51 @@ def imagination_chart(result: ImaginationResult) -> str:
         return _svg(figure, title)
 
 
-def state_error_chart(result: ImaginationResult) -> str | None:
-    """Distance between true state and the one read from imagination; None without a probe."""
-    state = result.state
-    if state is None:
-        return None
-    title = f"Error of `{state.variable}` read from imagination"
+def state_error_chart(state: StateError) -> str:
+    """Distance between true state and the one read from imagination."""
+    title = f"Error of `{state.probe.name}`, read by the {PROBE_NAMES[state.probe.kind]}"
     with matplotlib.rc_context(_STYLE):
         figure, axes = _figure(title)
         steps = np.arange(1, len(state.imagined) + 1)
         axes.fill_between(steps, state.low, state.high, color=MODEL, alpha=0.2, linewidth=0)
-        axes.plot(steps, state.imagined, color=MODEL, marker="o", markersize=3.5, label="read from imagination")
-        axes.plot(steps, state.encoded, color=PLAIN, linestyle=(0, (4, 3)), label="read from the real frame")
+        axes.plot(steps, state.imagined, color=MODEL, marker="o", markersize=3.5, label="from imagination (95 %)")
+        axes.plot(steps, state.encoded, color=PLAIN, linestyle=(0, (4, 3)), label="from the real frame")
         axes.plot(steps, state.copied, color=OTHER, label="copy of the first state")
         _finish_by_step(axes, "distance, in its own unit")
+        return _svg(figure, title)
+
+
+def success_chart(planning: PlanningReport) -> str:
+    """Share of goals reached at any time by each agent with its interval, over all tasks and in each group."""
+    title = "Goals reached, with 95 % intervals"
+    agents = [agent for agent in planning.agents if agent.missing is None]
+    rows = ["all", *planning.groups]
+    colours = {"planner": MODEL, "random": OTHER}
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(_SIZE[0], 1.4 + 0.55 * len(rows)), layout="constrained")
+        axes = figure.add_subplot()
+        axes.set_title(title, pad=10)
+        for place, agent in enumerate(agents):
+            shown = [(y, agent.any[row]) for y, row in enumerate(rows) if row in agent.any]
+            heights = [y + 0.22 * (place - (len(agents) - 1) / 2) for y, _ in shown]
+            rate = 100 * np.array([entry.rate for _, entry in shown])
+            ends = 100 * np.array([(entry.low, entry.high) for _, entry in shown]).T
+            axes.errorbar(
+                rate,
+                heights,
+                xerr=np.abs(ends - rate),
+                fmt="o",
+                markersize=5,
+                capsize=3,
+                linewidth=1.6,
+                color=colours.get(agent.name, PLAIN),
+                label=AGENT_NAMES.get(agent.name, agent.name),
+            )
+        axes.set_yticks(range(len(rows)), ["all goals" if row == "all" else row for row in rows])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_xlim(-2, 102)
+        axes.set_xlabel("% of goals reached at any time")
+        figure.legend(loc="outside lower center", ncols=3)
         return _svg(figure, title)
 
 
@@ -168,10 +202,15 @@ def probe_scatter(results: Sequence[ProbeResult], max_points: int = 400) -> str:
             truth, read = result.truth[::every], result.prediction[::every]
             low, high = min(truth.min(), read.min()), max(truth.max(), read.max())
             axes.plot([low, high], [low, high], color=PLAIN, linewidth=1.0)
-            axes.scatter(truth, read, s=7, color=MODEL, alpha=0.45, linewidths=0)
+            axes.scatter(truth, read, s=7, color=MODEL, alpha=0.45, linewidths=0, label="linear")
+            if result.mlp is not None:
+                axes.scatter(
+                    truth, result.mlp.prediction[::every], s=5, color=OTHER, alpha=0.45, linewidths=0, label="MLP"
+                )
             axes.set_xlabel(f"true {result.name}")
-            axes.set_ylabel("read by the probe")
-            axes.set_title("" if result.r2 is None else f"R² {result.r2:.3f}")
+            axes.set_ylabel("read by the probes")
+            axes.set_title("" if result.r2 is None else f"linear R² {result.r2:.3f}")
+            axes.legend(markerscale=2)
         return _svg(figure, title)
 
 

@@ -11,7 +11,9 @@ import numpy as np
 from jepaworld.config import Config
 from jepaworld.evaluation.imagination import ImaginationResult
 from jepaworld.evaluation.probes import mean_r2
+from jepaworld.report.figures import PROBE_NAMES
 from jepaworld.report.measure import UNTRAINED, Measurements
+from jepaworld.report.planning_results import SuccessRate
 from jepaworld.report.run_folder import RunFolder
 
 _LOSSES = {
@@ -20,6 +22,9 @@ _LOSSES = {
     "dino": "DINO centring",
     "none": "no auxiliary loss",
 }
+NOTABLE_GAIN = 0.05
+"""Difference of R² from which on it is worth a sentence that an MLP reads more than a linear map."""
+
 _ENCODERS = {"vit": "ViT", "cnn": "CNN", "mlp": "MLP"}
 
 
@@ -56,7 +61,9 @@ def make_headline(run: RunFolder, measured: Measurements) -> Headline:
     """Sum up a run."""
     headline = Headline(run.config.environment_name, _subtitle(run.config), _unfinished(run))
     _add_collapse(headline, measured)
+    _add_planning(headline, measured)
     _add_probe(headline, measured)
+    _add_folded(headline, measured)
     _add_imagination(headline, measured)
     _add_reconstruction(headline, measured)
     _add_training(headline, run)
@@ -104,25 +111,79 @@ def _add_collapse(headline: Headline, measured: Measurements) -> None:
     headline.cards.append(Card("Effective rank", number(found.effective_rank), f"of {dimensions} dimensions (RankMe)"))
 
 
+def _add_planning(headline: Headline, measured: Measurements) -> None:
+    found = measured.planning
+    planner = None if found is None else found.agent("planner")
+    if found is None or planner is None or planner.missing is not None:
+        return
+    reached, random, recorded = planner.any["all"], found.agent("random"), found.agent("recorded")
+    finding = (
+        f"Plans reach {share_with_interval(reached)} of {reached.episodes} goals within {found.max_steps} environment "
+        "steps"
+    )
+    note = f"95 %: {percent(reached.low)} to {percent(reached.high)}"
+    if random is not None and random.missing is None:
+        chance = random.any["all"]
+        finding += f"; a random policy {share_with_interval(chance)}"
+        note += f"; random {percent(chance.rate)} %"
+        beaten = reached.low > chance.high
+        headline.badges.append(
+            ("good", "Plans beat a random policy") if beaten else ("warn", "Plans do not beat a random policy")
+        )
+    if planner.end["all"].successes != reached.successes:
+        finding += f". When the episode ends, plans are at {share_with_interval(planner.end['all'])}"
+    headline.findings.append(finding + ".")
+    headline.cards.append(Card("Goals reached by planning", f"{percent(reached.rate)} %", note))
+    if recorded is not None and recorded.missing is None and recorded.any["all"].high < 0.95:
+        headline.badges.append(("warn", "Recorded actions miss their goals"))
+        headline.findings.append(
+            f"The recorded actions themselves reach only {share_with_interval(recorded.any['all'])} of the goals: the "
+            "environment does not repeat what was recorded, or success is defined too narrowly."
+        )
+
+
 def _add_probe(headline: Headline, measured: Measurements) -> None:
     results = measured.headline_probe
     mean, interval = mean_r2(results)
     if mean is None:
         return
     name, episodes = measured.headline_variable, measured.num_heldout_episodes
-    floors = {
-        key: float(np.mean([value for r in results if (value := r.baselines.get(key)) is not None]))
-        for key in results[0].baselines
-    }
+    floors = _mean_by_name([result.baselines for result in results])
     beside = f"; an untrained encoder gives {number(floors[UNTRAINED])}" if UNTRAINED in floors else ""
     if "pixels" in floors:
         beside += f", the pixels themselves {number(floors['pixels'])}"
+    by_mlp, mlp_interval = mean_r2(results, kind="mlp")
+    mlp_floors = _mean_by_name([result.mlp.baselines for result in results if result.mlp is not None])
     headline.findings.append(
-        f"A linear probe reads `{name}` from the embedding with R² {with_interval(mean, interval)} on "
-        f"{episodes} "
-        f"{measured.heldout} episodes{beside}."
+        f"A linear probe reads `{name}` from the embedding with R² {with_interval(mean, interval)} on {episodes} "
+        f"{measured.heldout} episodes{beside}. An MLP reads it with R² {with_interval(by_mlp, mlp_interval)}"
+        + (f", from an untrained encoder {number(mlp_floors[UNTRAINED])}." if UNTRAINED in mlp_floors else ".")
     )
-    headline.cards.append(Card(f"Probe R², {name}", number(mean), _interval_note(interval)))
+    headline.cards.append(Card(f"Probe R², {name}", number(mean), f"{_interval_note(interval)}; MLP {number(by_mlp)}"))
+
+
+def _mean_by_name(tables: list[dict[str, float | None]]) -> dict[str, float]:
+    """Mean of each baseline over the entries of a variable that are measurable."""
+    values = {name: [found for table in tables if (found := table[name]) is not None] for name in tables[0]}
+    return {name: float(np.mean(entries)) for name, entries in values.items() if entries}
+
+
+def _add_folded(headline: Headline, measured: Measurements) -> None:
+    """Variables that an MLP reads, but a linear map does not."""
+    found = []
+    for result in measured.probes:
+        mlp = result.mlp
+        if mlp is None or mlp.r2 is None or mlp.gain is None or mlp.gain_interval is None:
+            continue
+        if mlp.r2 > 0.0 and mlp.gain >= NOTABLE_GAIN and mlp.gain_interval[0] > 0.0:
+            found.append((mlp.gain, f"`{result.name}` (R² {number(mlp.r2)} instead of {number(result.r2)})"))
+    if found:
+        found.sort(key=lambda entry: -entry[0])
+        names = [text for _, text in found[:4]]
+        more = f" and {len(found) - 4} more" if len(found) > 4 else ""
+        headline.findings.append(
+            f"An MLP reads what a linear map reads less well or not at all: {', '.join(names)}{more}."
+        )
 
 
 def _add_imagination(headline: Headline, measured: Measurements) -> None:
@@ -158,12 +219,11 @@ def _add_imagination(headline: Headline, measured: Measurements) -> None:
             f"final error {number(result.error[last])}, copying {number(result.copy_error[last])}, mean 1",
         )
     )
-    state = result.state
+    state = next((state for state in result.states if state.probe.variable == measured.headline_variable), None)
     if state is not None and np.isfinite(state.imagined[last]):
         headline.findings.append(
-            f"After {last + 1} imagined steps `{state.variable}` read by a probe is "
-            f"{with_interval(state.imagined[last], (state.low[last], state.high[last]))} away from the "
-            "truth on "
+            f"After {last + 1} imagined steps `{state.probe.name}`, read by the {PROBE_NAMES[state.probe.kind]}, is "
+            f"{with_interval(state.imagined[last], (state.low[last], state.high[last]))} away from the truth on "
             f"average; read from the real frame {number(state.encoded[last])}, if nothing had moved "
             f"{number(state.copied[last])}."
         )
@@ -217,6 +277,16 @@ def number(value: float | None) -> str:
     if value != 0 and abs(value) < 1e-3:
         return f"{value:.1e}"
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def percent(rate: float) -> str:
+    """A share from 0 to 1 in percent: `98.5`, `12`, `100`."""
+    return f"{100 * rate:.1f}".removesuffix(".0")
+
+
+def share_with_interval(rate: SuccessRate) -> str:
+    """`98.5 % (95.7 to 99.5)`."""
+    return f"{percent(rate.rate)} % ({percent(rate.low)} to {percent(rate.high)})"
 
 
 def with_interval(value: float | None, interval: tuple[float, float] | None) -> str:

@@ -26,9 +26,11 @@ from jepaworld.evaluation.encoding import (
     sample_rows,
 )
 from jepaworld.evaluation.imagination import ImaginationResult, imagination_error, imagine
-from jepaworld.evaluation.probes import LinearProbe, ProbeResult, fit_linear_probe, probe_states
+from jepaworld.evaluation.probes import ProbeResult, probe_states
+from jepaworld.evaluation.state_probes import choose_state_probes
 from jepaworld.models.jepa import JEPA
 from jepaworld.models.state_decoder import JEPAStateDecoder
+from jepaworld.report.planning_results import PlanningReport, read_planning
 from jepaworld.report.run_folder import RunFolder
 
 MAX_FRAMES = 4000
@@ -101,6 +103,7 @@ class Measurements:
     collapse: CollapseDiagnostics | None = None
     probes: list[ProbeResult] = field(default_factory=list)
     headline_variable: str | None = None
+    planning: PlanningReport | None = None
     imagination: ImaginationResult | None = None
     reconstructions: Reconstructions | None = None
     strips: list[ImaginedStrip] = field(default_factory=list)
@@ -126,6 +129,8 @@ def measure(run: RunFolder, device: str) -> Measurements:
     measured = Measurements()
     model = _load(JEPA, run, device, measured)
     decoder = _load(JEPAStateDecoder, run, device, measured)
+    measured.planning, problem = read_planning(run)
+    measured.missing += [] if problem is None else [problem]
     dataset = _open_dataset(run, measured)
     if dataset is None:
         return measured
@@ -255,9 +260,10 @@ def _measure_model(
         baseline_models={UNTRAINED: _untrained(run, dataset, device_of(model))},
     )
     measured.headline_variable = _headline_variable(measured.probes)
-    probe = _target_probe(model, dataset, train, measured, seed)
+    state_probes = choose_state_probes(model, dataset, train, max_frames=MAX_FRAMES, seed=seed)
+    state_probes.sort(key=lambda probe: probe.variable != measured.headline_variable)
     horizon = min(HORIZON, int(dataset.episode_lengths[heldout].max()))
-    measured.imagination = imagination_error(model, dataset, heldout, horizon, seed=seed, state_probe=probe)
+    measured.imagination = imagination_error(model, dataset, heldout, horizon, seed=seed, state_probes=state_probes)
 
 
 def _untrained(run: RunFolder, dataset: EpisodeDataset, device: torch.device) -> JEPA:
@@ -270,17 +276,6 @@ def _headline_variable(probes: Sequence[ProbeResult]) -> str | None:
     """The state variable that stands for all, by its name; None if there is none of these names."""
     names = {result.variable for result in probes if result.r2 is not None}
     return next((name for name in PREFERRED_STATES if name in names), None)
-
-
-def _target_probe(
-    model: JEPA, dataset: EpisodeDataset, train: np.ndarray, measured: Measurements, seed: int
-) -> tuple[str, LinearProbe] | None:
-    variable = measured.headline_variable
-    if variable is None or any(result.r2 is None for result in measured.headline_probe):
-        return None
-    rows, _ = sample_rows(dataset, train, MAX_FRAMES, seed)
-    z = encode_frames(model, dataset, rows, encoder="encode_target")
-    return variable, fit_linear_probe(z, gather_rows(dataset, f"state.{variable}", rows))
 
 
 def _measure_decoder(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 from importlib import resources
 from typing import Any
@@ -10,17 +10,26 @@ from typing import Any
 import numpy as np
 import yaml
 
+from jepaworld.evaluation.imagination import ImaginationResult
+from jepaworld.evaluation.state_probes import READABLE
 from jepaworld.report import figures
+from jepaworld.report.figures import PROBE_NAMES
 from jepaworld.report.headline import Headline, number, with_interval
-from jepaworld.report.measure import UNTRAINED, ImaginedStrip, Measurements, Reconstruction
+from jepaworld.report.markup import absent, chart_row, image_cell, plain, prose, table
+from jepaworld.report.measure import PIXELS, UNTRAINED, ImaginedStrip, Measurements, Reconstruction
+from jepaworld.report.planning_section import planning_section
 from jepaworld.report.run_folder import RunFolder
 
 MODEL, OTHER, PLAIN = figures.MODEL, figures.OTHER, figures.PLAIN
+
+MAX_STATE_CHARTS = 4
+"""Charts of state variables; more are in the table only."""
 
 
 def render_page(run: RunFolder, measured: Measurements, headline: Headline) -> str:
     """The whole page as text."""
     sections = [
+        *([] if measured.planning is None else [("planning", "Planning", planning_section(measured.planning))]),
         ("imagination", "Imagination", _imagination(measured)),
         ("reconstructions", "Reconstructions", _reconstructions(measured)),
         ("state", "What the embedding knows", _probes(measured)),
@@ -42,10 +51,10 @@ def render_page(run: RunFolder, measured: Measurements, headline: Headline) -> s
 
 def _head(run: RunFolder, measured: Measurements, headline: Headline) -> str:
     badges = "".join(f'<span class="badge {kind}">{escape(text)}</span>' for kind, text in headline.badges)
-    banners = "".join(f'<div class="banner">{_prose(text)}</div>' for text in measured.missing)
+    banners = "".join(f'<div class="banner">{prose(text)}</div>' for text in measured.missing)
     if headline.unfinished:
-        banners = f'<div class="banner"><strong>{_prose(headline.unfinished)}</strong></div>{banners}'
-    findings = "".join(f"<li>{_prose(text)}</li>" for text in headline.findings)
+        banners = f'<div class="banner"><strong>{prose(headline.unfinished)}</strong></div>{banners}'
+    findings = "".join(f"<li>{prose(text)}</li>" for text in headline.findings)
     cards = "".join(
         f'<div class="card"><div class="label">{escape(card.label)}</div><div '
         f'class="value">{escape(card.value)}'
@@ -64,7 +73,7 @@ def _head(run: RunFolder, measured: Measurements, headline: Headline) -> str:
 def _imagination(measured: Measurements) -> str:
     result = measured.imagination
     if result is None:
-        return _absent("Imagination could not be measured: it needs a trained model and its dataset.")
+        return absent("Imagination could not be measured: it needs a trained model and its dataset.")
     parts = [
         "<p>From a single real frame the model imagines what the recorded actions lead to, without seeing "
         "any "
@@ -78,7 +87,7 @@ def _imagination(measured: Measurements) -> str:
             + "".join(map(_strip, measured.worst_strips))
         )
     else:
-        parts.append(_absent("Without a state decoder imagination cannot be painted; the numbers need none."))
+        parts.append(absent("Without a state decoder imagination cannot be painted; the numbers need none."))
     parts.append(
         "<h3>Error by step</h3><p>Squared error of imagined embeddings over the variance of real ones: 0 is "
         "perfect, 1 is no better than the mean embedding. A model that has learned how actions move things "
@@ -86,36 +95,52 @@ def _imagination(measured: Measurements) -> str:
         f"below the copy of the first frame. {len(result.window_rows)} windows of {result.num_episodes[0]} "
         "episodes; intervals are drawn over episodes.</p>"
     )
-    parts.append(_charts([figures.imagination_chart(result), figures.state_error_chart(result)]))
-    parts.append(_imagination_table(measured))
+    parts.append(chart_row([figures.imagination_chart(result)]))
+    parts.append(_imagination_table(result))
+    parts.append("<h3>State read from imagination</h3>" + _imagined_states(result))
     return "".join(parts)
 
 
-def _imagination_table(measured: Measurements) -> str:
-    result = measured.imagination
-    assert result is not None
+def _imagination_table(result: ImaginationResult) -> str:
     steps = [step for step in (1, 2, 4, 8, 16) if step <= len(result.error)]
     header = ["step", "imagined (95 % interval)", "copy of the first frame", "windows", "episodes"]
-    state = result.state
-    if state is not None:
-        header += [f"{state.variable}: imagined", "from the real frame", "copied"]
-    rows = []
-    for i in (step - 1 for step in steps):
-        row = [
+    rows = [
+        [
             str(i + 1),
             with_interval(result.error[i], (result.low[i], result.high[i])),
             number(result.copy_error[i]),
             str(result.num_windows[i]),
             str(result.num_episodes[i]),
         ]
-        if state is not None:
-            row += [
-                with_interval(state.imagined[i], (state.low[i], state.high[i])),
-                number(state.encoded[i]),
-                number(state.copied[i]),
-            ]
-        rows.append(row)
-    return _table(header, rows, numeric_from=0)
+        for i in (step - 1 for step in steps)
+    ]
+    return table(header, rows, numeric_from=0)
+
+
+def _imagined_states(result: ImaginationResult) -> str:
+    if not result.states:
+        return absent(
+            "No state variable is read well enough from real frames to be followed through imagination (R² of at "
+            f"least {READABLE} on a part of the training episodes)."
+        )
+    header = ["variable", "read by", "step", "from imagination (95 %)", "from the real frame", "if nothing moved"]
+    steps = sorted({0, min(3, len(result.error) - 1), len(result.error) - 1})
+    rows = []
+    for state in result.states:
+        for i in steps:
+            names = [state.probe.name, PROBE_NAMES[state.probe.kind]] if i == 0 else ["", ""]
+            imagined = with_interval(state.imagined[i], (state.low[i], state.high[i]))
+            rows.append([*names, str(i + 1), imagined, number(state.encoded[i]), number(state.copied[i])])
+    left_out = len(result.states) - MAX_STATE_CHARTS
+    return (
+        "<p>How far the state that a probe reads from imagined embeddings is from the true one: mean Euclidean "
+        "distance in the variable's own unit, over the entries that are read from real frames with R² of at least "
+        f"{READABLE}. Each variable is read by the linear probe or by the MLP, whichever was better on a part of the "
+        "training episodes. What is read from the real frame is the probe's own error.</p>"
+        + chart_row(figures.state_error_chart(state) for state in result.states[:MAX_STATE_CHARTS])
+        + (absent(f"{left_out} more in the table.") if left_out > 0 else "")
+        + table(header, rows, numeric_from=2)
+    )
 
 
 def _strip(strip: ImaginedStrip) -> str:
@@ -128,7 +153,7 @@ def _strip(strip: ImaginedStrip) -> str:
     body = ""
     for label, images in rows:
         texts = (f"{label}, step {step}" for step in strip.steps)
-        cells = "".join(map(_image, images, texts))
+        cells = "".join(map(image_cell, images, texts))
         body += f"<tr><th scope='row'>{label}</th>{cells}</tr>"
     return (
         f'<figure class="panel strip"><figcaption>Episode {strip.episode}, from step {strip.start}'
@@ -140,7 +165,7 @@ def _strip(strip: ImaginedStrip) -> str:
 def _reconstructions(measured: Measurements) -> str:
     found = measured.reconstructions
     if found is None:
-        return _absent("No reconstructions: they need a state decoder, the model and its dataset.")
+        return absent("No reconstructions: they need a state decoder, the model and its dataset.")
     share = "" if found.painted is None else f", so that {found.painted:.0%} of the pixel variance is painted"
     return (
         "<p>Frames painted from their own embedding alone; what is missing here is not in the embedding, or "
@@ -155,8 +180,8 @@ def _reconstructions(measured: Measurements) -> str:
 
 def _reconstruction_table(pictures: Sequence[Reconstruction]) -> str:
     head = "".join(f"<th scope='col'>ep. {p.episode}<br>step {p.step}</th>" for p in pictures)
-    real = "".join(_image(p.real, f"real frame, episode {p.episode}") for p in pictures)
-    decoded = "".join(_image(p.decoded, f"reconstruction, episode {p.episode}") for p in pictures)
+    real = "".join(image_cell(p.real, f"real frame, episode {p.episode}") for p in pictures)
+    decoded = "".join(image_cell(p.decoded, f"reconstruction, episode {p.episode}") for p in pictures)
     errors = "".join(f"<td class='soft'>{number(p.error)}</td>" for p in pictures)
     return (
         f'<div class="scroll panel strip"><table class="frames"><tr><td></td>{head}</tr>'
@@ -167,32 +192,42 @@ def _reconstruction_table(pictures: Sequence[Reconstruction]) -> str:
 
 def _probes(measured: Measurements) -> str:
     if not measured.probes:
-        return _absent("No probes: they need a trained model and its dataset.")
+        return absent("No probes: they need a trained model and its dataset.")
     first = measured.probes[0]
-    header = ["variable", "R² (95 % interval)", UNTRAINED, "16 x 16 pixels"]
-    rows = []
+    header = [
+        "variable",
+        "linear R² (95 %)",
+        "MLP R² (95 %)",
+        f"{UNTRAINED}: linear, MLP",
+        "16 x 16 pixels: linear, MLP",
+    ]
     shown_first = measured.headline_probe
+    rows, constant = [], []
     for result in [*shown_first, *(r for r in measured.probes if r not in shown_first)]:
-        row = [result.name]
         if result.r2 is None:
-            row += ["not measurable: constant in these frames", "", ""]
-        else:
-            row.append(with_interval(result.r2, result.interval))
-            row += [number(result.baselines.get(UNTRAINED)), number(result.baselines.get("pixels"))]
+            constant.append(result.name)
+            continue
+        assert result.mlp is not None, "reports fit MLPs"
+        row = [
+            result.name,
+            with_interval(result.r2, result.interval),
+            with_interval(result.mlp.r2, result.mlp.interval),
+        ]
+        for name in (UNTRAINED, PIXELS):
+            row.append(f"{number(result.baselines.get(name))}, {number(result.mlp.baselines.get(name))}")
         rows.append(row)
-    scatter = ""
-    if measured.headline_probe:
-        scatter = _charts([figures.probe_scatter(measured.headline_probe)])
+    scatter = chart_row([figures.probe_scatter(shown_first)]) if shown_first else ""
     return (
-        "<p>A linear map from the embedding to each variable of the environment, fitted on "
-        f"{first.num_train_frames} frames of {first.num_train_episodes} training episodes and judged on "
-        f"{first.num_heldout_frames} frames of {first.num_heldout_episodes} {_heldout(measured)} episodes. "
-        "R² is "
-        "the share of variance that is read: 1 is all, 0 or less is nothing. What no frame shows (a goal "
-        "that is "
-        "not drawn, say) cannot be read from one. Beside it, the same probe on an encoder of the same "
-        "architecture with random weights and on the pooled pixels. Intervals are drawn over episodes.</p>"
-        f"{_table(header, rows)}{scatter}"
+        "<p>What can be read from the embedding of each variable of the environment by a linear map and by a small "
+        f"network (MLP), both fitted on {first.num_train_frames} frames of {first.num_train_episodes} training "
+        f"episodes and judged on {first.num_heldout_frames} frames of {first.num_heldout_episodes} "
+        f"{_heldout(measured)} episodes. R² is the share of variance that is read: 1 is all, 0 or less is nothing. "
+        "What only the MLP reads is there, but folded, and distances in the embedding do not follow it. What no frame "
+        "shows (a goal that is not drawn, say) cannot be read from one. Beside it, the same probes on an encoder of "
+        "the same architecture with random weights and on the pooled pixels. Intervals are drawn over episodes.</p>"
+        + (table(header, rows, numeric_from=1) if rows else "")
+        + (absent(f"Not measurable, because constant in these frames: {', '.join(constant)}.") if constant else "")
+        + scatter
     )
 
 
@@ -216,7 +251,7 @@ def _collapse(run: RunFolder, measured: Measurements) -> str:
             ["mean cosine of different frames", number(found.mean_cosine)],
             ["frames", str(found.num_samples)],
         ]
-        parts.append(_table([f"best model, {_heldout(measured)} frames", ""], rows))
+        parts.append(table([f"best model, {_heldout(measured)} frames", ""], rows))
     epochs = run.epochs.get("jepa", [])
     best = run.best_epoch["epoch"] if run.best_epoch else None
     spread = [("collapse/std_mean", "mean", MODEL), ("collapse/std_min", "smallest", OTHER)]
@@ -233,8 +268,8 @@ def _collapse(run: RunFolder, measured: Measurements) -> str:
             epochs, [("collapse/mean_cosine", "mean cosine", MODEL)], "Mean cosine over training", best=best
         ),
     ]
-    parts.append(_charts(charts))
-    return "".join(parts) or _absent("No epoch has ended yet.")
+    parts.append(chart_row(charts))
+    return "".join(parts) or absent("No epoch has ended yet.")
 
 
 def _training(run: RunFolder) -> str:
@@ -260,7 +295,7 @@ def _training(run: RunFolder) -> str:
             decoder, _train_and_validation("loss_jepa_decoder"), "State decoder loss", logarithmic=True
         ),
     ]
-    return _charts(charts) or _absent("No epoch has ended yet.")
+    return chart_row(charts) or absent("No epoch has ended yet.")
 
 
 def _train_and_validation(name: str) -> list[tuple[str, str, str]]:
@@ -274,23 +309,23 @@ def _auxiliary_terms(epochs: Sequence[dict[str, Any]]) -> list[str]:
 
 def _data(measured: Measurements) -> str:
     if measured.dataset is None:
-        return _absent("The dataset could not be opened.")
-    rows = [[name.replace("_", " "), _plain(value)] for name, value in measured.dataset.items()]
-    return _table(["", ""], rows)
+        return absent("The dataset could not be opened.")
+    rows = [[name.replace("_", " "), plain(value)] for name, value in measured.dataset.items()]
+    return table(["", ""], rows)
 
 
 def _run(run: RunFolder) -> str:
-    notices = "".join(f"<li>{_prose(notice)}</li>" for notice in run.config.notices())
+    notices = "".join(f"<li>{prose(notice)}</li>" for notice in run.config.notices())
     rows = []
     for name, value in run.info.items():
         if name == "phases":
-            rows += [[f"phase {phase}", _plain(facts)] for phase, facts in value.items()]
+            rows += [[f"phase {phase}", plain(facts)] for phase, facts in value.items()]
         elif name != "dataset":  # shown under Data
-            rows.append([name.replace("_", " "), _plain(value)])
+            rows.append([name.replace("_", " "), plain(value)])
     settings = yaml.safe_dump(run.config.to_dict(), sort_keys=False, allow_unicode=True)
     return (
         (f"<h3>Notices</h3><ul>{notices}</ul>" if notices else "")
-        + (_table(["", ""], rows) if rows else _absent("There is no run.json."))
+        + (table(["", ""], rows) if rows else absent("There is no run.json."))
         + f"<details><summary>Configuration</summary><pre>{escape(settings)}</pre></details>"
     )
 
@@ -298,43 +333,3 @@ def _run(run: RunFolder) -> str:
 def _heldout(measured: Measurements) -> str:
     names = {"evaluation": "held-out (evaluation)", "validation": "validation", "training": "training"}
     return names.get(measured.heldout or "", "held-out")
-
-
-def _image(image: np.ndarray, text: str) -> str:
-    return f'<td><img src="{figures.picture(image)}" alt="{escape(text, quote=True)}"></td>'
-
-
-def _charts(charts: Iterable[str | None]) -> str:
-    figures_html = "".join(f"<figure>{chart}</figure>" for chart in charts if chart)
-    return f'<div class="charts">{figures_html}</div>' if figures_html else ""
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], numeric_from: int | None = None) -> str:
-    def cells(tag: str, row: Sequence[str]) -> str:
-        return "".join(
-            f"<{tag} class='{'number' if numeric_from is not None and i >= numeric_from else 'long'}'>"
-            f"{escape(cell)}</{tag}>"
-            for i, cell in enumerate(row)
-        )
-
-    head = f"<thead><tr>{cells('th', header)}</tr></thead>" if any(header) else ""
-    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    return f'<div class="scroll"><table>{head}<tbody>{body}</tbody></table></div>'
-
-
-def _absent(text: str) -> str:
-    return f'<p class="soft">{escape(text)}</p>'
-
-
-def _prose(text: str) -> str:
-    """Escaped text in which `words` between backticks are code."""
-    parts = escape(text).split("`")
-    return "".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts))
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key.replace('_', ' ')} {_plain(entry)}" for key, entry in value.items()) or "none"
-    if isinstance(value, list):
-        return f"({', '.join(map(str, value))})" if value else "scalar"
-    return f"{value:.5g}" if isinstance(value, float) else str(value)

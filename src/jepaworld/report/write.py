@@ -53,6 +53,7 @@ def write_report(run_dir: str | Path, *, device: str = "auto") -> Path:
 
 def _numbers(run: RunFolder, measured: Measurements, headline: Headline) -> dict[str, Any]:
     mean, interval = mean_r2(measured.headline_probe)
+    mlp, mlp_interval = mean_r2(measured.headline_probe, kind="mlp")
     collapse, pictures = measured.collapse, measured.reconstructions
     return {
         "environment": run.config.environment_name,
@@ -64,7 +65,14 @@ def _numbers(run: RunFolder, measured: Measurements, headline: Headline) -> dict
         "collapse": None
         if collapse is None
         else {**asdict(collapse), "std": collapse.std.tolist(), "reasons": list(collapse.reasons)},
-        "headline_probe": {"variable": measured.headline_variable, "r2": mean, "interval_95": interval},
+        "headline_probe": {
+            "variable": measured.headline_variable,
+            "r2": mean,
+            "interval_95": interval,
+            "mlp_r2": mlp,
+            "mlp_interval_95": mlp_interval,
+        },
+        "planning": None if measured.planning is None else measured.planning.model_dump(by_alias=True),
         "probes": [result.to_dict() for result in measured.probes],
         "imagination": None if measured.imagination is None else measured.imagination.to_dict(),
         "reconstruction": None

@@ -102,6 +102,7 @@ def train_jepa_state_decoder(
         num_epochs=settings.num_epochs,
         steps_per_epoch=steps_per_epoch,
         metric=settings.early_stopping.metric,
+        shown="loss_jepa_decoder",
         patience=settings.early_stopping.patience,
         delta=settings.early_stopping.delta,
         after_epoch=lambda epoch: _plot_validation(objective, dataset, split, run, epoch),

@@ -24,6 +24,9 @@ from jepaworld.metrics_log import MetricsLog
 from jepaworld.progress import Progress
 from jepaworld.training_loops.epoch_loop import Meter, Objective, Updater, train_validate_model_epoch
 
+LATEST = "latest"
+"""The metric by which every epoch is better than the one before."""
+
 
 @dataclass
 class Phase:
@@ -40,7 +43,8 @@ class Phase:
         validation: Validation batches, or `None`.
         num_epochs: Longest training.
         steps_per_epoch: Training steps in an epoch.
-        metric: Name of the metric, lower is better, that picks the best checkpoint.
+        metric: Name of the metric, lower is better, that picks the best checkpoint; LATEST for the last epoch.
+        shown: Name of the loss beside the progress bar.
         patience: Epochs without an improvement after which the phase ends.
         delta: Smallest decrease that counts as an improvement.
         after_epoch: Called with the epoch's number before its checkpoints; returns more metrics for the epoch.
@@ -57,6 +61,7 @@ class Phase:
     num_epochs: int
     steps_per_epoch: int
     metric: str
+    shown: str
     patience: int
     delta: float
     after_epoch: Callable[[int], dict[str, Any]]
@@ -153,6 +158,8 @@ class _PhaseRunner:
 
     def _result(self) -> str:
         state = self.state
+        if self.phase.metric == LATEST:
+            return f"{state.epoch - 1} epochs, {state.seconds:.0f} s"
         return (
             f"best {self.phase.metric} {state.best:.4g} at epoch {state.best_epoch} of {state.epoch - 1}, "
             f"{state.seconds:.0f} s"
@@ -197,7 +204,7 @@ class _PhaseRunner:
         if step % self.meter.log_every_steps == 0 or last or save or stop:
             # Nothing may be saved before the losses up to here are known to be finite.
             recent = self.meter.read_recent(step)
-            note = f"epoch {state.epoch}  loss {recent[phase.metric.partition('_')[2]]:.4f}"
+            note = f"epoch {state.epoch}  loss {recent[phase.shown]:.4f}"
             run.log.write(
                 "step",
                 phase.name,
@@ -217,7 +224,7 @@ class _PhaseRunner:
     def _end_epoch(self, metrics: dict[str, Any]) -> None:
         phase, run, state = self.phase, self.owner, self.state
         metrics |= phase.after_epoch(state.epoch)
-        value = metrics[phase.metric]
+        value = -float(state.epoch) if phase.metric == LATEST else metrics[phase.metric]
         best = value < state.best - phase.delta or state.best_epoch == 0
         if best:
             state.best, state.best_epoch = value, state.epoch

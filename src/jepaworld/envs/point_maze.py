@@ -1,0 +1,237 @@
+"""`jepaworld/PointMaze-v0`: a disc with inertia in a maze of square cells, seen from above as a 64x64 image.
+
+Forces change its velocity, which a single image does not show. Units are pixels of the image and environment steps,
+with x to the right and y downwards; a cell is a square of 8 pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box
+from numpy.typing import ArrayLike, NDArray
+
+from jepaworld.envs.two_room_world import BACKGROUND, RADIUS, SIZE, WALL_COLOUR, paint_agents
+
+Float32Array = NDArray[np.float32]
+
+CELL = 8
+SUCCESS_DISTANCE = 0.45 * CELL
+LAYOUTS = {  # walls are #
+    "u": (
+        "########",
+        "#......#",
+        "#......#",
+        "#####..#",
+        "#####..#",
+        "#......#",
+        "#......#",
+        "########",
+    ),
+    "medium": (
+        "########",
+        "#..##..#",
+        "#..#...#",
+        "##...###",
+        "#..#...#",
+        "#.#..#.#",
+        "#...#..#",
+        "########",
+    ),
+}
+
+_RESTORABLE = ("state", "velocity", "goal")
+_DRAWS_PER_RESET = 6
+_TOUCH = 1e-6  # pixels: closer is touching, which is not overlapping
+
+
+class PointMazeEnv(gymnasium.Env[NDArray[np.uint8], Float32Array]):
+    """A disc that is pushed through a maze.
+
+    Observation: uint8 (64, 64, 3) image of walls and disc; the goal is not drawn. `render()` gives the same image.
+    Action: Box (2,) in [-1, 1], force (x right, y down); values outside are clipped. In each step the velocity becomes
+    `(1 - friction) * velocity + acceleration * action`, so it stays below `acceleration / friction` on each axis, and
+    then the disc moves by it, first along x, then along y. It collides as a square of side 5 px that is swept along its
+    path; on contact the velocity into the wall is lost.
+
+    Reward: 1.0 in each step that ends within 3.6 px (0.45 of a cell) of the goal, else 0.0. An episode does not end
+    there. `gymnasium.make` truncates after 300 steps.
+
+    `info`: "state" x, y of the disc, "velocity" (pixels per step), "goal" x, y: each float32 (2,); "success" bool.
+
+    `reset(options=...)` takes "state", "velocity" and "goal" as given by `info` and restores them exactly. What is left
+    out is drawn: start and goal in two different free cells, anywhere where the disc fits into its cell; the velocity
+    is zero. For planning there are the methods of `jepaworld.envs.restore`.
+
+    Args:
+        render_mode: "rgb_array" or None.
+        layout: "u", two rooms joined by a wide bend, or "medium", a maze with corridors of one cell.
+        acceleration: pixels per step and step at action 1; a finite number above 0.
+        friction: share of the velocity that is lost in a step; above 0, at most 1.
+
+    Raises:
+        ValueError: an argument, action or option is not possible.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012 (Gymnasium's interface)
+
+    def __init__(
+        self, render_mode: str | None = None, *, layout: str = "u", acceleration: float = 0.5, friction: float = 0.2
+    ) -> None:
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"render_mode is {render_mode!r}; it must be 'rgb_array' or None.")
+        if layout not in LAYOUTS:
+            raise ValueError(f"layout is {layout!r}; it must be one of {', '.join(LAYOUTS)}.")
+        if not (isinstance(acceleration, int | float) and math.isfinite(acceleration) and acceleration > 0):
+            raise ValueError(f"acceleration is {acceleration!r}; it must be a finite number above 0.")
+        if not (isinstance(friction, int | float) and 0 < friction <= 1):
+            raise ValueError(f"friction is {friction!r}; it must be above 0 and at most 1.")
+        self.render_mode = render_mode
+        self.action_space: Any = Box(-1.0, 1.0, (2,), np.float32)
+        self.observation_space: Any = Box(0, 255, (SIZE, SIZE, 3), np.uint8)
+        self._acceleration, self._friction = float(acceleration), float(friction)
+        self._walls = np.array([[cell == "#" for cell in row] for row in LAYOUTS[layout]])  # [y, x]
+        self._free = np.argwhere(~self._walls)[:, ::-1]  # x, y of each free cell
+        self._maze = _paint(self._walls)
+        self._state, self._velocity, self._goal = (np.zeros(2, np.float32) for _ in range(3))
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        """Start an episode, drawn or restored; see the class."""
+        super().reset(seed=seed)
+        given = {name: self._read(name, value) for name, value in (options or {}).items()}
+        draws = self.np_random.random(_DRAWS_PER_RESET)
+        count = len(self._free)
+        start = int(draws[0] * count)
+        goal = (start + 1 + int(draws[1] * (count - 1))) % count
+        self._state = given.get("state", self._in_cell(start, draws[2:4]))
+        self._goal = given.get("goal", self._in_cell(goal, draws[4:6]))
+        self._velocity = given.get("velocity", np.zeros(2, np.float32))
+        return self._image(self._state), self._info()
+
+    def step(self, action: ArrayLike) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
+        """Push by one action (2,); see the class."""
+        force = np.asarray(action, np.float64)
+        if force.shape != (2,) or not np.isfinite(force).all():
+            raise ValueError(f"expected a finite action of shape (2,), got {force!r}.")
+        velocity = (1 - self._friction) * self._velocity + self._acceleration * np.clip(force, -1, 1)
+        position = self._state.astype(np.float64)
+        for axis in (0, 1):
+            self._slide(position, velocity, axis)
+        # float32, as info gives it, so that a restored episode goes on bit for bit. Faces of walls are float32
+        # numbers, so rounding cannot carry the disc into one.
+        self._state, self._velocity = position.astype(np.float32), velocity.astype(np.float32)
+        info = self._info()
+        return self._image(self._state), float(info["success"]), False, False, info
+
+    def render(self) -> NDArray[np.uint8] | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The observation's image in mode "rgb_array", else None."""
+        return self._image(self._state) if self.render_mode == "rgb_array" else None
+
+    def restore_state(self, states: Mapping[str, ArrayLike]) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        """Begin an episode at recorded state variables: "state", "velocity" and, if it is there, "goal".
+
+        Args:
+            states: as `info` gives them; others are not looked at.
+
+        Returns:
+            Observation and info.
+
+        Raises:
+            ValueError: one is missing or not possible.
+        """
+        missing = [name for name in ("state", "velocity") if name not in states]
+        if missing:
+            raise ValueError(f"states lack {' and '.join(missing)}; there are {', '.join(states)}.")
+        return self.reset(options={name: states[name] for name in _RESTORABLE if name in states})
+
+    def goal_image(self) -> NDArray[np.uint8]:
+        """The image (64, 64, 3) with the disc at the goal of this episode; nothing moves."""
+        return self._image(self._goal)
+
+    def goal_state(self) -> dict[str, Float32Array]:
+        """The state variable at the goal: "state"; any velocity will do there."""
+        return {"state": self._goal.copy()}
+
+    def set_goal(self, states: Mapping[str, ArrayLike]) -> dict[str, Any]:
+        """Make the disc's position in `states["state"]` the goal of this episode; returns the new info.
+
+        Raises:
+            ValueError: it is missing, or not in free space.
+        """
+        if "state" not in states:
+            raise ValueError(f"states lack state; there are {', '.join(states)}.")
+        self._goal = self._read("goal", states["state"])
+        return self._info()
+
+    def _slide(self, position: NDArray[np.float64], velocity: NDArray[np.float64], axis: int) -> None:
+        """Move along one axis up to the first wall, in place."""
+        by = float(velocity[axis])
+        if by == 0:
+            return
+        way = 1 if by > 0 else -1
+        edge = position[axis] + way * RADIUS
+        across = _cells(position[1 - axis] - RADIUS, position[1 - axis] + RADIUS)
+        first, last = math.floor((edge - way * _TOUCH) / CELL), math.floor((edge + by) / CELL)
+        for cell in range(first + way, last + way, way):
+            if any(self._is_wall(cell, other, axis) for other in across):
+                position[axis] = (cell if way > 0 else cell + 1) * CELL - way * RADIUS
+                velocity[axis] = 0.0
+                return
+        position[axis] += by
+
+    def _is_wall(self, along: int, across: int, axis: int) -> bool:
+        x, y = (along, across) if axis == 0 else (across, along)
+        return bool(self._walls[y, x])
+
+    def _read(self, name: str, value: ArrayLike) -> Float32Array:
+        if name not in _RESTORABLE:
+            raise ValueError(f"options[{name!r}] is not known; reset takes {', '.join(_RESTORABLE)}.")
+        pair = np.array(value, dtype=np.float32)
+        if pair.shape != (2,) or not np.isfinite(pair).all():
+            raise ValueError(f"options[{name!r}] is {value!r}; expected two finite numbers.")
+        if name != "velocity" and not self._fits(pair):
+            raise ValueError(f"options[{name!r}] = {pair.tolist()} is not in free space.")
+        return pair
+
+    def _fits(self, position: Float32Array) -> bool:
+        x, y = position.tolist()
+        if min(x, y) < RADIUS or max(x, y) > SIZE - RADIUS:
+            return False
+        rows, columns = _cells(y - RADIUS, y + RADIUS), _cells(x - RADIUS, x + RADIUS)
+        return not self._walls[np.ix_(rows, columns)].any()
+
+    def _in_cell(self, number: int, draws: NDArray[np.float64]) -> Float32Array:
+        offset = (draws - 0.5) * (CELL - 2 * RADIUS)
+        return ((self._free[number] + 0.5) * CELL + offset).astype(np.float32)
+
+    def _image(self, position: Float32Array) -> NDArray[np.uint8]:
+        frame = self._maze.copy()
+        paint_agents(frame, position[None])
+        return np.ascontiguousarray(frame[0].transpose(1, 2, 0))
+
+    def _info(self) -> dict[str, Any]:
+        away = self._state.astype(np.float64) - self._goal
+        return {
+            "state": self._state.copy(),
+            "velocity": self._velocity.copy(),
+            "goal": self._goal.copy(),
+            "success": bool(np.sqrt((away * away).sum()) <= SUCCESS_DISTANCE),
+        }
+
+
+def _cells(low: float, high: float) -> list[int]:
+    """Cells that an interval overlaps by more than touching."""
+    return list(range(math.floor((low + _TOUCH) / CELL), math.floor((high - _TOUCH) / CELL) + 1))
+
+
+def _paint(walls: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """The maze (8, 8) as a frame (1, 3, 64, 64)."""
+    solid = np.kron(walls, np.ones((CELL, CELL), np.bool_))
+    colours = np.where(solid, np.reshape(WALL_COLOUR, (3, 1, 1)), np.reshape(BACKGROUND, (3, 1, 1)))
+    return np.ascontiguousarray(colours[None], dtype=np.uint8)

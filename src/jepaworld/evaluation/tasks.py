@@ -1,0 +1,308 @@
+"""Which starts and goals are planned for: from held-out episodes, or as the environment draws them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Discrete
+from numpy.typing import NDArray
+
+from jepaworld.config import Config
+from jepaworld.data.rollout import episode_seeds, kept_random_state
+from jepaworld.data.store import EpisodeDataset
+from jepaworld.envs.pixels import FrameReader, FrameSource, make_env
+from jepaworld.envs.restore import offered
+from jepaworld.envs.state import extract_state
+from jepaworld.errors import ConfigError, PlanningError
+from jepaworld.evaluation.starts import (
+    DrawnStart,
+    RecordedStart,
+    StartError,
+    Task,
+    Way,
+    as_frame,
+    begin,
+    reset_drawn,
+)
+from jepaworld.evaluation.success import Criterion, own_success
+from jepaworld.settings import EvaluationConfig
+
+__all__ = ["DrawnStart", "RecordedStart", "StartError", "Task", "TaskSet", "begin", "draw_tasks", "make_task_env"]
+
+_STREAM = 2**32 - 1
+"""Keeps the seeds of drawn starts apart from those of episodes, which are numbered from 0."""
+_MOST_SOLVED = 20
+"""Solved starts for each one wanted, after which drawing ends: nearly all are solved."""
+
+
+@dataclass(frozen=True, eq=False)
+class TaskSet:
+    """What `draw_tasks` drew.
+
+    Attributes:
+        tasks: in the order in which they were drawn.
+        criterion: when a task is solved.
+        goals: where starts and goals come from.
+        restore: how recorded starts are brought about; `None` with goals environment.
+        solved: starts that were drawn, found to be solved already, and left out.
+        notes: sentences for the user.
+    """
+
+    tasks: tuple[Task, ...]
+    criterion: Criterion
+    goals: Literal["recorded", "environment"]
+    restore: Way | None
+    solved: int
+    notes: tuple[str, ...]
+
+
+def make_task_env(config: Config) -> gymnasium.Env[Any, Any]:
+    """The environment to plan in: as collected from, but without Gymnasium's limit on the length of episodes.
+
+    A replayed start would otherwise leave fewer steps the later in its episode it is.
+
+    Raises:
+        EnvironmentNotUsableError: as `make_env`.
+    """
+    return make_env(config.environment_name, config.environment_kwargs | {"max_episode_steps": -1})
+
+
+def draw_tasks(
+    config: Config,
+    env: gymnasium.Env[Any, Any],
+    dataset: EpisodeDataset | None,
+    episodes: Sequence[int] | NDArray[np.int64],
+) -> TaskSet:
+    """Draw `evaluation.num_episodes` tasks whose starts are not solved; the same for the same settings and data.
+
+    Each start is brought about once, so that what cannot be restored is known before anything is planned.
+
+    Args:
+        config: all settings; the section `evaluation` decides.
+        env: from `make_task_env`; it is played.
+        dataset: holds the recorded episodes, and says which seeds were collected with; may be `None` with goals
+            environment, where those of the settings are taken.
+        episodes: indices of held-out episodes, for recorded goals.
+
+    Raises:
+        ConfigError: `goal_steps` does not fit the data, or `success` not the state variables.
+        PlanningError: the environment cannot give such starts or goals, or success cannot be told; the message says
+            what remains.
+    """
+    with kept_random_state():
+        if _resolve_goals(config.evaluation, env) == "environment":
+            return _draw_from_environment(config, env, dataset)
+        if dataset is None or len(episodes) == 0:
+            raise PlanningError(
+                "evaluation.goals: recorded goals need held-out episodes, and there are none. Set evaluation_split "
+                "above 0 before training, or evaluation.goals to environment if it shows its goal (goal_image())."
+            )
+        return _draw_recorded(config.evaluation, env, dataset, np.asarray(episodes, np.int64))
+
+
+def _resolve_goals(settings: EvaluationConfig, env: gymnasium.Env[Any, Any]) -> Literal["recorded", "environment"]:
+    shows_goal = offered(env, "goal_image") is not None
+    if settings.goals == "environment" and not shows_goal:
+        raise PlanningError(
+            f"evaluation.goals is environment, but {_name(env)} shows no goal. Give it goal_image() "
+            "(docs/bring_your_own.md), or set evaluation.goals to recorded."
+        )
+    if settings.goals != "auto":
+        return settings.goals
+    tells_success = settings.success is None or offered(env, "goal_state") is not None
+    return "environment" if shows_goal and tells_success else "recorded"
+
+
+def _unsolved(
+    env: gymnasium.Env[Any, Any], kinds: Sequence[Iterator[Task]], criterion: Criterion, wanted: int
+) -> tuple[tuple[Task, ...], int]:
+    """Tasks of each kind in turn, and how many were left out because they are solved at their start."""
+    tasks: list[Task] = []
+    solved = 0
+    while len(tasks) < wanted:
+        task = next(kinds[len(tasks) % len(kinds)], None)
+        if task is None or solved >= _MOST_SOLVED * wanted:
+            raise PlanningError(
+                f"evaluation.num_episodes is {wanted}, but only {len(tasks)} starts were found that are not solved "
+                f"already ({solved} were, by: {criterion}). Lower evaluation.num_episodes, make evaluation.success "
+                "stricter, raise evaluation.goal_steps, or hold out more episodes (evaluation_split)."
+            )
+        observation, info = begin(env, task)
+        if criterion.reached(extract_state(observation, info), info, task):
+            solved += 1
+        else:
+            tasks.append(task)
+    return tuple(tasks), solved
+
+
+def _name(env: gymnasium.Env[Any, Any]) -> str:
+    return f"environment {env.spec.id if env.spec is not None else env}"
+
+
+def _known_source(source: str) -> FrameSource:
+    return {"observation": "observation", "render": "render"}.get(source, "auto")  # pyright: ignore[reportReturnType]
+
+
+# --- recorded starts and goals ------------------------------------------------------------------------------
+
+
+def _draw_recorded(
+    settings: EvaluationConfig, env: gymnasium.Env[Any, Any], dataset: EpisodeDataset, episodes: NDArray[np.int64]
+) -> TaskSet:
+    criterion = Criterion(settings.success, dataset.state_variables)
+    if criterion.conditions is None and offered(env, "set_goal") is None:
+        raise PlanningError(
+            f"evaluation.success is null, but the own success of {_name(env)} is not about recorded goals (it has no "
+            "set_goal()). Set evaluation.success to conditions on its state variables; there are: "
+            f"{', '.join(dataset.state_variables) or 'none'}."
+        )
+    notes: list[str] = []
+    if settings.reset_options:
+        notes.append("evaluation.reset_options has no effect, as starts and goals are recorded.")
+    ways = _ways(settings, env)
+    failed: list[StartError] = []
+    for way in ways:
+        kinds = [_recorded_tasks(settings, dataset, episodes, way)]
+        try:
+            tasks, solved = _unsolved(env, kinds, criterion, settings.num_episodes)
+        except StartError as error:
+            failed.append(error)
+        else:
+            notes += [f"Starts are replayed. {error.reason}" for error in failed]
+            return TaskSet(tasks, criterion, "recorded", way, solved, tuple(notes))
+    raise StartError(" ".join(error.reason for error in failed), env, ways) from failed[-1]
+
+
+def _ways(settings: EvaluationConfig, env: gymnasium.Env[Any, Any]) -> list[Way]:
+    """How starts may be brought about, in the order in which it is tried."""
+    if offered(env, "restore_state") is not None:
+        return ["state", "replay"] if settings.restore == "auto" else [settings.restore]
+    if settings.restore == "state":
+        raise PlanningError(
+            f"evaluation.restore is state, but {_name(env)} has no restore_state(). Set evaluation.restore to replay, "
+            "or give it the method (docs/bring_your_own.md)."
+        )
+    return ["replay"]
+
+
+def _recorded_tasks(
+    settings: EvaluationConfig, dataset: EpisodeDataset, episodes: NDArray[np.int64], way: Way
+) -> Iterator[Task]:
+    """Every pair of start and goal, in an order that the seed draws."""
+    blocks = _goal_blocks(settings.goal_steps, dataset, episodes)
+    manifest = dataset.manifest
+    # The last frame of an episode is no goal: its block of actions may have been cut short by the end.
+    ends = np.cumsum(np.maximum(dataset.episode_lengths[episodes] - blocks, 0))
+    for pair in np.random.default_rng(settings.seed).permutation(int(ends[-1])):
+        index = int(np.searchsorted(ends, pair, side="right"))
+        first = int(pair) - int(ends[index - 1] if index else 0)
+        last, number = first + blocks, int(episodes[index])
+        episode = dataset.episode(number)
+        start = RecordedStart(
+            way=way,
+            seed=manifest.seed,
+            episode=number,
+            actions=_environment_actions(dataset, episode.actions[:first]),
+            frame=episode.frames[first],
+            states={name: rows[first] for name, rows in episode.states.items()},
+            frame_source=_known_source(manifest.frame_source),
+        )
+        goal_state = {name: rows[last] for name, rows in episode.states.items()}
+        actions = _environment_actions(dataset, episode.actions[first:last])
+        yield Task("all", episode.frames[last], goal_state, actions, start)
+
+
+def _environment_actions(dataset: EpisodeDataset, blocks: NDArray[Any]) -> NDArray[Any]:
+    """Blocks (T, A) as environment actions (T * frame_skipping, *shape) in the space's dtype."""
+    space = dataset.action_space
+    shape = () if isinstance(space, Discrete) else space.shape
+    assert shape is not None
+    return blocks.reshape(-1, *shape).astype(space.dtype)
+
+
+def _goal_blocks(goal_steps: int, dataset: EpisodeDataset, episodes: NDArray[np.int64]) -> int:
+    skip = dataset.manifest.frame_skipping
+    longest = (int(dataset.episode_lengths[episodes].max()) - 1) * skip
+    if longest < skip:
+        raise PlanningError(
+            f"evaluation.goals: the held-out episodes of {dataset.path} are single transitions, too short for a "
+            "start and a goal. Collect longer episodes (max_steps_per_episode_data_collection)."
+        )
+    if goal_steps % skip:
+        below = goal_steps // skip * skip
+        nearest = [str(steps) for steps in (below, below + skip) if 0 < steps <= longest] or [str(longest)]
+        raise ConfigError(
+            f"evaluation.goal_steps is {goal_steps}, but frames were stored every {skip} environment steps "
+            f"(frame_skipping). Set it to {' or '.join(nearest)}."
+        )
+    if goal_steps > longest:
+        raise ConfigError(
+            f"evaluation.goal_steps is {goal_steps}, but in the held-out episodes of {dataset.path} a goal is at most "
+            f"{longest} environment steps from a start. Set it to at most that, or collect longer episodes."
+        )
+    return goal_steps // skip
+
+
+# --- starts and goals of the environment --------------------------------------------------------------------
+
+
+def _draw_from_environment(config: Config, env: gymnasium.Env[Any, Any], dataset: EpisodeDataset | None) -> TaskSet:
+    settings = config.evaluation
+    if dataset is None:
+        collected, num_collected = config.seed, config.num_episodes_data_collection
+        source, side, channels = config.collection.frame_source, config.image_size, config.input_channels
+    else:
+        manifest = dataset.manifest
+        collected, num_collected = manifest.seed, manifest.num_episodes
+        source, side = _known_source(manifest.frame_source), manifest.image_size
+        channels = 1 if manifest.input_channels == 1 else 3
+    reader = FrameReader(env, side, channels, source)
+    used = {episode_seeds(collected, episode).environment for episode in range(num_collected)}
+    seeds = (seed for index in count() if (seed := _drawn_seed(settings.seed, index)) not in used)
+    criterion = _criterion_for_drawn(settings, env, next(seeds))
+
+    def drawn(options: Mapping[str, Any], group: str) -> Iterator[Task]:
+        for seed in seeds:
+            observation, _, image = reset_drawn(env, seed, options)
+            start = DrawnStart(seed, options, reader(observation), source)
+            yield Task(group, as_frame(image, start.frame), _goal_state(env), None, start)
+
+    kinds = [drawn(options, _in_words(options)) for options in settings.reset_options] or [drawn({}, "all")]
+    tasks, solved = _unsolved(env, kinds, criterion, settings.num_episodes)
+    return TaskSet(tasks, criterion, "environment", None, solved, ())
+
+
+def _criterion_for_drawn(settings: EvaluationConfig, env: gymnasium.Env[Any, Any], seed: int) -> Criterion:
+    observation, info, _ = reset_drawn(env, seed, {})
+    if settings.success is not None and offered(env, "goal_state") is None:
+        raise PlanningError(
+            f"evaluation.success is set, but {_name(env)} does not tell the state at the goal that it draws. Give it "
+            "goal_state() (docs/bring_your_own.md), set evaluation.success to null for its own success, or "
+            "evaluation.goals to recorded."
+        )
+    if settings.success is None and own_success(info) is None:
+        raise PlanningError(
+            f"evaluation.success is null, but {_name(env)} gives neither success nor is_success in info after "
+            "reset(). Add it, or set evaluation.goals to recorded and evaluation.success to conditions on its state "
+            f"variables; there are: {', '.join(extract_state(observation, info)) or 'none'}."
+        )
+    return Criterion(settings.success, {name: value.shape for name, value in _goal_state(env).items()})
+
+
+def _goal_state(env: gymnasium.Env[Any, Any]) -> dict[str, NDArray[np.float32]]:
+    goal_state = offered(env, "goal_state")
+    return {} if goal_state is None else extract_state(None, goal_state())
+
+
+def _drawn_seed(seed: int, index: int) -> int:
+    """Below 2**31, as the seeds of episodes."""
+    return int(np.random.SeedSequence(seed, spawn_key=(_STREAM, index)).generate_state(1)[0]) >> 1
+
+
+def _in_words(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in options.items()) or "default"

@@ -1,0 +1,312 @@
+"""What is done with a trained run: measure how well it plans, and plan once to a goal image.
+
+The measuring is in `evaluation.planning`, the searching in `planning`; here are setup, checks and what is kept.
+
+Shapes: T blocks, P plan steps, C H W image, D latent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from jepaworld import checkpoints
+from jepaworld.config import Config, load_config
+from jepaworld.data.store import EpisodeDataset
+from jepaworld.data.windows import split_episodes
+from jepaworld.devices import resolve_device, use_bf16
+from jepaworld.envs.pixels import FrameReader, image_to_frame, make_env
+from jepaworld.errors import ConfigError, DatasetError, PlanningError
+from jepaworld.evaluation.encoding import device_of, evaluation_mode
+from jepaworld.evaluation.planning import AgentResult, Outcome, Recording, evaluate_planning
+from jepaworld.models.jepa import JEPA
+from jepaworld.models.state_decoder import JEPAStateDecoder
+from jepaworld.pictures import save_animation, save_rows
+from jepaworld.planning import WorldModelPolicy
+from jepaworld.progress import Progress
+from jepaworld.runs import AFTER_TRAINING, RUN_FILE, differences, read_info
+from jepaworld.storage import atomic_write_text, storage_errors
+
+EVALUATION_FOLDER = "evaluation"
+PLANNING_FILE = "planning.json"
+PLAN_FOLDER = "plan"
+SCHEMA = 1
+# What a trained run leaves open.
+CHANGEABLE = (*AFTER_TRAINING, "device", "mixed_precision")
+# Blocks that a video goes on after the goal was reached.
+AFTER_SUCCESS = 4
+
+
+def evaluate_run(
+    run_dir: str | Path, overrides: Sequence[str] = (), progress: Progress | None = None
+) -> dict[str, Any]:
+    """Measure the planning success of a run's best model; write `evaluation/planning.json` and videos into the run.
+
+    Args:
+        run_dir: A run folder with a finished JEPA epoch.
+        overrides: `key.path=value` each, of the sections `planning` and `evaluation`, of `device` and
+            `mixed_precision`; the run's config.yaml is not changed.
+        progress: What the user sees; None only logs.
+
+    Returns:
+        The content of planning.json.
+
+    Raises:
+        JepaworldError: a subclass for each problem that the user can mend.
+    """
+    progress, folder, began = progress or Progress(), Path(run_dir), time.perf_counter()
+    config = _config(folder, overrides)
+    device = resolve_device(config.device)
+    checkpoint = checkpoints.load(folder, "jepa").path
+    model = JEPA.from_pretrained(folder, device)
+    dataset, episodes = _heldout(folder, config, progress)
+    bf16 = use_bf16(config.mixed_precision, device, model)
+    result = evaluate_planning(model, config, dataset, episodes, bf16=bf16, progress=progress)
+    target = folder / EVALUATION_FOLDER
+    with storage_errors(target):
+        target.mkdir(exist_ok=True)
+        for old in (target / PLANNING_FILE, *target.glob("video_*.webp")):
+            old.unlink(missing_ok=True)
+    videos = _write_videos(target, result.recordings, _decoder(folder, config, device), config)
+    content = {
+        "schema": SCHEMA,
+        "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "seed": config.evaluation.seed,
+        "environment": config.environment_name,
+        "protocol": result.protocol,
+        "goals": result.tasks.goals,
+        "num_episodes": len(result.tasks.tasks),
+        "max_steps": config.evaluation.max_steps,
+        "excluded_solved": result.tasks.solved,
+        "groups": result.groups,
+        "agents": [agent.to_dict() for agent in result.agents],
+        "planning": config.planning.model_dump(mode="json"),
+        "evaluation": config.evaluation.model_dump(mode="json"),
+        "device": str(device),
+        "episodes": [_episode(agent, outcome) for agent in result.agents for outcome in agent.outcomes],
+        "videos": videos,
+        "duration_seconds": round(time.perf_counter() - began, 1),
+    }
+    atomic_write_text(target / PLANNING_FILE, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    return content
+
+
+def plan_with_run(
+    run_dir: str | Path,
+    goal: str | Path,
+    start: str | Path | None = None,
+    out: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Path:
+    """Plan once, and show what the model imagines of it.
+
+    Args:
+        run_dir: A run folder with a finished JEPA epoch.
+        goal: Picture of the goal; one of another size than the model's frames is resized, with a warning.
+        start: Picture to begin at; None takes the first frame of an episode with the seed `evaluation.seed`.
+        out: Where the results go; None makes RUN/plan.
+        overrides: As of `evaluate_run`.
+        progress: What the user sees; None only logs.
+
+    Returns:
+        The folder: `plan.json` with the actions, their cost and the imagined distances to the goal, and, if the run has
+        a state decoder, `plan.png`: the start, the decoded embedding after each block, and the goal.
+
+    Raises:
+        JepaworldError: a subclass for each problem that the user can mend.
+    """
+    progress, folder = progress or Progress(), Path(run_dir)
+    config = _config(folder, overrides)
+    changed = [
+        f"planning={json.dumps(config.planning.model_dump(mode='json'))}",
+        f"mixed_precision={config.mixed_precision}",
+    ]
+    policy = WorldModelPolicy.from_pretrained(folder, changed, device=config.device, seed=config.evaluation.seed)
+    goal_image = _read_picture(Path(goal), "the goal", config, progress)
+    start_image = _first_frame(config) if start is None else _read_picture(Path(start), "the start", config, progress)
+    policy.set_goal(goal_image)
+    plan = policy.plan(start_image)
+    target = Path(out) if out is not None else folder / PLAN_FOLDER
+    with storage_errors(target):
+        target.mkdir(parents=True, exist_ok=True)
+    distances = (plan.imagined[0] - plan.goal[0]).square().flatten(1).mean(dim=1)
+    content = {
+        "actions": policy.controller.space.split(plan.actions)[0].tolist(),
+        "shape": "plan step, environment step of its block, entries of the action",
+        "cost": float(plan.cost[0]),
+        "goal": str(goal),
+        "start": None if start is None else str(start),
+        "seed": config.evaluation.seed,
+        "start_distance": float((plan.start[0] - plan.goal[0]).square().mean()),
+        "imagined_distances": distances.tolist(),
+        "planning": config.planning.model_dump(mode="json"),
+    }
+    atomic_write_text(target / "plan.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
+    decoder = _decoder(folder, config, policy.controller.device)
+    if decoder is None:
+        progress.warn(
+            f"the run has no state decoder, so the plan is not painted; `jepaworld decode {folder}` trains one"
+        )
+    else:
+        ends = [image_to_frame(image, config.image_size, config.input_channels) for image in (start_image, goal_image)]
+        imagined = paint(decoder, plan.imagined[0])
+        save_rows(target / "plan.png", [np.stack([ends[0], *imagined, ends[1]])])
+    return target
+
+
+def paint(decoder: JEPAStateDecoder, z: Tensor) -> NDArray[np.uint8]:
+    """Decode embeddings (N, *D) to pictures (N, C, H, W)."""
+    device = device_of(decoder)
+    with evaluation_mode(decoder):
+        parts = [
+            decoder(part.to(device).float()).clamp(0.0, 1.0).mul(255.0).round().byte().cpu() for part in z.split(256)
+        ]
+    return torch.cat(parts).numpy()
+
+
+def time_lapse(imagined: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """All steps of a plan in one picture: of each pixel the value that differs most from its median over the steps.
+
+    Args:
+        imagined: (P, C, H, W).
+
+    Returns:
+        (C, H, W): what moves is seen at every step, what stays once.
+    """
+    values = imagined.astype(np.int16)
+    away = np.abs(values - np.median(values, axis=0)).sum(axis=1)  # (P, H, W)
+    chosen = away.argmax(axis=0)
+    return np.take_along_axis(imagined, chosen[None, None], axis=0)[0]
+
+
+# --- setup ---------------------------------------------------------------------------------------------------------
+
+
+def _config(folder: Path, overrides: Sequence[str]) -> Config:
+    """The run's configuration with what may be changed of it."""
+    path = folder / checkpoints.CONFIG_FILE
+    if path.is_file():
+        saved, config = load_config(path), load_config(path, overrides)
+    else:
+        checkpoints.load(folder, "jepa")  # says what is wrong with the folder
+        raise ConfigError(f"{folder}: has no {checkpoints.CONFIG_FILE}. Name a folder that `jepaworld train` wrote.")
+    fixed = [key for key in differences(saved, config) if key.split(".")[0] not in CHANGEABLE]
+    if fixed:
+        raise ConfigError(
+            f"{', '.join(fixed)}: cannot be changed, the model of {folder} was trained with another value. What can be "
+            f"changed here: {', '.join(CHANGEABLE)}."
+        )
+    return config
+
+
+def _heldout(folder: Path, config: Config, progress: Progress) -> tuple[EpisodeDataset | None, NDArray[np.int64]]:
+    """The run's dataset, None if it is gone, and its held-out episodes."""
+    info = read_info(folder / RUN_FILE).get("dataset", {})
+    path = Path(info.get("path") or config.load_dataset_path or config.dataset_dir)
+    if not path.exists():
+        progress.warn(
+            f"{path}: the run's dataset is missing. Goals that the environment draws need none; for recorded ones "
+            "restore it."
+        )
+        return None, np.empty(0, np.int64)
+    dataset = EpisodeDataset.open(path, verify_checksums=False)
+    expected = info.get("fingerprint")
+    if expected is not None and dataset.fingerprint != expected:
+        raise DatasetError(
+            f"{path}: is not the dataset that {folder} was trained on (fingerprint {dataset.fingerprint[:12]}, the run "
+            f"has {expected[:12]}), so that held-out episodes could have been trained on. Restore the old one."
+        )
+    splits = config.early_stopping.validation_split, config.evaluation_split
+    split = split_episodes(len(dataset.episode_lengths), *splits, config.seed)
+    return dataset, split.evaluation
+
+
+def _decoder(folder: Path, config: Config, device: torch.device) -> JEPAStateDecoder | None:
+    path = checkpoints.checkpoint_path(folder, config, "jepa_decoder")
+    return JEPAStateDecoder.from_pretrained(folder, device) if path.is_file() else None
+
+
+def _read_picture(path: Path, what: str, config: Config, progress: Progress) -> NDArray[np.uint8]:
+    try:
+        with Image.open(path) as picture:
+            image = np.asarray(picture.convert("RGB"))
+    except (OSError, ValueError) as error:
+        raise PlanningError(
+            f"{path}: {what} cannot be read as a picture ({error}). Give a PNG or JPEG file."
+        ) from error
+    height, width = image.shape[:2]
+    if (height, width) != (config.image_size, config.image_size):
+        progress.warn(
+            f"{path}: {what} is {width} x {height} pixels and is resized to the model's {config.image_size} x "
+            f"{config.image_size}; it should show what a frame of {config.environment_name} shows."
+        )
+    return image
+
+
+def _first_frame(config: Config) -> NDArray[np.uint8]:
+    """The first frame of an episode, (H, W, C)."""
+    env = make_env(config.environment_name, config.environment_kwargs)
+    try:
+        read = FrameReader(env, config.image_size, config.input_channels, config.collection.frame_source)
+        return read(env.reset(seed=config.evaluation.seed)[0]).transpose(1, 2, 0)
+    finally:
+        env.close()
+
+
+# --- what is kept --------------------------------------------------------------------------------------------------
+
+
+def _episode(agent: AgentResult, outcome: Outcome) -> dict[str, Any]:
+    return {
+        "agent": agent.name,
+        "task": outcome.task,
+        "group": outcome.group,
+        "any": outcome.reached,
+        "end": outcome.at_end,
+        "steps": outcome.steps,
+        "distances": list(outcome.distances),
+    }
+
+
+def _write_videos(
+    target: Path, recordings: Sequence[Recording], decoder: JEPAStateDecoder | None, config: Config
+) -> list[dict[str, Any]]:
+    """A video of each recording: the real frame, the goal and, if there is a decoder, the plan as it is imagined."""
+    videos = []
+    for number, recording in enumerate(recordings):
+        outcome, name = recording.outcome, f"video_{number}.webp"
+        frames = recording.frames
+        if outcome.steps is not None:
+            frames = frames[: -(-outcome.steps // config.frame_skipping) + 1 + AFTER_SUCCESS]
+        panels, captions = [np.stack(frames), recording.goal[None]], ["real", "goal"]
+        if decoder is not None:
+            plans = torch.stack(recording.plans[: len(frames)])  # (T, P, *D)
+            imagined = paint(decoder, plans.flatten(0, 1))
+            steps = imagined.reshape(*plans.shape[:2], *imagined.shape[1:])
+            panels.append(np.stack([time_lapse(plan) for plan in steps]))
+            captions.append("imagined plan")
+        save_animation(target / name, panels, captions=captions)
+        said = f"reached after {outcome.steps} steps" if outcome.reached else f"not reached in {outcome.played} steps"
+        group = "" if outcome.group == "all" else f", {outcome.group}"
+        videos.append(
+            {
+                "file": name,
+                "task": outcome.task,
+                "group": outcome.group,
+                "success": outcome.reached,
+                "caption": f"task {outcome.task}{group}: {said}",
+            }
+        )
+    return videos

@@ -1,0 +1,242 @@
+"""Receding-horizon control: plan from what is seen, play the beginning of the plan, plan again.
+
+Shapes: B environments, K context frames, P plan steps, A numbers of one action block, C H W image, D latent (one axis
+or more).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import gymnasium
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from jepaworld.errors import ConfigError, PlanningError
+from jepaworld.planning.costs import WorldModelCost
+from jepaworld.planning.make import make_planner
+from jepaworld.planning.objectives import Objective, make_objective
+from jepaworld.planning.plan_space import PlanSpace
+from jepaworld.planning.planner import Plan, Planner
+from jepaworld.planning.protocol import (
+    WorldModel,
+    check_protocol,
+    context_length,
+    device_of,
+    encode_goal,
+    in_eval_mode,
+    max_rollout_steps,
+)
+from jepaworld.settings import PlanningConfig
+
+Frames = NDArray[np.uint8] | Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class ImaginedPlan:
+    """A plan with what the model expects of it.
+
+    Attributes:
+        actions: Action blocks as the environment takes them (B, P, A), float32 or int64.
+        cost: Their cost (B,).
+        imagined: Embeddings after each block (B, P, *D) float32; a decoder shows them as pictures.
+        start: Embeddings of the present (B, *D).
+        goal: Embeddings of the goal (B, *D).
+    """
+
+    actions: Tensor
+    cost: Tensor
+    imagined: Tensor
+    start: Tensor
+    goal: Tensor
+
+
+class Controller:
+    """Plays B environments towards goal images, all at once.
+
+    Args:
+        model: The world model; it stays where it is, and its train or eval mode is left as it is.
+        action_space: The environments' `Box` or `Discrete` action space.
+        settings: The section `planning`.
+        frame_skipping: Environment steps in an action block.
+        seed: Of the planner's random numbers.
+        bf16: Imagine in bf16 autocast.
+        planner: Instead of the one that the settings name.
+        objective: Instead of the one that the settings describe.
+
+    Attributes:
+        space: The plan space; `space.split(blocks)` gives the environments' actions.
+        seconds_per_plan: How long each plan took, for all environments together, encoding included.
+
+    Raises:
+        ConfigError: the horizon or the context is longer than the model allows, a plan is shorter than what is to be
+            played of it, or the planner does not take this kind of actions.
+        PlanningError: the model has no `encode` or `rollout`.
+    """
+
+    def __init__(
+        self,
+        model: WorldModel,
+        action_space: gymnasium.Space,
+        settings: PlanningConfig,
+        *,
+        frame_skipping: int = 1,
+        seed: int = 0,
+        bf16: bool = False,
+        planner: Planner | None = None,
+        objective: Objective | None = None,
+    ) -> None:
+        check_protocol(model)
+        _check_settings(model, settings)
+        self.device = device_of(model)
+        self.space = PlanSpace.of(action_space, frame_skipping, self.device)
+        if self.space.discrete and objective is None and settings.objective.action_penalty > 0:
+            raise ConfigError(
+                f"planning.objective.action_penalty is {settings.objective.action_penalty:g}, but the actions of "
+                f"{action_space} have no size. Set it to 0."
+            )
+        self.model, self.settings, self.bf16 = model, settings, bf16
+        self.planner = planner or make_planner(settings, self.space, seed)
+        self.objective = objective or make_objective(settings.objective)
+        self.seconds_per_plan: list[float] = []
+        self._image_shape: tuple[int, ...] | None = None
+        self._goal: Tensor | None = None
+        self._forget()
+
+    def reset(self, goal_frames: Frames) -> None:
+        """Begin new episodes.
+
+        Args:
+            goal_frames: uint8 (B, C, H, W), of the size that the model takes.
+
+        Raises:
+            PlanningError: these are no frames.
+        """
+        frames = self._to_device(goal_frames, "goal_frames")
+        with torch.no_grad(), in_eval_mode(self.model):
+            self._goal = encode_goal(self.model, frames.unsqueeze(1))[:, 0].float()
+        self._image_shape = tuple(frames.shape)
+        self._forget()
+
+    def restart(self) -> None:
+        """Begin new episodes with the same goals."""
+        self._forget()
+
+    def act(self, frames: Frames) -> Tensor:
+        """The next action block of each environment.
+
+        To be called once for each block that is played, with the frames before it; with `planning.replan_every` above 1
+        a new plan is made in every so many calls, and the others go on with the last.
+
+        Args:
+            frames: uint8 (B, C, H, W), what is seen now.
+
+        Returns:
+            (B, A) as the environment takes them, float32 or int64; `space.split` makes environment actions of them.
+
+        Raises:
+            PlanningError: no goal was set, the frames have another shape than the goals, or a cost is not finite.
+        """
+        if self._goal is None:
+            raise PlanningError("there is no goal yet. Call reset(goal_frames) first.")
+        frames = self._to_device(frames, "frames")
+        if tuple(frames.shape) != self._image_shape:
+            raise PlanningError(
+                f"frames have shape {tuple(frames.shape)}, the goals {self._image_shape} (environments, channels, "
+                "height, width). Give one frame for each goal, of the same size; reset() takes other goals."
+            )
+        replan = self._plan is None or self._played == self.settings.replan_every
+        begin = self._clock() if replan else 0.0
+        # Between two plans, a model without a memory does not look.
+        if replan or self.settings.context > 1:
+            self._remember(frames)
+        if replan:
+            self._make_plan()
+            self.seconds_per_plan.append(self._clock() - begin)
+        assert self._plan is not None
+        block = self._plan.actions[:, self._played]
+        self._played += 1
+        if self.settings.context > 1:
+            self._past_actions = [*self._past_actions, block][-(self.settings.context - 1) :]
+        return block
+
+    @property
+    def last_plan(self) -> ImaginedPlan | None:
+        """The latest plan and what the model expects of it; imagined when asked for. None before the first."""
+        if self._plan is None:
+            return None
+        if self._imagined is None:
+            assert self._cost is not None
+            plan, cost = self._plan, self._cost
+            self._imagined = ImaginedPlan(plan.actions, plan.cost, cost.imagine(plan.actions), cost.z[:, -1], cost.goal)
+        return self._imagined
+
+    def _forget(self) -> None:
+        self._past: list[Tensor] = []  # embeddings (B, *D) of the latest frames, oldest first
+        self._past_actions: list[Tensor] = []  # blocks (B, A) between them
+        self._plan: Plan | None = None
+        self._cost: WorldModelCost | None = None
+        self._imagined: ImaginedPlan | None = None
+        self._played = 0
+
+    def _remember(self, frames: Tensor) -> None:
+        with torch.no_grad(), in_eval_mode(self.model):
+            present = self.model.encode(frames.unsqueeze(1))[:, 0].float()
+        self._past = [*self._past, present][-self.settings.context :]
+
+    def _make_plan(self) -> None:
+        assert self._goal is not None
+        settings = self.settings
+        warm_start = None
+        if self._plan is not None and settings.warm_start:
+            warm_start = self.planner.shift(self._plan, self._played)
+        context_actions = torch.stack(self._past_actions, dim=1) if self._past_actions else None
+        self._cost = WorldModelCost(
+            self.model,
+            torch.stack(self._past, dim=1),
+            context_actions,
+            self._goal,
+            self.objective,
+            self.space,
+            max_candidates=settings.max_candidates,
+            bf16=self.bf16,
+        )
+        self._plan = self.planner.plan(self._cost, len(self._goal), settings.horizon, warm_start)
+        self._imagined, self._played = None, 0
+
+    def _to_device(self, frames: Frames, name: str) -> Tensor:
+        uint8 = np.uint8 if isinstance(frames, np.ndarray) else torch.uint8
+        if frames.dtype != uint8 or frames.ndim != 4:
+            raise PlanningError(
+                f"{name} are {frames.dtype} {tuple(frames.shape)}; expected uint8 (environments, channels, height, "
+                "width) with values from 0 to 255. jepaworld.envs.pixels.image_to_frame makes such frames of pictures."
+            )
+        tensor = torch.tensor(np.ascontiguousarray(frames)) if isinstance(frames, np.ndarray) else frames
+        return tensor.to(self.device)
+
+    def _clock(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+def _check_settings(model: WorldModel, settings: PlanningConfig) -> None:
+    allowed, limit = context_length(model), max_rollout_steps(model)
+    if settings.context > allowed:
+        raise ConfigError(
+            f"planning.context is {settings.context}, but {type(model).__name__} uses {allowed} past frame(s) "
+            f"(context_length). Set planning.context to at most {allowed}."
+        )
+    if limit is not None and settings.horizon > limit:
+        raise ConfigError(
+            f"planning.horizon is {settings.horizon}, but {type(model).__name__} imagines at most {limit} steps "
+            f"(max_rollout_steps). Set planning.horizon to at most {limit}."
+        )
+    if settings.replan_every > settings.horizon:
+        raise ConfigError(
+            f"planning.replan_every is {settings.replan_every}, more than planning.horizon = {settings.horizon}: a "
+            "plan has no more steps to play. Lower planning.replan_every or raise planning.horizon."
+        )

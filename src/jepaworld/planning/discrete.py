@@ -1,0 +1,148 @@
+"""Planners that take `Discrete` actions: the categorical cross-entropy method, and random shooting, which takes both.
+
+Shapes: B environments, S candidate plans, E elites, P plan steps, A numbers of one action block, n actions.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from jepaworld.errors import ConfigError
+from jepaworld.planning.noise import ar1_mixing, plan_noise
+from jepaworld.planning.plan_space import PlanSpace
+from jepaworld.planning.planner import Plan, Planner, Scorer, check_elites, elites_of
+
+
+class CategoricalCEM(Planner):
+    """The cross-entropy method (Rubinstein 1999) with a categorical distribution for each entry of the plan.
+
+    Each iteration draws candidates and sets the probabilities to the elites' frequencies, mixed with the uniform
+    distribution so that no action dies out. The most probable plan is a candidate of every iteration, and the best plan
+    seen is the result.
+
+    Args:
+        space: A plan space of `Discrete` actions.
+        num_samples: Candidates in each iteration.
+        num_iterations: Iterations.
+        num_elites: Best candidates that the probabilities are fitted to, at most `num_samples`.
+        smoothing: Share of the uniform distribution in the fitted probabilities, 0 to 1.
+        exploration: Share of the uniform distribution in a warm start, 0 to 1.
+        seed: Of the random numbers.
+
+    Raises:
+        ConfigError: the actions are those of a `Box`, or there are more elites than candidates.
+    """
+
+    name = "categorical_cem"
+
+    def __init__(
+        self,
+        space: PlanSpace,
+        *,
+        num_samples: int = 150,
+        num_iterations: int = 4,
+        num_elites: int = 20,
+        smoothing: float = 0.1,
+        exploration: float = 0.5,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(space, seed=seed)
+        if not space.discrete:
+            raise ConfigError(
+                f"planning.planner is {self.name}, which searches discrete actions, but the action space is "
+                f"{space.action_space}. Set planning.planner to cem, icem, mppi, gradient, random_shooting or auto."
+            )
+        check_elites(num_elites, num_samples)
+        self.num_samples, self.num_iterations, self.num_elites = num_samples, num_iterations, num_elites
+        self.smoothing, self.exploration = smoothing, exploration
+
+    def _prior_center(self, num_envs: int, horizon: int) -> Tensor:
+        """Uniform probabilities (B, P, A, n)."""
+        n = self.space.num_actions
+        return torch.full((num_envs, horizon, self.space.width, n), 1.0 / n, device=self.space.device)
+
+    def _search(self, score: Scorer, num_envs: int, horizon: int, warm_start: Plan | None) -> Plan:
+        uniform = self._prior_center(num_envs, horizon)
+        probabilities, likeliest = uniform, torch.zeros(uniform.shape[:-1], dtype=torch.int64, device=uniform.device)
+        if warm_start is not None:
+            likeliest = warm_start.center.argmax(dim=-1)
+            probabilities = warm_start.center.lerp(uniform, self.exploration)
+        for _ in range(self.num_iterations):
+            candidates = draw_categorical(probabilities, self.num_samples, self.generator)
+            candidates[:, 0] = likeliest
+            elites, _ = elites_of(candidates, score(candidates), self.num_elites)
+            # Counts are whole numbers, so that their sums do not depend on the order of the additions on a GPU.
+            counts = torch.zeros_like(uniform).scatter_add_(
+                -1, elites.movedim(1, -1), uniform.new_ones(()).expand(*uniform.shape[:-1], self.num_elites)
+            )
+            likeliest = counts.argmax(dim=-1)
+            probabilities = (counts / self.num_elites).lerp(uniform, self.smoothing)
+        score(likeliest.unsqueeze(1))
+        return score.best(probabilities)
+
+
+def draw_categorical(probabilities: Tensor, num_samples: int, generator: torch.Generator) -> Tensor:
+    """Independent draws.
+
+    Args:
+        probabilities: (B, P, A, n), which sum to 1.
+        num_samples: S.
+        generator: On the same device.
+
+    Returns:
+        int64 indices (B, S, P, A).
+    """
+    cumulated = probabilities.cumsum(dim=-1)
+    shape = (*probabilities.shape[:-1], num_samples)
+    uniform = torch.rand(shape, generator=generator, device=probabilities.device)
+    # The sum of the probabilities may round to a little less than the uniform number.
+    indices = torch.searchsorted(cumulated, uniform, right=True).clamp_(max=probabilities.shape[-1] - 1)
+    return indices.movedim(-1, 1).contiguous()
+
+
+class RandomShooting(Planner):
+    """The best of random plans, drawn once: the floor that a search must beat.
+
+    `Box`: Gaussian around the middle of the bounds, correlated over environment steps. `Discrete`: uniform. The warm
+    start, if any, is one of the candidates.
+
+    Args:
+        space: A plan space of `Box` or `Discrete` actions.
+        num_samples: Candidates.
+        initial_std: Standard deviation of `Box` actions.
+        noise_smoothness: Correlation of neighbouring environment steps of `Box` actions (AR(1)), 0 to below 1.
+        seed: Of the random numbers.
+    """
+
+    name = "random_shooting"
+
+    def __init__(
+        self,
+        space: PlanSpace,
+        *,
+        num_samples: int = 150,
+        initial_std: float = 1.0,
+        noise_smoothness: float = 0.7,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(space, seed=seed)
+        self.num_samples, self.initial_std, self.noise_smoothness = num_samples, initial_std, noise_smoothness
+
+    def _prior_center(self, num_envs: int, horizon: int) -> Tensor:
+        center = torch.zeros(num_envs, horizon, self.space.width, device=self.space.device)
+        return center.long() if self.space.discrete else self.space.clip(center)
+
+    def _search(self, score: Scorer, num_envs: int, horizon: int, warm_start: Plan | None) -> Plan:
+        space, center = self.space, self._prior_center(num_envs, horizon)
+        if space.discrete:
+            shape = (num_envs, self.num_samples, horizon, space.width)
+            candidates = torch.randint(space.num_actions, shape, generator=self.generator, device=space.device)
+        else:
+            mixing = ar1_mixing(horizon * space.frame_skipping, self.noise_smoothness, space.device)
+            noise = plan_noise(space, num_envs, self.num_samples, mixing, self.generator)
+            candidates = space.clip(center.unsqueeze(1) + self.initial_std * noise)
+        if warm_start is not None:
+            candidates[:, 0] = warm_start.center
+        score(candidates)
+        return score.best()

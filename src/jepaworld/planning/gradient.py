@@ -1,0 +1,80 @@
+"""Planning by gradient descent through the model. Shapes: B environments, G starts, P plan steps, A block numbers."""
+
+from __future__ import annotations
+
+import torch
+
+from jepaworld.errors import PlanningError
+from jepaworld.planning.cem import GaussianPlanner
+from jepaworld.planning.noise import ar1_mixing
+from jepaworld.planning.plan_space import PlanSpace
+from jepaworld.planning.planner import Plan, Scorer
+
+
+class GradientPlanner(GaussianPlanner):
+    """Adam (arXiv 1412.6980) on normalised actions, through the model, from several starts; the best plan seen wins.
+
+    After each step the actions are put back within their bounds. The first start is the middle of the bounds or the
+    warm start, the others are drawn around it. Steps are short: in `num_iterations` steps an action moves by about
+    `num_iterations * learning_rate` of its normalised range [-1, 1], so this planner wants more iterations than the
+    others (30 or more).
+
+    Args:
+        space: A plan space of `Box` actions.
+        num_samples: G, starts for each environment; no more than `MAX_STARTS` are made.
+        num_iterations: Steps of Adam.
+        initial_std: Standard deviation of the starts.
+        noise_smoothness: Correlation of neighbouring environment steps of the starts (AR(1)), 0 to below 1.
+        learning_rate: Of Adam.
+        seed: Of the random numbers.
+
+    Raises:
+        ConfigError: the actions are `Discrete`.
+    """
+
+    name = "gradient"
+    MAX_STARTS = 32
+
+    def __init__(
+        self,
+        space: PlanSpace,
+        *,
+        num_samples: int = 16,
+        num_iterations: int = 30,
+        initial_std: float = 1.0,
+        noise_smoothness: float = 0.7,
+        learning_rate: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        num_starts = min(num_samples, self.MAX_STARTS)
+        super().__init__(space, num_samples=num_starts, initial_std=initial_std, seed=seed)
+        self.num_iterations, self.learning_rate = num_iterations, learning_rate
+        self.noise_smoothness = noise_smoothness
+
+    def _mixing(self, steps: int) -> torch.Tensor:
+        return ar1_mixing(steps, self.noise_smoothness, self.space.device)
+
+    def _search(self, score: Scorer, num_envs: int, horizon: int, warm_start: Plan | None) -> Plan:
+        mean, std, mixing = self._start(num_envs, horizon, warm_start)
+        actions = self._draw(mean, std, mixing, self.num_samples).requires_grad_()
+        # The unit of a cost is arbitrary, and Adam's default eps would slow those of small gradients.
+        optimizer = torch.optim.Adam([actions], lr=self.learning_rate, eps=1e-12)
+        for _ in range(self.num_iterations):
+            with torch.enable_grad():
+                total = score(actions).sum()
+                if not total.requires_grad:
+                    raise self._no_gradient()
+                (actions.grad,) = torch.autograd.grad(total, actions, allow_unused=True)
+            if actions.grad is None:
+                raise self._no_gradient()
+            optimizer.step()
+            actions.copy_(self.space.clip(actions))
+        score(actions.detach())
+        return score.best()
+
+    def _no_gradient(self) -> PlanningError:
+        return PlanningError(
+            "planning.planner is gradient, but no gradient comes back from the cost to the actions. Let the model's "
+            "rollout() and the objective be differentiable in the actions (no torch.no_grad, detach or rounding; "
+            "check_dynamics(model) looks for it), or set planning.planner to cem."
+        )

@@ -1,0 +1,74 @@
+"""Model-predictive path integral control. Shapes: B environments, S candidate plans, P plan steps, A block numbers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from jepaworld.planning.cem import GaussianPlanner
+from jepaworld.planning.noise import ar1_mixing
+from jepaworld.planning.plan_space import PlanSpace
+from jepaworld.planning.planner import Plan, Scorer
+
+
+class MPPI(GaussianPlanner):
+    """Model-predictive path integral control (MPPI, arXiv 1707.02342).
+
+    The new mean is the average of all candidates with weights softmax(-(cost - lowest cost) / (temperature * spread)).
+    Differs from the paper in: the temperature is relative to the spread (standard deviation) of the candidates' costs
+    in this environment and iteration, so that it need not be tuned to the scale of an embedding; several iterations,
+    whose standard deviation follows the weighted candidates down to a floor; noise correlated over environment steps;
+    no control cost of its own (see `planning.objective.action_penalty`); and the best plan seen, the last mean among
+    them, as the result.
+
+    Args:
+        space: A plan space of `Box` actions.
+        num_samples: Candidates in each iteration.
+        num_iterations: Iterations.
+        initial_std: Standard deviation of the first iteration of every search.
+        min_std: Floor on that of later iterations.
+        noise_smoothness: Correlation of the noise of neighbouring environment steps (AR(1)), 0 to below 1.
+        temperature: Above 0; small follows the best candidate.
+        seed: Of the random numbers.
+
+    Raises:
+        ConfigError: the actions are `Discrete`.
+    """
+
+    name = "mppi"
+
+    def __init__(
+        self,
+        space: PlanSpace,
+        *,
+        num_samples: int = 150,
+        num_iterations: int = 4,
+        initial_std: float = 1.0,
+        min_std: float = 0.1,
+        noise_smoothness: float = 0.7,
+        temperature: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(space, num_samples=num_samples, initial_std=initial_std, seed=seed)
+        self.num_iterations, self.min_std = num_iterations, min_std
+        self.noise_smoothness, self.temperature = noise_smoothness, temperature
+
+    def _mixing(self, steps: int) -> Tensor:
+        return ar1_mixing(steps, self.noise_smoothness, self.space.device)
+
+    def _search(self, score: Scorer, num_envs: int, horizon: int, warm_start: Plan | None) -> Plan:
+        mean, std, mixing = self._start(num_envs, horizon, warm_start)
+        for _ in range(self.num_iterations):
+            candidates = self._draw(mean, std, mixing, self.num_samples)
+            weights = self.weights(score(candidates))[..., None, None]
+            mean = (weights * candidates).sum(dim=1)
+            variance = (weights * (candidates - mean.unsqueeze(1)).square()).sum(dim=1)
+            std = variance.sqrt().clamp(min=self.min_std)
+        score(mean.unsqueeze(1))
+        return score.best(mean)
+
+    def weights(self, costs: Tensor) -> Tensor:
+        """Weights (B, S) of candidates, which sum to 1 for each environment, from their costs (B, S)."""
+        spread = costs.std(dim=1, correction=0, keepdim=True)
+        scale = (self.temperature * spread).clamp(min=torch.finfo(costs.dtype).tiny)
+        return torch.softmax((costs.amin(dim=1, keepdim=True) - costs) / scale, dim=1)

@@ -1,0 +1,83 @@
+"""Noise of candidate plans that is correlated over environment steps.
+
+White noise tries plans that tremble on the spot; correlated noise goes somewhere. Both kinds here are Gaussian with
+variance 1 at every step and are made from white noise by one matrix, so that they cost one matrix product.
+
+Shapes: B environments, S candidate plans, P plan steps, A = k * a numbers of a block of k environment steps, T = P * k.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from jepaworld.planning.plan_space import PlanSpace
+
+CPU = torch.device("cpu")
+
+
+@lru_cache(maxsize=64)  # a copy to a GPU waits for it
+def ar1_mixing(steps: int, smoothness: float, device: torch.device = CPU) -> Tensor:
+    """The matrix that makes AR(1) noise `x' = s x + sqrt(1 - s^2) e`, stationary from the first step on.
+
+    Args:
+        steps: T.
+        smoothness: s, the correlation of neighbouring steps, 0 to below 1; those n apart have s ** n.
+        device: Where the matrix is wanted.
+
+    Returns:
+        float32 (T, T), not to be modified; `white @ matrix` correlates white noise (..., T).
+    """
+    time = torch.arange(steps, dtype=torch.float64)
+    since = time[None, :] - time[:, None]
+    response = torch.where(since >= 0, smoothness ** since.clamp(min=0), 0.0)
+    response[1:] *= math.sqrt(1.0 - smoothness**2)
+    return response.float().to(device)
+
+
+@lru_cache(maxsize=64)
+def power_law_mixing(steps: int, exponent: float, device: torch.device = CPU) -> Tensor:
+    """The matrix that makes noise whose power at frequency f is proportional to 1 / f ** exponent.
+
+    0 is white, 1 pink, 2 red noise; as iCEM uses it (arXiv 2008.06389, section 3.1, after Timmer and König 1995). The
+    constant part is given the power of the lowest frequency, 1 / T.
+
+    Args:
+        steps: T.
+        exponent: At least 0.
+        device: Where the matrix is wanted.
+
+    Returns:
+        float32 (T, T), not to be modified; `white @ matrix` colours white noise (..., T).
+    """
+    time = torch.arange(steps, dtype=torch.float64)
+    frequency = torch.fft.rfftfreq(steps, dtype=torch.float64)
+    amplitude = frequency.clamp(min=1.0 / steps) ** (-exponent / 2)
+    # A frequency between 0 and 1/2 is made of two numbers, cosine and sine; 0 and 1/2 of one, which the sine lacks.
+    paired = (frequency > 0) & (frequency < 0.5)
+    angle = 2 * math.pi * frequency[:, None] * time
+    scale = torch.where(paired, math.sqrt(2.0), 1.0) * amplitude
+    waves = torch.cat([scale[:, None] * angle.cos(), (scale[:, None] * angle.sin())[paired]])
+    return (waves / waves.square().sum(dim=0).mean().sqrt()).float().to(device)
+
+
+def plan_noise(space: PlanSpace, num_envs: int, num_samples: int, mixing: Tensor, generator: torch.Generator) -> Tensor:
+    """Noise for candidate plans of a `Box` space.
+
+    Args:
+        space: The plan space.
+        num_envs: B.
+        num_samples: S.
+        mixing: (T, T) with T = P * k, over environment steps inside and across blocks; each of the a entries of an
+            environment action has noise of its own.
+        generator: On the space's device.
+
+    Returns:
+        float32 (B, S, P, A).
+    """
+    shape = (num_envs, num_samples, space.entries, len(mixing))
+    noise = torch.randn(shape, generator=generator, device=space.device) @ mixing
+    return noise.transpose(-1, -2).reshape(num_envs, num_samples, -1, space.width)

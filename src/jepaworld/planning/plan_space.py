@@ -1,0 +1,139 @@
+"""Action blocks as planners see them: every bounded entry scaled to [-1, 1].
+
+Shapes: B environments, S candidate plans, P plan steps, k = frame_skipping environment steps of a block, a entries of
+one environment action, A = k * a numbers of one action block (k of `Discrete`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.spaces import Box, Discrete
+from torch import Tensor
+
+from jepaworld.envs.spaces import block_size
+from jepaworld.models.predictors import UNBOUNDED
+
+
+@dataclass(frozen=True, eq=False)
+class PlanSpace:
+    """Bounds and units of an action block; made by `PlanSpace.of`.
+
+    Normalised coordinates of `Box`: an entry with both bounds is -1 at its low and 1 at its high, every other entry is
+    its own value (centre 0, scale 1). Those of `Discrete`: the zero-based index, 0 to n - 1.
+
+    Attributes:
+        action_space: The environment's `Box` or `Discrete` action space.
+        frame_skipping: k.
+        width: A.
+        entries: a; 1 for `Discrete`.
+        device: Where the tensors are.
+        low: float32 (A,), bounds in the environment's units; -inf where there is none. Empty for `Discrete`.
+        high: The same for the upper bounds.
+        center: float32 (A,), the value of normalised 0.
+        half_range: float32 (A,), the length of a normalised unit.
+        normalised_low: float32 (A,), lower bounds in normalised units: -1, or -inf where there is none.
+        normalised_high: The same for the upper bounds.
+    """
+
+    action_space: Box | Discrete
+    frame_skipping: int
+    width: int
+    entries: int
+    device: torch.device
+    low: Tensor
+    high: Tensor
+    center: Tensor
+    half_range: Tensor
+    normalised_low: Tensor
+    normalised_high: Tensor
+
+    @classmethod
+    def of(cls, action_space: gymnasium.Space, frame_skipping: int = 1, device: str | torch.device = "cpu") -> Self:
+        """The plan space of an environment.
+
+        Args:
+            action_space: `Box` of any shape, with or without bounds, or `Discrete`.
+            frame_skipping: Environment steps in an action block, at least 1.
+            device: Where plans are searched.
+
+        Raises:
+            EnvironmentNotUsableError: the action space is of another kind, or has no entries.
+        """
+        width, device = block_size(action_space, frame_skipping), torch.device(device)
+        if isinstance(action_space, Discrete):
+            none = torch.empty(0, device=device)
+            return cls(action_space, frame_skipping, width, 1, device, none, none, none, none, none, none)
+        assert isinstance(action_space, Box)
+        low = np.tile(action_space.low.astype(np.float64).reshape(-1), frame_skipping)
+        high = np.tile(action_space.high.astype(np.float64).reshape(-1), frame_skipping)
+        # Spaces without real limits often carry the largest float instead of infinity.
+        low, high = np.where(low > -UNBOUNDED, low, -np.inf), np.where(high < UNBOUNDED, high, np.inf)
+        scaled = np.isfinite(low) & np.isfinite(high) & (high > low)
+        with np.errstate(invalid="ignore"):
+            center = np.where(scaled, (low + high) / 2, 0.0)
+            half_range = np.where(scaled, (high - low) / 2, 1.0)
+        normalised = (low - center) / half_range, (high - center) / half_range
+        tensors = (torch.tensor(v, dtype=torch.float32, device=device) for v in (low, high, center, half_range))
+        bounds = (torch.tensor(v, dtype=torch.float32, device=device) for v in normalised)
+        return cls(action_space, frame_skipping, width, width // frame_skipping, device, *tensors, *bounds)
+
+    @property
+    def discrete(self) -> bool:
+        """Whether the actions are those of a `Discrete` space."""
+        return isinstance(self.action_space, Discrete)
+
+    @property
+    def num_actions(self) -> int:
+        """How many actions a `Discrete` space has."""
+        assert isinstance(self.action_space, Discrete)
+        return int(self.action_space.n)
+
+    def clip(self, normalised: Tensor) -> Tensor:
+        """Normalised actions (..., A) of a `Box` space within their bounds; entries without bounds as they are."""
+        return normalised.clamp(self.normalised_low, self.normalised_high)
+
+    def to_real(self, normalised: Tensor) -> Tensor:
+        """What the environment takes.
+
+        Args:
+            normalised: (..., A): floats for `Box`, which are clipped; integer indices for `Discrete`.
+
+        Returns:
+            (..., A): float32 within the bounds (whole numbers for an integer `Box`), or int64 with `start` added.
+            Gradients flow to `normalised` where it is within its bounds, through the rounding of an integer `Box` too.
+        """
+        if isinstance(self.action_space, Discrete):
+            return normalised.long() + int(self.action_space.start)
+        exact = torch.addcmul(self.center, self.clip(normalised), self.half_range)
+        real = exact.detach()
+        if np.issubdtype(self.action_space.dtype, np.integer):
+            real = real.round()
+        real = real.clamp(self.low, self.high)  # the sum above may round to just beyond a bound
+        return exact + (real - exact.detach()) if exact.requires_grad else real
+
+    def normalise(self, real: Tensor) -> Tensor:
+        """The inverse of `to_real`: (..., A) actions of the environment as float32; for `Discrete` the index."""
+        if isinstance(self.action_space, Discrete):
+            return (real - int(self.action_space.start)).float()
+        return (real - self.center) / self.half_range
+
+    def split(self, blocks: Tensor) -> np.ndarray:
+        """The environment actions of action blocks, in the order in which they are played.
+
+        Args:
+            blocks: (..., A), as from `to_real`.
+
+        Returns:
+            (..., k, *shape) in the space's dtype and within its bounds; (..., k) int64 for `Discrete`.
+        """
+        space, values = self.action_space, blocks.detach().cpu().numpy()
+        if isinstance(space, Discrete):
+            return values.astype(np.int64)
+        actions = values.reshape(*values.shape[:-1], self.frame_skipping, *space.shape)
+        # In the space's own precision: a float32 bound may lie just beyond a float64 one.
+        return np.clip(actions.astype(space.dtype), space.low, space.high)

@@ -1,0 +1,194 @@
+"""What all planners share: the interface, the plan, and the bookkeeping of costs.
+
+Shapes: B environments, S candidate plans, P plan steps, A numbers of one action block.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from jepaworld.errors import ConfigError, PlanningError
+from jepaworld.planning.plan_space import PlanSpace
+
+Cost = Callable[[Tensor], Tensor]
+"""Costs (B, S), lower is better, of candidates (B, S, P, A) as the environment takes them (float32 or int64)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A plan for each environment.
+
+    Attributes:
+        actions: Action blocks as the environment takes them (B, P, A), float32 or int64.
+        cost: The cost of exactly these actions (B,).
+        center: What the next search may begin from: normalised actions (B, P, A), or the probability of each action
+            (B, P, A, n) of categorical_cem.
+        elites: Good candidates in normalised actions (B, E, P, A), of planners that keep some (icem).
+    """
+
+    actions: Tensor
+    cost: Tensor
+    center: Tensor
+    elites: Tensor | None = None
+
+
+class Planner(ABC):
+    """Searches for the action blocks of lowest cost; knows nothing of the model or the environment.
+
+    All environments are searched at once. Two planners with the same seed, asked the same, give the same plans.
+
+    Args:
+        space: The plan space; plans are searched on its device.
+        seed: Of the planner's own random numbers.
+
+    Attributes:
+        name: As in the setting `planning.planner`.
+    """
+
+    name: str
+
+    def __init__(self, space: PlanSpace, *, seed: int = 0) -> None:
+        self.space = space
+        self.generator = torch.Generator(space.device).manual_seed(seed)
+
+    @torch.no_grad()
+    def plan(self, cost: Cost, num_envs: int, horizon: int, warm_start: Plan | None = None) -> Plan:
+        """Search.
+
+        Args:
+            cost: What is minimised. It is called with candidates of B = `num_envs` environments and any number S of
+                candidates for each.
+            num_envs: B.
+            horizon: P.
+            warm_start: A plan to begin from, for the same B and P; `shift` makes it of the previous plan.
+
+        Returns:
+            The best plan found, never worse than `warm_start.center`.
+
+        Raises:
+            PlanningError: a cost is NaN or infinite, or the cost has another shape.
+        """
+        if warm_start is not None:
+            assert warm_start.actions.shape[:2] == (num_envs, horizon), (warm_start.actions.shape, num_envs, horizon)
+        score = Scorer(cost, self.space)
+        plan = self._search(score, num_envs, horizon, warm_start)
+        score.check()  # once a plan: it waits for the device
+        return plan
+
+    def shift(self, plan: Plan, steps: int) -> Plan:
+        """The rest of a plan after `steps` of its P steps were played, as `warm_start` of the next search.
+
+        The steps that become free at the end are filled with what a search without warm start begins from.
+        """
+        center = self._shifted(plan.center, steps, self._prior_center(*plan.actions.shape[:2]))
+        return replace(plan, center=center)
+
+    @abstractmethod
+    def _search(self, score: Scorer, num_envs: int, horizon: int, warm_start: Plan | None) -> Plan:
+        """Search; the candidates given to `score` are normalised."""
+
+    def _prior_center(self, num_envs: int, horizon: int) -> Tensor:
+        """The centre of a search without warm start: the middle of the bounds, in normalised actions (B, P, A)."""
+        return self.space.clip(torch.zeros(num_envs, horizon, self.space.width, device=self.space.device))
+
+    @staticmethod
+    def _shifted(values: Tensor, steps: int, filling: Tensor) -> Tensor:
+        """Entries along dimension 1 moved forward by `steps`; the end is that of `filling`."""
+        return torch.cat([values[:, steps:], filling[:, filling.shape[1] - min(steps, values.shape[1]) :]], dim=1)
+
+    def _refuse_discrete(self) -> None:
+        if self.space.discrete:
+            raise ConfigError(
+                f"planning.planner is {self.name}, which searches continuous actions, but the action space is "
+                f"{self.space.action_space}. Set planning.planner to categorical_cem, random_shooting or auto."
+            )
+
+
+class Scorer:
+    """A cost of normalised candidates, that counts the values that are no numbers and remembers the best.
+
+    Everything stays on the device until `check`.
+
+    Args:
+        cost: The cost of candidates as the environment takes them.
+        space: The plan space.
+    """
+
+    def __init__(self, cost: Cost, space: PlanSpace) -> None:
+        self._cost, self._space = cost, space
+        self._not_finite = torch.zeros((), dtype=torch.int64, device=space.device)
+        self._num_scored = 0
+        self._best: tuple[Tensor, Tensor] | None = None
+
+    def __call__(self, candidates: Tensor) -> Tensor:
+        """Costs (B, S) of normalised candidates (B, S, P, A)."""
+        costs = self._cost(self._space.to_real(candidates))
+        if costs.shape != candidates.shape[:2]:
+            raise PlanningError(
+                f"the cost of candidates {tuple(candidates.shape)} (environments, candidates, steps, block) has shape "
+                f"{tuple(costs.shape)}; expected {tuple(candidates.shape[:2])}, a number for each candidate."
+            )
+        found = costs.detach()
+        self._not_finite += (~found.isfinite()).sum()
+        self._num_scored += found.numel()
+        lowest, index = found.min(dim=1)
+        actions = candidates.detach().take_along_dim(index[:, None, None, None], dim=1)[:, 0]
+        if self._best is not None:
+            better = lowest < self._best[0]
+            lowest = torch.where(better, lowest, self._best[0])
+            actions = torch.where(better[:, None, None], actions, self._best[1])
+        self._best = lowest, actions
+        return costs
+
+    def best(self, center: Tensor | None = None, elites: Tensor | None = None) -> Plan:
+        """The best candidate seen, as a plan with what the next search may begin from (itself by default)."""
+        assert self._best is not None, "no candidate was scored"
+        cost, actions = self._best
+        return Plan(self._space.to_real(actions), cost, actions if center is None else center, elites)
+
+    def check(self) -> None:
+        """Make sure that every cost was a number.
+
+        Raises:
+            PlanningError: some were NaN or infinite.
+        """
+        count = int(self._not_finite)
+        if count:
+            raise PlanningError(
+                f"the cost of {count} of {self._num_scored} candidate plans is NaN or infinite. Likely reasons: the "
+                "model's weights are not finite (a training that diverged), its imagination grows without bounds (try "
+                "a smaller planning.horizon, or check_dynamics(model)), or an objective of your own divides by zero."
+            )
+
+
+def elites_of(candidates: Tensor, costs: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The best candidates, best first.
+
+    Args:
+        candidates: (B, S, P, A).
+        costs: (B, S).
+        count: E, at most S.
+
+    Returns:
+        (B, E, P, A) and their costs (B, E).
+    """
+    best, index = costs.topk(count, dim=1, largest=False)
+    return candidates.take_along_dim(index[..., None, None], dim=1), best
+
+
+def check_elites(num_elites: int, num_samples: int) -> None:
+    """Make sure that there are as many candidates as elites.
+
+    Raises:
+        ConfigError: there are not.
+    """
+    if num_elites > num_samples:
+        raise ConfigError(
+            f"planning.num_elites is {num_elites}, more than planning.num_samples = {num_samples}. Lower "
+            "planning.num_elites or raise planning.num_samples."
+        )

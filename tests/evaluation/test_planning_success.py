@@ -1,0 +1,226 @@
+"""Planning success: rates and intervals, what is played and counted, and what is kept for videos."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from jepaworld.config import Config
+from jepaworld.data.collect import collect
+from jepaworld.data.store import EpisodeDataset
+from jepaworld.errors import ConfigError, PlanningError
+from jepaworld.evaluation.planning import PlanningResult, evaluate_planning
+from jepaworld.evaluation.rates import Z_95, Rate
+from tests.planning.toy_models import TwoRoomOracle
+
+ROOMS = [{"goal_room": "same"}, {"goal_room": "other"}]
+NOBODY = np.empty(0, np.int64)
+
+
+class Blind(TwoRoomOracle):
+    """Expects to be nowhere else, whatever it does."""
+
+    def rollout(self, z: Tensor, actions: Tensor, context_actions: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        return z[:, -1:].expand(-1, actions.shape[1], -1)
+
+
+def rooms(tiny_config: Callable[..., Config], **evaluation: Any) -> Config:
+    return tiny_config(
+        image_size=64,
+        frame_skipping=3,
+        encoder_type="mlp",
+        planning={"horizon": 6, "num_samples": 40, "num_iterations": 3, "num_elites": 8},
+        evaluation={"num_episodes": 6, "max_steps": 60, "num_envs": 4, "reset_options": ROOMS, **evaluation},
+    )
+
+
+def results(result: PlanningResult, name: str) -> Sequence[Any]:
+    return next(agent.outcomes for agent in result.agents if agent.name == name)
+
+
+# --- rates ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("successes", "episodes"), [(0, 10), (10, 10), (1, 1), (190, 200), (3, 7)])
+def test_the_interval_is_where_the_score_test_accepts(successes: int, episodes: int) -> None:
+    """Wilson's interval solves (rate - p)^2 = z^2 p (1 - p) / n for p."""
+    rate = Rate(successes, episodes)
+    for end in rate.interval:
+        expected = Z_95**2 * end * (1 - end) / episodes
+        assert (rate.rate - end) ** 2 == pytest.approx(expected, abs=1e-9)
+    assert rate.interval[0] <= rate.rate <= rate.interval[1]
+    assert rate.interval[0] < rate.interval[1]
+
+
+def test_a_published_interval() -> None:
+    low, high = Rate(81, 263).interval  # Newcombe 1998, Statistics in Medicine 17, table I, method 3
+    assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
+
+
+def test_rates_count_outcomes() -> None:
+    assert Rate.of([True, False, True]) == Rate(2, 3)
+    assert Rate.of(np.array([False])).to_dict() | {"low": 0, "high": 0} == {
+        "successes": 0,
+        "episodes": 1,
+        "rate": 0.0,
+        "low": 0,
+        "high": 0,
+    }
+
+
+# --- playing -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def with_oracle(tiny_config: Callable[..., Config]) -> PlanningResult:
+    return evaluate_planning(TwoRoomOracle(), rooms(tiny_config), None, NOBODY)
+
+
+def test_an_oracle_without_walls_reaches_the_goals_in_its_room(with_oracle: PlanningResult) -> None:
+    planner, random, recorded = with_oracle.agents
+    rates = planner.rates(at_end=False)
+    assert set(rates) == {"all", "goal_room=same", "goal_room=other"}
+    assert rates["goal_room=same"] == Rate(3, 3)
+    assert rates["all"].episodes == 6
+    assert rates["all"].successes == rates["goal_room=same"].successes + rates["goal_room=other"].successes
+    assert random.rates(at_end=False)["goal_room=same"].successes < 3
+    assert recorded.missing and not recorded.outcomes and recorded.rates(at_end=True) == {}
+    assert planner.seconds_per_plan is not None and 0 < planner.seconds_per_plan < planner.seconds
+
+
+def test_outcomes_say_when_the_goal_was_reached_first(with_oracle: PlanningResult) -> None:
+    for outcome in results(with_oracle, "planner"):
+        assert outcome.played == 60
+        assert (outcome.steps is None) == (not outcome.reached)
+        assert outcome.steps is None or 1 <= outcome.steps <= 60
+        assert outcome.reached or not outcome.at_end
+
+
+def test_a_model_that_expects_nothing_to_change_is_no_better_than_chance(tiny_config: Callable[..., Config]) -> None:
+    result = evaluate_planning(Blind(), rooms(tiny_config, num_episodes=12), None, NOBODY)
+    planner, random = (agent.rates(at_end=False) for agent in result.agents[:2])
+    assert planner["goal_room=other"].successes <= random["goal_room=other"].successes + 1
+    assert planner["all"].rate < 0.5
+
+
+def test_the_same_seed_gives_the_same_episodes_and_another_one_others(
+    tiny_config: Callable[..., Config], with_oracle: PlanningResult
+) -> None:
+    again = evaluate_planning(TwoRoomOracle(), rooms(tiny_config), None, NOBODY)
+    other = evaluate_planning(TwoRoomOracle(), rooms(tiny_config, seed=1), None, NOBODY)
+    for name in ("planner", "random"):
+        assert results(again, name) == results(with_oracle, name)
+        assert results(other, name) != results(with_oracle, name)
+
+
+def test_episodes_end_after_max_steps_even_inside_a_block(tiny_config: Callable[..., Config]) -> None:
+    result = evaluate_planning(TwoRoomOracle(), rooms(tiny_config, max_steps=7), None, NOBODY)
+    assert {outcome.played for agent in result.agents for outcome in agent.outcomes} == {7}
+
+
+def test_an_episode_ends_where_the_environment_ends_it(tiny_config: Callable[..., Config]) -> None:
+    config = rooms(tiny_config, reset_options=[{"goal_room": "same"}])
+    config = Config.model_validate(config.to_dict() | {"environment_kwargs": {"terminate_on_success": True}})
+    for outcome in results(evaluate_planning(TwoRoomOracle(), config, None, NOBODY), "planner"):
+        assert outcome.at_end and outcome.played == outcome.steps
+
+
+def test_passing_the_goal_is_success_at_any_time_but_not_at_the_end(tiny_config: Callable[..., Config]) -> None:
+    result = evaluate_planning(
+        TwoRoomOracle(), rooms(tiny_config, num_episodes=12, max_steps=120, reset_options=ROOMS[:1]), None, NOBODY
+    )
+    random = result.agents[1]
+    assert random.rates(at_end=False)["all"].successes > random.rates(at_end=True)["all"].successes
+
+
+# --- recorded goals ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def recorded(
+    tiny_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Config, EpisodeDataset]:
+    folder = tmp_path_factory.mktemp("recorded")
+    config = tiny_config(
+        image_size=64,
+        frame_skipping=3,
+        encoder_type="mlp",
+        dataset_dir=str(folder / "dataset"),
+        max_steps_per_episode_data_collection=60,
+        collection={"smoothness": 0.95},
+        planning={"horizon": 6, "num_samples": 40, "num_iterations": 3, "num_elites": 8},
+        evaluation={"num_episodes": 5, "max_steps": 60, "goals": "recorded", "goal_steps": 21, "num_envs": 3},
+    )
+    return config, collect(config)
+
+
+@pytest.mark.parametrize("restore", ["state", "replay"])
+def test_recorded_actions_reach_recorded_goals(recorded: tuple[Config, EpisodeDataset], restore: str) -> None:
+    config, dataset = recorded
+    config = Config.model_validate(
+        config.to_dict() | {"evaluation": config.evaluation.model_dump() | {"restore": restore}}
+    )
+    result = evaluate_planning(TwoRoomOracle(), config, dataset, np.array([1, 4, 6]))
+    outcomes = results(result, "recorded")
+    assert [outcome.played for outcome in outcomes] == [21] * 5
+    assert all(outcome.at_end for outcome in outcomes)
+    assert not result.groups
+    assert ("setting the state" if restore == "state" else "replaying") in result.protocol
+
+
+def test_conditions_judge_and_their_distances_are_kept(recorded: tuple[Config, EpisodeDataset]) -> None:
+    config, dataset = recorded
+    evaluation = config.evaluation.model_dump() | {"success": [{"variable": "state", "distance": 2.0}]}
+    config = Config.model_validate(config.to_dict() | {"evaluation": evaluation})
+    result = evaluate_planning(TwoRoomOracle(), config, dataset, np.array([1, 4, 6]))
+    for agent in result.agents:
+        for outcome in agent.outcomes:
+            (distance,) = outcome.distances
+            assert outcome.at_end == (distance <= 2.0)
+    assert all(outcome.distances[0] < 1e-3 for outcome in results(result, "recorded"))
+
+
+def test_recorded_goals_need_recorded_episodes(recorded: tuple[Config, EpisodeDataset]) -> None:
+    config, dataset = recorded
+    with pytest.raises(PlanningError, match="held-out"):
+        evaluate_planning(TwoRoomOracle(), config, dataset, NOBODY)
+
+
+# --- videos and bad input ------------------------------------------------------------------------------------------
+
+
+def test_recordings_are_the_first_of_each_group_and_failures(tiny_config: Callable[..., Config]) -> None:
+    config = rooms(tiny_config, num_episodes=10, max_steps=30)
+    result = evaluate_planning(Blind(), config, None, NOBODY, num_recordings=2)
+    tasks = [recording.outcome.task for recording in result.recordings]
+    assert sorted(tasks[:4]) == [0, 1, 2, 3]
+    assert len(tasks) == len(set(tasks)) == 6
+    assert not any(recording.outcome.reached for recording in result.recordings[4:])
+    for recording in result.recordings:
+        assert len(recording.plans) == 10 and len(recording.frames) == 11
+        assert recording.frames[0].shape == recording.goal.shape == (3, 64, 64)
+        assert recording.plans[0].shape == (6, 2)
+        task = result.tasks.tasks[recording.outcome.task]
+        np.testing.assert_array_equal(recording.frames[0], task.start.frame)
+        np.testing.assert_array_equal(recording.goal, task.goal_frame)
+
+
+def test_a_model_that_gives_nan_is_told_so(tiny_config: Callable[..., Config]) -> None:
+    class Broken(TwoRoomOracle):
+        def rollout(self, z: Tensor, actions: Tensor, context_actions: Tensor | None = None) -> Tensor:
+            return super().rollout(z, actions, context_actions) * torch.nan
+
+    with pytest.raises(PlanningError, match="NaN"):
+        evaluate_planning(Broken(), rooms(tiny_config), None, NOBODY)
+
+
+def test_a_context_that_the_model_does_not_use_is_refused(tiny_config: Callable[..., Config]) -> None:
+    config = rooms(tiny_config)
+    config = Config.model_validate(config.to_dict() | {"planning": config.planning.model_dump() | {"context": 2}})
+    with pytest.raises(ConfigError, match=r"planning\.context is 2"):
+        evaluate_planning(TwoRoomOracle(), config, None, NOBODY)

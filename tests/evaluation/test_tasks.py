@@ -1,0 +1,449 @@
+"""Starts and goals: drawn, brought about, checked, refused."""
+
+from __future__ import annotations
+
+import random
+import re
+import secrets
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Discrete
+
+from jepaworld.data.collect import collect
+from jepaworld.data.rollout import episode_seeds
+from jepaworld.envs.state import extract_state
+from jepaworld.errors import ConfigError, PlanningError
+from jepaworld.evaluation.tasks import DrawnStart, RecordedStart, begin, draw_tasks, make_task_env
+
+HELD_OUT = [2, 5, 7]
+
+
+class Dial(gymnasium.Env):
+    """A bar of 16 pixels that is as long as the number x, from 0 to 16; actions change it by up to 1."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"]}
+
+    def __init__(self, render_mode=None, noise="none", discrete=False, dtype="float32"):
+        self.render_mode, self.noise, self.discrete = render_mode, noise, discrete
+        self.action_space = Discrete(3, start=-1) if discrete else Box(-1, 1, (1,), np.dtype(dtype).type)
+        self.observation_space = Box(0, 16, (1,), np.float32)
+        self.ended = False
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        if options and set(options) != {"x"}:
+            raise KeyError("x is all that can be set")
+        self.ended = False
+        self.x = options["x"] if options else self.np_random.uniform(4, 12)
+        if self.noise == "global":
+            self.x += random.random() + np.random.random()  # noqa: NPY002
+        if self.noise == "true":
+            self.x += secrets.randbelow(1000) / 250
+        self.goal = float(self.np_random.uniform(0, 16))
+        if self.noise == "goal":
+            self.goal = secrets.randbelow(1600) / 100
+        return self.look(), self.info()
+
+    def step(self, action):
+        assert isinstance(action, int | np.integer) if self.discrete else action.dtype == self.action_space.dtype, (
+            action
+        )
+        self.x = float(np.clip(self.x + np.squeeze(action), 0, 16))
+        return self.look(), 0.0, False, False, self.info()
+
+    def look(self):
+        return np.array([self.x], np.float32)
+
+    def info(self):
+        return {"x": self.x}
+
+    def draw(self, x):
+        lit = np.clip(x - np.arange(16), 0, 1) * 255
+        return np.repeat(np.broadcast_to(lit, (16, 16))[..., None], 3, axis=2).astype(np.uint8)
+
+    def render(self):
+        return self.draw(self.x)
+
+
+class Settable(Dial):
+    """Can be set to a state; but if it is told to, to another one, or not at all."""
+
+    def __init__(self, render_mode=None, lie=0.0, hidden=0.0, **kwargs):
+        super().__init__(render_mode, **kwargs)
+        self.lie, self.hidden = lie, hidden
+
+    def restore_state(self, states):
+        if self.lie < 0:
+            raise RuntimeError("the dial is stuck")
+        self.x = float(states["x"]) + self.lie
+        return self.look(), {"x": self.x - self.hidden}
+
+
+class Goalish(Settable):
+    """Shows its goal and knows when it is there."""
+
+    def info(self):
+        return super().info() | {"is_success": abs(self.x - self.goal) < 1.5}
+
+    def goal_image(self):
+        return self.draw(self.goal)
+
+
+class Telling(Goalish):
+    """Also tells where its goal is."""
+
+    def goal_state(self):
+        return {"x": self.goal}
+
+
+class Silent(Dial):
+    """Shows its goal but does not know when it is there."""
+
+    def goal_image(self):
+        return self.draw(self.goal)
+
+
+for _kind in (Dial, Settable, Goalish, Telling, Silent):
+    gymnasium.register(f"tasks/{_kind.__name__}-v0", _kind, max_episode_steps=7, disable_env_checker=True)
+
+
+@pytest.fixture
+def play(tiny_config, tmp_path):
+    """`play(id, evaluation settings, **settings)` collects and gives settings, environment and dataset."""
+
+    def make(name, evaluation=None, **settings):
+        number = len(list(tmp_path.iterdir()))
+        config = tiny_config(
+            environment_name=name,
+            dataset_dir=str(tmp_path / f"data{number}"),
+            num_episodes_data_collection=8,
+            evaluation={"num_episodes": 6, "goal_steps": 4} | (evaluation or {}),
+            **settings,
+        )
+        return config, make_task_env(config), collect(config)
+
+    return make
+
+
+NEAR = {"success": [{"variable": "x", "distance": 0.4}]}
+LONG = {"environment_kwargs": {"max_episode_steps": 12}}
+
+
+def follow(env, task):
+    """State variables and info where the recorded actions end."""
+    observation, info = begin(env, task)
+    for action in task.actions:
+        observation, *_, info = env.step(action)
+    return extract_state(observation, info), info
+
+
+# --- recorded -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("way", "used"), [("auto", "state"), ("state", "state"), ("replay", "replay")])
+def test_recorded_starts_and_goals_are_frames_of_held_out_episodes(play, way, used):
+    evaluation = {"goals": "recorded", "goal_steps": 15, "restore": way}
+    config, env, dataset = play(
+        "jepaworld/TwoRoom-v0",
+        evaluation,
+        frame_skipping=3,
+        image_size=64,
+        max_steps_per_episode_data_collection=36,
+        environment_kwargs={"random_wall": True},
+    )
+    drawn = draw_tasks(config, env, dataset, HELD_OUT)
+    assert (drawn.goals, drawn.restore, len(drawn.tasks), drawn.notes) == ("recorded", used, 6, ())
+    assert len({(task.start.episode, len(task.start.actions)) for task in drawn.tasks}) == 6
+    for task in drawn.tasks:
+        start = task.start
+        assert isinstance(start, RecordedStart)
+        assert start.episode in HELD_OUT
+        first, episode = len(start.actions) // 3, dataset.episode(start.episode)
+        np.testing.assert_array_equal(start.frame, episode.frames[first])
+        np.testing.assert_array_equal(task.goal_frame, episode.frames[first + 5])
+        np.testing.assert_array_equal(task.goal_state["state"], episode.states["state"][first + 5])
+        observation, info = begin(env, task)
+        np.testing.assert_array_equal(observation.transpose(2, 0, 1), start.frame)
+        np.testing.assert_array_equal(info["state"], episode.states["state"][first])
+        assert info["success"] is False
+        states, info = follow(env, task)
+        np.testing.assert_array_equal(states["state"], task.goal_state["state"])
+        assert info["success"] is True  # the goal of Two Rooms was set to that of the task
+        assert drawn.criterion.reached(states, info, task)
+
+
+def test_the_seed_decides_the_draw(play):
+    config, env, dataset = play("tasks/Dial-v0", NEAR, **LONG)
+    again = [draw_tasks(config, env, dataset, HELD_OUT).tasks for _ in range(2)]
+    where = [[(task.start.episode, len(task.start.actions)) for task in tasks] for tasks in again]
+    assert where[0] == where[1]
+    other = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"seed": 1})})
+    tasks = draw_tasks(other, env, dataset, HELD_OUT).tasks
+    assert [(task.start.episode, len(task.start.actions)) for task in tasks] != where[0]
+
+
+def test_the_last_frame_of_an_episode_is_no_goal(play):
+    config, env, dataset = play("tasks/Dial-v0", NEAR | {"goal_steps": 11, "num_episodes": 1}, **LONG)
+    far = {"success": [{"variable": "x", "distance": 1e-6}], "goal_steps": 11, "num_episodes": 3}
+    wide = config.model_copy(update={"evaluation": config.evaluation.model_validate(far)})
+    tasks = draw_tasks(wide, env, dataset, HELD_OUT).tasks
+    assert sorted(task.start.episode for task in tasks) == HELD_OUT
+    assert all(len(task.start.actions) == 0 and len(task.actions) == 11 for task in tasks)
+    longer = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"goal_steps": 12})})
+    with pytest.raises(ConfigError, match=r"goal_steps is 12, .*at most 11 environment steps"):
+        draw_tasks(longer, env, dataset, HELD_OUT)
+
+
+@pytest.mark.parametrize(
+    ("goal_steps", "remedy"), [(4, "Set it to 3 or 6"), (2, "Set it to 3"), (10, "Set it to 9"), (100, "Set it to 9")]
+)
+def test_goals_are_where_frames_were_stored(play, goal_steps, remedy):
+    config, env, dataset = play("tasks/Dial-v0", NEAR | {"goal_steps": goal_steps}, frame_skipping=3, **LONG)
+    with pytest.raises(ConfigError, match=rf"goal_steps is {goal_steps}, but frames .* every 3 .*{remedy}\."):
+        draw_tasks(config, env, dataset, HELD_OUT)
+
+
+def test_solved_starts_are_left_out_and_counted(play):
+    wide = {"success": [{"variable": "x", "distance": 1.0}], "num_episodes": 4}
+    config, env, dataset = play("tasks/Dial-v0", wide, **LONG)
+    drawn = draw_tasks(config, env, dataset, HELD_OUT)
+    assert drawn.solved > 0
+    for task in drawn.tasks:
+        assert abs(task.start.states["x"] - task.goal_state["x"]) > 1.0
+    wider = {"success": [{"variable": "x", "distance": 99.0}], "goal_steps": 4, "num_episodes": 4}
+    config = config.model_copy(update={"evaluation": config.evaluation.model_validate(wider)})
+    # 8 starts in each of three episodes of 12 steps
+    with pytest.raises(
+        PlanningError, match=r"is 4, but only 0 starts .* not solved already \(24 were, by: x within 99"
+    ):
+        draw_tasks(config, env, dataset, HELD_OUT)
+
+
+def test_a_start_is_brought_about_wherever_the_environment_is_and_without_a_time_limit(play):
+    config, env, dataset = play("tasks/Settable-v0", NEAR, **LONG)
+    tasks = draw_tasks(config, env, dataset, HELD_OUT).tasks
+    other = make_task_env(config)
+    for task in tasks:
+        _, info = begin(other, task)
+        assert info["x"] == pytest.approx(task.start.states["x"], abs=1e-5)
+        ends = [other.step(np.array([0.7], np.float32))[3] for _ in range(20)]
+        assert not any(ends)
+
+
+def test_discrete_actions_are_replayed_as_they_were_played(play):
+    kwargs = {"discrete": True, "max_episode_steps": 12}
+    config, env, dataset = play("tasks/Dial-v0", NEAR | {"goal_steps": 4}, environment_kwargs=kwargs, frame_skipping=2)
+    tasks = draw_tasks(config, env, dataset, HELD_OUT).tasks
+    assert {action for task in tasks for action in task.actions.tolist()} == {-1, 0, 1}
+    begin(env, max(tasks, key=lambda task: len(task.start.actions)))  # Dial asserts that it gets an integer
+
+
+def test_actions_are_replayed_in_the_dtype_of_the_space(play):
+    kwargs = {"dtype": "float64", "max_episode_steps": 12}
+    config, env, dataset = play("tasks/Dial-v0", NEAR, environment_kwargs=kwargs)
+    assert all(follow(env, task) for task in draw_tasks(config, env, dataset, HELD_OUT).tasks)  # Dial asserts it
+
+
+def test_what_a_policy_of_ones_own_did_is_replayed(play, tmp_path, monkeypatch):
+    (tmp_path / "moody.py").write_text(
+        "import secrets\nimport numpy as np\n\n"
+        "def act(observation):\n    return np.array([secrets.randbelow(100) / 100], np.float32)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    config, env, dataset = play("tasks/Dial-v0", NEAR, collection={"policy": "moody:act"}, **LONG)
+    drawn = draw_tasks(config, env, dataset, HELD_OUT)
+    assert drawn.restore == "replay"
+    for task in drawn.tasks:
+        assert follow(env, task)[0]["x"] == pytest.approx(task.goal_state["x"], abs=1e-5)
+
+
+def test_global_generators_are_seeded_for_a_replay_and_given_back(play):
+    kwargs = {"noise": "global", "max_episode_steps": 12}
+    config, env, dataset = play("tasks/Dial-v0", NEAR, environment_kwargs=kwargs)
+    random.seed(3)
+    np.random.seed(3)  # noqa: NPY002
+    before = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    drawn = draw_tasks(config, env, dataset, HELD_OUT)
+    begin(env, drawn.tasks[0])
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before  # noqa: NPY002
+
+
+def test_an_environment_that_is_not_deterministic_is_said_to_be_so(play):
+    kwargs = {"noise": "true", "max_episode_steps": 12}
+    config, env, dataset = play("tasks/Dial-v0", NEAR, environment_kwargs=kwargs)
+    with pytest.raises(PlanningError, match=r"replayed from its seed and actions: .* not deterministic. No protocol"):
+        draw_tasks(config, env, dataset, HELD_OUT)
+    config, env, dataset = play(
+        "tasks/Telling-v0", NEAR | {"goals": "recorded", "restore": "replay"}, environment_kwargs=kwargs
+    )
+    with pytest.raises(PlanningError, match=r"remains: evaluation.goals=environment, or .*evaluation.restore=state"):
+        draw_tasks(config, env, dataset, HELD_OUT)
+    config, env, dataset = play("tasks/Telling-v0", NEAR, environment_kwargs=kwargs)
+    with pytest.raises(PlanningError, match=r"another start the second time .*recorded with evaluation.restore=state"):
+        draw_tasks(config, env, dataset, HELD_OUT)
+
+
+def test_a_goal_that_is_another_one_the_second_time_is_noticed(play):
+    kwargs = {"noise": "goal", "max_episode_steps": 12}
+    config, env, dataset = play("tasks/Telling-v0", NEAR, environment_kwargs=kwargs)
+    with pytest.raises(PlanningError, match="gave another goal the second time"):
+        draw_tasks(config, env, dataset, HELD_OUT)
+
+
+def test_setting_the_state_does_not_need_determinism(play):
+    kwargs = {"noise": "true", "max_episode_steps": 12}
+    config, env, dataset = play("tasks/Settable-v0", NEAR, environment_kwargs=kwargs)
+    drawn = draw_tasks(config, env, dataset, HELD_OUT)
+    assert drawn.restore == "state"
+    assert follow(env, drawn.tasks[0])[0]["x"] == pytest.approx(drawn.tasks[0].goal_state["x"], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ({"lie": 2.0}, "% of the frame differ from the recorded one"),
+        ({"lie": -1.0}, "the environment failed: RuntimeError: the dial is stuck"),
+        ({"hidden": 0.1}, "the state variable x is"),
+    ],
+)
+def test_a_state_that_does_not_come_back_is_noticed(play, fault, reason):
+    kwargs = fault | {"max_episode_steps": 12}
+    config, env, dataset = play("tasks/Settable-v0", NEAR | {"restore": "state"}, environment_kwargs=kwargs)
+    with pytest.raises(PlanningError, match=f"set by its state: .*{reason}.*evaluation.restore=replay"):
+        draw_tasks(config, env, dataset, HELD_OUT)
+    auto = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"restore": "auto"})})
+    drawn = draw_tasks(auto, env, dataset, HELD_OUT)
+    assert drawn.restore == "replay"
+    assert re.match(f"Starts are replayed. .*{reason}", drawn.notes[0])
+
+
+def test_where_neither_way_works_both_reasons_are_told(play):
+    kwargs = {"lie": 2.0, "noise": "true", "max_episode_steps": 12}
+    config, env, dataset = play("tasks/Settable-v0", NEAR, environment_kwargs=kwargs)
+    with pytest.raises(PlanningError, match=r"set by its state.*replayed from.*No protocol remains"):
+        draw_tasks(config, env, dataset, HELD_OUT)
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "message"),
+    [
+        ({}, r"no set_goal\(\).*Set evaluation.success .*there are: observation, x"),
+        (NEAR | {"restore": "state"}, r"no restore_state\(\). Set evaluation.restore to replay"),
+        (NEAR | {"goals": "environment"}, r"goals is environment, .*shows no goal.*evaluation.goals to recorded"),
+    ],
+)
+def test_what_an_environment_does_not_offer_is_refused_with_the_remedy(play, evaluation, message):
+    config, env, dataset = play("tasks/Dial-v0", evaluation, **LONG)
+    with pytest.raises(PlanningError, match=message):
+        draw_tasks(config, env, dataset, HELD_OUT)
+
+
+def test_recorded_goals_need_held_out_episodes(play):
+    config, env, dataset = play("tasks/Dial-v0", NEAR, **LONG)
+    for data, episodes in ((dataset, []), (None, HELD_OUT)):
+        with pytest.raises(PlanningError, match=r"need held-out episodes.*evaluation_split"):
+            draw_tasks(config, env, data, episodes)
+
+
+def test_single_transitions_are_too_short(play):
+    config, env, dataset = play("tasks/Dial-v0", NEAR, environment_kwargs={"max_episode_steps": 1})
+    with pytest.raises(PlanningError, match=r"single transitions"):
+        draw_tasks(config, env, dataset, HELD_OUT)
+
+
+# --- the environment's own ------------------------------------------------------------------------------
+
+
+def test_the_environment_draws_start_and_goal_from_seeds_of_its_own(play):
+    options = [{"goal_room": "other"}, {"goal_room": "same"}, {}]
+    config, env, dataset = play("jepaworld/TwoRoom-v0", {"reset_options": options}, image_size=64)
+    drawn = draw_tasks(config, env, dataset, HELD_OUT)
+    assert (drawn.goals, drawn.restore) == ("environment", None)
+    assert [task.group for task in drawn.tasks] == ["goal_room=other", "goal_room=same", "default"] * 2
+    collected = {episode_seeds(config.seed, episode).environment for episode in range(8)}
+    seeds = {task.start.seed for task in drawn.tasks}
+    assert len(seeds) == 6
+    assert not seeds & collected
+    for task in drawn.tasks:
+        assert isinstance(task.start, DrawnStart)
+        assert task.actions is None
+        observation, info = begin(env, task)
+        np.testing.assert_array_equal(observation.transpose(2, 0, 1), task.start.frame)
+        np.testing.assert_array_equal(env.unwrapped.render_state(info["goal"]).transpose(2, 0, 1), task.goal_frame)
+        np.testing.assert_array_equal(task.goal_state["state"], info["goal"])
+        apart = (info["state"][0] < 32) != (info["goal"][0] < 32)
+        assert task.group == "default" or apart == (task.group == "goal_room=other")
+
+
+def test_seeds_that_were_collected_with_are_not_drawn(play, monkeypatch):
+    config, env, dataset = play("tasks/Telling-v0", NEAR, **LONG)
+    collected = [episode_seeds(config.seed, episode).environment for episode in range(8)]
+    numbers = iter([*collected, *range(100)])
+    monkeypatch.setattr("jepaworld.evaluation.tasks._drawn_seed", lambda *_: next(numbers))
+    for data in (dataset, None):
+        numbers = iter([*collected, *range(100)])
+        drawn = draw_tasks(config, env, data, [])
+        assert all(task.start.seed < 100 for task in drawn.tasks)
+
+
+def test_solved_starts_of_the_environment_are_drawn_again(play):
+    config, env, dataset = play("tasks/Goalish-v0", {"num_episodes": 20}, **LONG)
+    drawn = draw_tasks(config, env, dataset, HELD_OUT)
+    assert drawn.solved > 0
+    assert not any(begin(env, task)[1]["is_success"] for task in drawn.tasks)
+    # 20 solved starts for each of the 2 that are wanted
+    everywhere = {"success": [{"variable": "x", "distance": 99.0}], "num_episodes": 2}
+    config, env, dataset = play("tasks/Telling-v0", everywhere, **LONG)
+    with pytest.raises(PlanningError, match=r"only 0 starts .* \(40 were"):
+        draw_tasks(config, env, dataset, HELD_OUT)
+
+
+def test_conditions_are_compared_with_the_state_that_the_environment_tells_of_its_goal(play):
+    config, env, dataset = play("tasks/Telling-v0", NEAR, **LONG)
+    drawn = draw_tasks(config, env, dataset, HELD_OUT)
+    task = drawn.tasks[0]
+    begin(env, task)
+    assert task.goal_state["x"] == pytest.approx(env.unwrapped.goal, abs=1e-5)
+    env.unwrapped.x = env.unwrapped.goal
+    assert drawn.criterion.reached(extract_state(None, env.unwrapped.info()), {}, task)
+
+
+def test_conditions_without_such_a_state_take_recorded_goals_or_are_refused(play):
+    config, env, dataset = play("tasks/Goalish-v0", NEAR, **LONG)
+    assert draw_tasks(config, env, dataset, HELD_OUT).goals == "recorded"
+    config, env, dataset = play("tasks/Goalish-v0", NEAR | {"goals": "environment"}, **LONG)
+    with pytest.raises(PlanningError, match=r"does not tell the state at the goal.*goal_state\(\)"):
+        draw_tasks(config, env, dataset, HELD_OUT)
+
+
+def test_a_goal_without_a_word_about_success_is_refused(play):
+    config, env, dataset = play("tasks/Silent-v0", **LONG)
+    with pytest.raises(PlanningError, match=r"neither success nor is_success.*goals to recorded.*there are: x"):
+        draw_tasks(config, env, dataset, HELD_OUT)
+
+
+def test_reset_options_that_the_environment_refuses_are_told(play):
+    config, env, dataset = play("tasks/Goalish-v0", {"reset_options": [{"y": 3}]}, **LONG)
+    with pytest.raises(PlanningError, match=r"options=\{'y': 3\}\): the environment failed: KeyError"):
+        draw_tasks(config, env, dataset, HELD_OUT)
+
+
+def test_a_goal_image_that_is_none_is_told(play, monkeypatch):
+    config, env, dataset = play("tasks/Goalish-v0", **LONG)
+    monkeypatch.setattr(Goalish, "goal_image", lambda _: np.zeros((16, 16, 3)))
+    with pytest.raises(PlanningError, match=r"goal_image\(\) gives float64 \(16, 16, 3\); expected a uint8"):
+        draw_tasks(config, env, dataset, HELD_OUT)
+
+
+def test_reset_options_are_said_to_have_no_effect_on_recorded_goals(play):
+    config, env, dataset = play("tasks/Dial-v0", NEAR | {"reset_options": [{"x": 3}]}, **LONG)
+    assert "reset_options has no effect" in draw_tasks(config, env, dataset, HELD_OUT).notes[0]
+
+
+def test_goals_are_given_in_grey_where_frames_are(play):
+    config, env, dataset = play("tasks/Telling-v0", NEAR, input_channels=1, image_size=16, **LONG)
+    task = draw_tasks(config, env, dataset, HELD_OUT).tasks[0]
+    assert task.goal_frame.shape == task.start.frame.shape == (1, 16, 16)
