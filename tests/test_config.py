@@ -405,6 +405,11 @@ CNN2 = "encoder_params.cnn.num_layers=2"
         ),
         (["plannable.temporal_similarity_weight=1"], ["temporal_similarity_weight is 1", "num_transitions is 1"]),
         (["plannable.inverse_dynamics_weight=2"], ["inverse_dynamics_weight is 2", "num_transitions is 1"]),
+        (
+            ["plannable.rollout_weight=1", "num_transitions=4", "jepa_model.predictor_context_length=2"],
+            ["jepa_model.predictor_context_length is 2", "num_transitions to 5"],
+        ),
+        (["planning.context=2"], ["planning.context is 2", "predictor_context_length is 1"]),
         (["planning.num_elites=200"], ["planning.num_elites is 200", "planning.num_samples = 150"]),
         (["planning.replan_every=13"], ["planning.replan_every is 13", "planning.horizon = 12"]),
     ],
@@ -439,6 +444,7 @@ def test_settings_that_contradict_each_other_are_refused(overrides: list[str], m
         ["plannable.inverse_dynamics_weight=1", "jepa_model.target_encoder_mode=default"],
         ["plannable.inverse_dynamics_weight=1", "num_transitions=2"],
         ["planning.num_elites=150", "planning.replan_every=12"],
+        ["planning.context=2", "jepa_model.predictor_context_length=3"],
     ],
 )
 def test_settings_that_only_look_contradictory_are_accepted(overrides: list[str]) -> None:
@@ -609,6 +615,7 @@ def test_random_configurations_change_every_setting() -> None:
         "encoder_params.cnn.num_layers",
         "image_size",
         "planning.num_samples",
+        "planning.context",
     }
 
 

@@ -177,18 +177,18 @@ def paint(decoder: JEPAStateDecoder, z: Tensor) -> NDArray[np.uint8]:
 
 
 def time_lapse(imagined: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """All steps of a plan in one picture: of each pixel the value that differs most from its median over the steps.
+    """All steps of a plan in one picture: of each pixel the value that differs most from what is usually there.
 
     Args:
-        imagined: (P, C, H, W).
+        imagined: (T, P, C, H, W), the plans of an episode.
 
     Returns:
-        (C, H, W): what moves is seen at every step, what stays once.
+        (T, C, H, W): what moves is seen at every step of its plan, what stays once.
     """
     values = imagined.astype(np.int16)
-    away = np.abs(values - np.median(values, axis=0)).sum(axis=1)  # (P, H, W)
-    chosen = away.argmax(axis=0)
-    return np.take_along_axis(imagined, chosen[None, None], axis=0)[0]
+    usual = np.median(values, axis=(0, 1)).astype(np.int16)
+    chosen = np.abs(values - usual).sum(axis=2).argmax(axis=1)  # (T, H, W)
+    return np.take_along_axis(imagined, chosen[:, None, None], axis=1)[:, 0]
 
 
 # --- setup ---------------------------------------------------------------------------------------------------------
@@ -295,7 +295,7 @@ def _write_videos(
             plans = torch.stack(recording.plans[: len(frames)])  # (T, P, *D)
             imagined = paint(decoder, plans.flatten(0, 1))
             steps = imagined.reshape(*plans.shape[:2], *imagined.shape[1:])
-            panels.append(np.stack([time_lapse(plan) for plan in steps]))
+            panels.append(time_lapse(steps))
             captions.append("imagined plan")
         save_animation(target / name, panels, captions=captions)
         said = f"reached after {outcome.steps} steps" if outcome.reached else f"not reached in {outcome.played} steps"

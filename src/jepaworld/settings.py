@@ -164,6 +164,13 @@ class JepaModelConfig(Section):
     predictor_residual: bool = _setting(
         False, "Let the predictor give the change of the embedding instead of the next embedding."
     )
+    predictor_context_length: int = _setting(
+        1,
+        "How many of the latest embeddings and actions a prediction is made from; 2 shows velocities that a single "
+        "frame hides.",
+        unit="frames",
+        ge=1,
+    )
     target_gradient: bool = _setting(
         False,
         "Let the prediction loss train the target's embedding too, instead of detaching it; needs "
@@ -340,8 +347,8 @@ class PlanningConfig(Section):
     )
     learning_rate: float = _setting(0.1, "Step of the gradient planner's Adam.", gt=0.0)
     warm_start: bool = _setting(True, "Begin from the rest of the previous plan.")
-    context: int = _setting(
-        1, "Past frames that the model sees; at most those that its predictor uses.", unit="frames", ge=1
+    context: PositiveInt | None = _setting(
+        None, "Latest frames that the model sees; null means as many as its predictor uses.", unit="frames"
     )
     max_candidates: int = _setting(
         65536, "Candidate plans that are imagined at once, over all environments: bounds the memory.", ge=1

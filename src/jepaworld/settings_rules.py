@@ -94,10 +94,12 @@ def _planning_contradictions(config: Config) -> Iterator[str]:
             f"jepa_model.target_gradient is true but jepa_model.target_encoder_mode is {jepa.target_encoder_mode}, "
             "whose target encoder has no gradient. Set target_encoder_mode to none or target_gradient to false."
         )
-    if plannable.rollout_weight and plannable.rollout_steps > config.num_transitions:
+    needed = plannable.rollout_steps + jepa.predictor_context_length - 1
+    if plannable.rollout_weight and needed > config.num_transitions:
         yield (
-            f"plannable.rollout_steps is {plannable.rollout_steps} but num_transitions is {config.num_transitions}: a "
-            "window must hold the frames that imagined steps are compared with. Raise num_transitions or lower "
+            f"plannable.rollout_steps is {plannable.rollout_steps} and jepa_model.predictor_context_length is "
+            f"{jepa.predictor_context_length}, but num_transitions is {config.num_transitions}: a window must hold the "
+            f"frames that imagined steps begin with and are compared with. Raise num_transitions to {needed} or lower "
             "rollout_steps."
         )
     for key in ("temporal_similarity_weight", "inverse_dynamics_weight"):
@@ -106,6 +108,11 @@ def _planning_contradictions(config: Config) -> Iterator[str]:
                 f"plannable.{key} is {getattr(plannable, key):g} but num_transitions is 1: in target_encoder_mode "
                 "vjepa2 the online encoder sees only the first frame of a pair. Set num_transitions to at least 2."
             )
+    if planning.context is not None and planning.context > jepa.predictor_context_length:
+        yield (
+            f"planning.context is {planning.context}, but jepa_model.predictor_context_length is "
+            f"{jepa.predictor_context_length}: the predictor uses no more. Lower planning.context, or leave it null."
+        )
     if planning.num_elites > planning.num_samples:
         yield (
             f"planning.num_elites is {planning.num_elites}, more than planning.num_samples = {planning.num_samples}. "

@@ -165,3 +165,17 @@ def test_without_weights_nothing_is_added_and_no_head_exists(tiny_config: Callab
 def test_the_head_is_in_the_resume_state(tiny_config: Callable[..., Config]) -> None:
     state = made(tiny_config, inverse_dynamics_weight=1.0).state_dict()
     assert any(name.startswith("plannable.head.layers") for name in state)
+
+
+def test_rollout_of_a_predictor_with_context_begins_with_as_many_real_frames(
+    tiny_config: Callable[..., Config],
+) -> None:
+    config = tiny_config(num_transitions=4, jepa_model={"predictor_context_length": 2})
+    model, batch = JEPA.from_config(config, SPACE).eval(), windows()
+    output = model(*batch)
+    errors: list[Tensor] = []
+    for present in (1, 2):
+        z = output.predictor_input[:, present - 1 : present + 1]
+        imagined = model.rollout(z, batch.actions[:, present : present + 2], batch.actions[:, present - 1 : present])
+        errors.append((imagined - output.target[:, present : present + 2]).square().mean())
+    torch.testing.assert_close(rollout_loss(model, output, batch.actions, 2), torch.stack(errors).mean())

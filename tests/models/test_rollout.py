@@ -145,3 +145,29 @@ def test_discrete_actions_can_be_rolled_out(tiny_config: Callable[..., Config]) 
     assert imagined.shape == (3, 4, 8)
     imagined.sum().backward()
     assert z.grad is not None
+
+
+@pytest.mark.parametrize("context", [2, 3])
+def test_an_mlp_with_context_sees_the_latest_frames_and_actions_and_no_others(
+    tiny_config: Callable[..., Config], context: int
+) -> None:
+    model = JEPA.from_config(tiny_config(jepa_model={"predictor_context_length": context}), BOX).eval()
+    z, actions = torch.randn(1, 5, 8, requires_grad=True), torch.randn(1, 5, 2, requires_grad=True)
+    predicted = model.predict(z, actions)
+    for step in range(5):
+        for gradient in torch.autograd.grad(predicted[:, step].sum(), (z, actions), retain_graph=True):
+            reached = gradient[0].abs().sum(dim=-1) > 0
+            assert reached.tolist() == [step - context < t <= step for t in range(5)]
+
+
+def test_an_mlp_with_context_imagines_what_it_predicts(tiny_config: Callable[..., Config]) -> None:
+    model = JEPA.from_config(tiny_config(jepa_model={"predictor_context_length": 2}), BOX).eval()
+    z, actions = torch.randn(3, 2, 8), torch.randn(3, 4, 2)
+    sequence, first = z, actions[:, :1]
+    for step in range(1, 4):  # what is imagined becomes part of the sequence that is predicted from
+        sequence = torch.cat([sequence, model.predict(sequence, actions[:, : step + 1])[:, -1:]], dim=1)
+    torch.testing.assert_close(model.rollout(z, actions[:, 1:], first), sequence[:, 2:])
+    # Without a past, the first frame stands for it, as at the beginning of a window in training.
+    torch.testing.assert_close(
+        model.rollout(z[:, :1], actions[:, :1])[:, 0], model.predict(z[:, :1], actions[:, :1])[:, 0]
+    )

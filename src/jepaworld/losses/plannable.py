@@ -91,17 +91,25 @@ def temporal_similarity_loss(z: Tensor) -> Tensor:
 def rollout_loss(model: JEPA, output: JEPAOutput, actions: Tensor, steps: int) -> Tensor:
     """Mean squared error of `steps` imagined embeddings, begun at every frame that has as many after it.
 
-    Each imagined embedding is the input of the next step, and gradients flow through all of them.
+    Each imagined embedding is the input of the next step, and gradients flow through all of them. A predictor that uses
+    K frames begins with K real ones.
 
     Args:
         model: The model.
         output: What it made of the windows.
-        actions: (B, T, A) with T >= steps.
+        actions: (B, T, A) with T >= steps + K - 1.
         steps: Imagined steps.
     """
-    starts = actions.shape[1] - steps + 1
-    assert starts >= 1, f"{steps} steps do not fit into windows of {actions.shape[1]} transitions"
-    played = actions.unfold(1, steps, 1).movedim(-1, 2).flatten(0, 1)  # (B * starts, steps, A)
-    imagined = model.rollout(output.predictor_input[:, :starts].flatten(0, 1).unsqueeze(1), played)
-    real = output.target.unfold(1, steps, 1).movedim(-1, 2).flatten(0, 1)
+    context = model.context_length
+    starts = actions.shape[1] - steps - context + 2
+    assert starts >= 1, f"{steps} steps after {context} frames do not fit into {actions.shape[1]} transitions"
+    z = _windows(output.predictor_input[:, : starts + context - 1], context)
+    past = _windows(actions[:, : starts + context - 2], context - 1) if context > 1 else None
+    imagined = model.rollout(z, _windows(actions[:, context - 1 :], steps), past)
+    real = _windows(output.target[:, context - 1 :], steps)
     return (imagined.float() - real.float()).square().mean()
+
+
+def _windows(sequence: Tensor, length: int) -> Tensor:
+    """Every run of `length` entries of sequences (B, T, ...), as (B * (T - length + 1), length, ...)."""
+    return sequence.unfold(1, length, 1).movedim(-1, 2).flatten(0, 1)

@@ -113,6 +113,7 @@ class JEPA(nn.Module):
                 jepa.predictor_num_layers,
                 jepa.predictor_dropout_rate,
                 jepa.predictor_residual,
+                jepa.predictor_context_length,
             ),
             jepa.target_encoder_mode,
             jepa.ema_decay,

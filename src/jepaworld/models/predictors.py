@@ -94,7 +94,9 @@ class Predictor(nn.Module, ABC):
 
 
 class MLPPredictor(Predictor):
-    """An MLP with dropout on the concatenation of embedding and action embedding; each step by itself (Markov).
+    """An MLP with dropout on the concatenation of embeddings and action embeddings of the latest steps.
+
+    At the beginning of a sequence the first embedding stands for those before it, with action embeddings of zero.
 
     A residual one starts from the embedding and gives its change: a step that changes little is then easy to predict.
 
@@ -105,9 +107,8 @@ class MLPPredictor(Predictor):
         num_layers: Number of hidden layers.
         dropout_rate: Dropout after each hidden layer.
         residual: Whether the output is added to the embedding.
+        context_length: Steps that a prediction is made from; 1 is Markov.
     """
-
-    context_length = 1
 
     def __init__(
         self,
@@ -117,11 +118,13 @@ class MLPPredictor(Predictor):
         num_layers: int,
         dropout_rate: float,
         residual: bool = False,
+        context_length: int = 1,
     ) -> None:
         super().__init__()
         self.residual = residual
+        self.context_length = context_length
         layers: list[nn.Module] = []
-        features = latent_dim + action_emb_dim
+        features = context_length * (latent_dim + action_emb_dim)
         for _ in range(num_layers):
             layers += [nn.Linear(features, hidden_dim), nn.LayerNorm(hidden_dim), nn.GELU(), nn.Dropout(dropout_rate)]
             features = hidden_dim
@@ -130,5 +133,15 @@ class MLPPredictor(Predictor):
 
     def forward(self, z: Tensor, action_embedding: Tensor) -> Tensor:
         """Next embeddings (B, T, D) from embeddings (B, T, D) and action embeddings (B, T, E)."""
-        change = self.layers(torch.cat([z, action_embedding], dim=-1))
+        inputs = [z, action_embedding]
+        for steps in range(1, self.context_length):
+            inputs += [_earlier(z, steps, z[:, :1]), _earlier(action_embedding, steps, z.new_zeros(()))]
+        change = self.layers(torch.cat(inputs, dim=-1))
         return z + change if self.residual else change
+
+
+def _earlier(sequence: Tensor, steps: int, before: Tensor) -> Tensor:
+    """A sequence (B, T, ...) `steps` earlier; `before` fills what was before its beginning."""
+    filled = min(steps, sequence.shape[1])
+    beginning = before.to(sequence.dtype).expand_as(sequence[:, :filled])
+    return torch.cat([beginning, sequence[:, : sequence.shape[1] - filled]], dim=1)

@@ -99,6 +99,7 @@ class Controller:
                 f"{action_space} have no size. Set it to 0."
             )
         self.model, self.settings, self.bf16 = model, settings, bf16
+        self.context = settings.context or context_length(model)
         self.planner = planner or make_planner(settings, self.space, seed)
         self.objective = objective or make_objective(settings.objective)
         self.seconds_per_plan: list[float] = []
@@ -151,7 +152,7 @@ class Controller:
         replan = self._plan is None or self._played == self.settings.replan_every
         begin = self._clock() if replan else 0.0
         # Between two plans, a model without a memory does not look.
-        if replan or self.settings.context > 1:
+        if replan or self.context > 1:
             self._remember(frames)
         if replan:
             self._make_plan()
@@ -159,8 +160,8 @@ class Controller:
         assert self._plan is not None
         block = self._plan.actions[:, self._played]
         self._played += 1
-        if self.settings.context > 1:
-            self._past_actions = [*self._past_actions, block][-(self.settings.context - 1) :]
+        if self.context > 1:
+            self._past_actions = [*self._past_actions, block][-(self.context - 1) :]
         return block
 
     @property
@@ -185,7 +186,7 @@ class Controller:
     def _remember(self, frames: Tensor) -> None:
         with torch.no_grad(), in_eval_mode(self.model):
             present = self.model.encode(frames.unsqueeze(1))[:, 0].float()
-        self._past = [*self._past, present][-self.settings.context :]
+        self._past = [*self._past, present][-self.context :]
 
     def _make_plan(self) -> None:
         assert self._goal is not None
@@ -225,7 +226,7 @@ class Controller:
 
 def _check_settings(model: WorldModel, settings: PlanningConfig) -> None:
     allowed, limit = context_length(model), max_rollout_steps(model)
-    if settings.context > allowed:
+    if settings.context is not None and settings.context > allowed:
         raise ConfigError(
             f"planning.context is {settings.context}, but {type(model).__name__} uses {allowed} past frame(s) "
             f"(context_length). Set planning.context to at most {allowed}."
