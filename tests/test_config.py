@@ -444,6 +444,7 @@ def test_settings_that_contradict_each_other_are_refused(overrides: list[str], m
         ["plannable.inverse_dynamics_weight=1", "jepa_model.target_encoder_mode=default"],
         ["plannable.inverse_dynamics_weight=1", "num_transitions=2"],
         ["planning.num_elites=150", "planning.replan_every=12"],
+        ["planning.planner=mppi", "planning.num_samples=10"],
         ["planning.context=2", "jepa_model.predictor_context_length=3"],
     ],
 )

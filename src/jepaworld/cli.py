@@ -153,7 +153,7 @@ def collect(config: ConfigArgument, overrides: OverridesArgument = None) -> None
 def inspect(
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="Dataset folder.")],
     sheet: Annotated[
-        Path | None, typer.Option(help="Where the contact sheet goes [DATASET/contact_sheet.png].")
+        Path | None, typer.Option(help="Where the contact sheet goes \\[DATASET/contact_sheet.png].")
     ] = None,
 ) -> None:
     """Show what is in a dataset and whether it is intact; write a contact sheet."""
@@ -180,7 +180,7 @@ def train(
         Path | None, typer.Argument(metavar="CONFIG", help="YAML file; with --resume the run's own if left out.")
     ] = None,
     overrides: OverridesArgument = None,
-    run: Annotated[Path | None, typer.Option("--run", help="Run folder [runs/ENVIRONMENT-DATE-TIME].")] = None,
+    run: Annotated[Path | None, typer.Option("--run", help="Run folder \\[runs/ENVIRONMENT-DATE-TIME].")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
 ) -> None:
     """Collect or load data, train the JEPA and its state decoder, write the report."""
@@ -234,9 +234,9 @@ def plan(
     goal: Annotated[Path, typer.Option("--goal", help="Picture of the goal.")],
     overrides: OverridesArgument = None,
     start: Annotated[
-        Path | None, typer.Option("--start", help="Picture to begin at [the first frame of an episode].")
+        Path | None, typer.Option("--start", help="Picture to begin at \\[the first frame of an episode].")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for the plan [RUN/plan].")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the plan \\[RUN/plan].")] = None,
 ) -> None:
     """Plan to a goal image: actions as JSON, and what the model imagines of them as a picture."""
     from jepaworld.evaluation_engine import plan_with_run

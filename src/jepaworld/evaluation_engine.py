@@ -45,6 +45,8 @@ SCHEMA = 1
 CHANGEABLE = (*AFTER_TRAINING, "device", "mixed_precision")
 # Blocks that a video goes on after the goal was reached.
 AFTER_SUCCESS = 4
+# Of Pillow, which would cut their values off at 255.
+_MORE_THAN_8_BITS = ("I", "F")
 
 
 def evaluate_run(
@@ -69,6 +71,7 @@ def evaluate_run(
     device = resolve_device(config.device)
     checkpoint = checkpoints.load(folder, "jepa").path
     model = JEPA.from_pretrained(folder, device)
+    decoder = _decoder(folder, config, device)  # before minutes of playing, as it may be damaged
     dataset, episodes = _heldout(folder, config, progress)
     bf16 = use_bf16(config.mixed_precision, device, model)
     result = evaluate_planning(model, config, dataset, episodes, bf16=bf16, progress=progress)
@@ -77,7 +80,7 @@ def evaluate_run(
         target.mkdir(exist_ok=True)
         for old in (target / PLANNING_FILE, *target.glob("video_*.webp")):
             old.unlink(missing_ok=True)
-    videos = _write_videos(target, result.recordings, _decoder(folder, config, device), config)
+    videos = _write_videos(target, result.recordings, decoder, config)
     content = {
         "schema": SCHEMA,
         "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
@@ -136,11 +139,14 @@ def plan_with_run(
     policy = WorldModelPolicy.from_pretrained(folder, changed, device=config.device, seed=config.evaluation.seed)
     goal_image = _read_picture(Path(goal), "the goal", config, progress)
     start_image = _first_frame(config) if start is None else _read_picture(Path(start), "the start", config, progress)
+    decoder = _decoder(folder, config, policy.controller.device)
     policy.set_goal(goal_image)
     plan = policy.plan(start_image)
     target = Path(out) if out is not None else folder / PLAN_FOLDER
     with storage_errors(target):
         target.mkdir(parents=True, exist_ok=True)
+        for name in ("plan.json", "plan.png"):  # the picture of an earlier plan must not stand beside this one
+            (target / name).unlink(missing_ok=True)
     distances = (plan.imagined[0] - plan.goal[0]).square().flatten(1).mean(dim=1)
     content = {
         "actions": policy.controller.space.split(plan.actions)[0].tolist(),
@@ -154,14 +160,13 @@ def plan_with_run(
         "planning": config.planning.model_dump(mode="json"),
     }
     atomic_write_text(target / "plan.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
-    decoder = _decoder(folder, config, policy.controller.device)
     if decoder is None:
         progress.warn(
             f"the run has no state decoder, so the plan is not painted; `jepaworld decode {folder}` trains one"
         )
     else:
-        ends = [image_to_frame(image, config.image_size, config.input_channels) for image in (start_image, goal_image)]
         imagined = paint(decoder, plan.imagined[0])
+        ends = [image.transpose(2, 0, 1) for image in (start_image, goal_image)]
         save_rows(target / "plan.png", [np.stack([ends[0], *imagined, ends[1]])])
     return target
 
@@ -239,12 +244,15 @@ def _decoder(folder: Path, config: Config, device: torch.device) -> JEPAStateDec
 
 
 def _read_picture(path: Path, what: str, config: Config, progress: Progress) -> NDArray[np.uint8]:
+    """A picture as the model sees it, (H, W, C)."""
     try:
         with Image.open(path) as picture:
+            if picture.mode in _MORE_THAN_8_BITS or picture.mode.startswith("I;"):
+                raise ValueError(f"its values have more than 8 bits, mode {picture.mode}")
             image = np.asarray(picture.convert("RGB"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # all of them Pillow's
         raise PlanningError(
-            f"{path}: {what} cannot be read as a picture ({error}). Give a PNG or JPEG file."
+            f"{path}: {what} cannot be read as a picture ({error}). Give a PNG or JPEG file with 8 bits per channel."
         ) from error
     height, width = image.shape[:2]
     if (height, width) != (config.image_size, config.image_size):
@@ -252,7 +260,7 @@ def _read_picture(path: Path, what: str, config: Config, progress: Progress) -> 
             f"{path}: {what} is {width} x {height} pixels and is resized to the model's {config.image_size} x "
             f"{config.image_size}; it should show what a frame of {config.environment_name} shows."
         )
-    return image
+    return image_to_frame(image, config.image_size, config.input_channels).transpose(1, 2, 0)
 
 
 def _first_frame(config: Config) -> NDArray[np.uint8]:

@@ -113,7 +113,8 @@ def _planning_contradictions(config: Config) -> Iterator[str]:
             f"planning.context is {planning.context}, but jepa_model.predictor_context_length is "
             f"{jepa.predictor_context_length}: the predictor uses no more. Lower planning.context, or leave it null."
         )
-    if planning.num_elites > planning.num_samples:
+    with_elites = planning.planner in ("auto", "cem", "icem", "categorical_cem")
+    if with_elites and planning.num_elites > planning.num_samples:
         yield (
             f"planning.num_elites is {planning.num_elites}, more than planning.num_samples = {planning.num_samples}. "
             "Lower num_elites."

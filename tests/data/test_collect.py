@@ -11,7 +11,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -482,6 +482,47 @@ def test_a_file_in_place_of_the_folder(settings: Settings, tmp_path: Path):
     for name in ("file", "file/below"):
         with pytest.raises(StorageError, match=r"cannot be written .* (choose|choose another) (another )?folder"):
             collect(settings(dataset_dir=str(tmp_path / name)))
+
+
+@pytest.fixture
+def locked(settings: Settings) -> Iterator[Path]:
+    """The folder of a finished dataset, in which another process is at work."""
+    pytest.importorskip("fcntl")
+    path = collect(settings()).path
+    code = (
+        "import fcntl, os, sys\n"
+        "fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX)\n"
+        "sys.stdout.write('locked\\n')\n"
+        "sys.stdout.flush()\n"
+        "sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-S", "-c", code, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "locked\n"
+        yield path
+        other.communicate()  # ends it
+
+
+def test_a_finished_dataset_is_opened_by_several_at_once(settings: Settings, locked: Path):
+    before = folder_bytes(locked)
+    dataset = collect(settings())
+    assert dataset.manifest.complete and len(dataset.episode_lengths) == 7
+    assert folder_bytes(locked) == before
+    with pytest.raises(DatasetError, match="holds a dataset of other settings: seed is 0 there and 1 now"):
+        collect(settings(seed=1))
+
+
+def test_a_dataset_that_lacks_a_shard_is_not_opened_beside_another_collection(settings: Settings, locked: Path):
+    remove(locked / "shard-00002")
+    with pytest.raises(DatasetError, match="another process is collecting into this folder"):
+        collect(settings())
+
+
+def test_damage_is_found_in_a_dataset_that_is_opened_by_several(settings: Settings, locked: Path):
+    file = locked / "shard-00001" / "frames.npy"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(DatasetError, match=r"shard-00001/frames\.npy: altered"):
+        collect(settings())
 
 
 def test_two_collections_into_one_folder(settings: Settings):

@@ -246,3 +246,61 @@ def test_the_agent_stands_out_in_grey():
     world.paint_agents(frame, [[10.5, 10.5]])
     agent = luma @ frame[0, :, 10, 10]
     assert floor < 20 < wall - 60 < agent - 120
+
+
+# --- the fast path of moves that meet nothing
+
+
+def one_by_one(start, displacement, wall):
+    moved = [
+        world.move(start[lane : lane + 1], displacement[lane : lane + 1], Geometry.of(wall[lane : lane + 1]))
+        for lane in range(len(wall))
+    ]
+    return tuple(np.concatenate(part) for part in zip(*moved, strict=True))
+
+
+@pytest.mark.parametrize("speed", [0.5, 2.5, 20.0, 1000.0])
+def test_lanes_move_alone_as_they_do_among_others(speed):
+    wall, geometry, start, displacement = random_case(np.random.default_rng(11), 1500, speed)
+    together = world.move(start, displacement, geometry)
+    for moved, alone in zip(together, one_by_one(start, displacement, wall), strict=True):
+        np.testing.assert_array_equal(moved, alone)
+    order = np.random.default_rng(12).permutation(len(wall))
+    shuffled = world.move(start[order], displacement[order], Geometry.of(wall[order]))
+    np.testing.assert_array_equal(shuffled[1], together[1][order])
+    meeting = geometry.may_meet(start, start + displacement)
+    assert meeting.any() and (speed == 1000.0 or not meeting.all()), "both paths were taken"
+
+
+@pytest.mark.parametrize("speed", [0.5, 2.5, 20.0])
+def test_what_is_cleared_meets_nothing(speed):
+    """Against exact arithmetic, and against the computation that the others get."""
+    wall, geometry, start, displacement = random_case(np.random.default_rng(13), 3000, speed)
+    end = start + displacement
+    cleared = np.flatnonzero(~geometry.may_meet(start, end))
+    assert len(cleared) > 300
+    for lane in cleared[:600]:
+        assert exact_penetration(start[lane], end[lane], wall[lane]) <= 0
+    obstacles = geometry.of_lanes(cleared)
+    swept, rest = world._straight(start[cleared], displacement[cleared], obstacles)
+    np.testing.assert_array_equal(swept, end[cleared])
+    assert not rest.any()
+
+
+def test_few_are_swept_that_meet_nothing():
+    """The fast path is worth nothing if it clears too little."""
+    _, geometry, start, displacement = random_case(np.random.default_rng(14), 5000, 2.5)
+    inside = ((start > world.LOW + 3) & (start < world.HIGH - 3)).all(axis=1)
+    away = np.abs(start[:, 0] - geometry.centre) > 3 + geometry.centre - geometry.left
+    moving = np.linalg.norm(displacement, axis=1) <= 2.5
+    chosen = inside & away & moving
+    assert chosen.sum() > 500
+    assert not geometry.may_meet(start, start + displacement)[chosen].any()
+
+
+def test_the_geometry_of_some_lanes():
+    wall, geometry, _, _ = random_case(np.random.default_rng(15), 6, 1.0)
+    chosen = np.array([4, 1])
+    some, expected = geometry.of_lanes(chosen), Geometry.of(wall[chosen])
+    for name in ("left", "right", "door_low", "door_high", "centre"):
+        np.testing.assert_array_equal(getattr(some, name), getattr(expected, name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -100,13 +101,15 @@ def jepaworld(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 @pytest.fixture
 def unreported(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports, which take longer than all else here, are empty: for tests about something else."""
+    monkeypatch.setattr("jepaworld.report.write_report", empty_report)
 
-    def empty(run: Path, device: str) -> Path:
-        assert device
-        (Path(run) / "report.json").write_text('{"findings": []}')
-        return Path(run) / "report.html"
 
-    monkeypatch.setattr("jepaworld.report.write_report", empty)
+def empty_report(run: Path, device: str) -> Path:
+    """In place of `write_report`."""
+    assert device
+    numbers = {"findings": [], "missing": [], "collapse": None, "probes": [], "imagination": None}
+    (Path(run) / "report.json").write_text(json.dumps(numbers))
+    return Path(run) / "report.html"
 
 
 @pytest.fixture(scope="session")
@@ -116,6 +119,28 @@ def finished_run(tiny_config: Callable[..., Config], tmp_path_factory: pytest.Te
     run = run_training(tiny_config(dataset_dir=str(home / "data")), home / "run").run_dir
     write_report(run)
     return run
+
+
+SHORT_EVALUATION = (
+    "evaluation.num_episodes=6",
+    "evaluation.num_envs=4",
+    "evaluation.max_steps=10",
+    "evaluation.reset_options=[{goal_room: same}, {goal_room: other}]",
+    "planning.horizon=3",
+    "planning.num_samples=8",
+    "planning.num_iterations=2",
+    "planning.num_elites=3",
+)
+"""Overrides with which `evaluate` takes a second."""
+
+
+@pytest.fixture(scope="session")
+def evaluated(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
+    """A run that `jepaworld evaluate` was called on, not to be changed, and what it printed."""
+    run = shutil.copytree(finished_run, tmp_path_factory.mktemp("evaluated") / "run")
+    command = [sys.executable, "-m", "jepaworld", "evaluate", str(run), *SHORT_EVALUATION]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    return run, Outcome(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture

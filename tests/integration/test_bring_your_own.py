@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import gymnasium
 import pytest
 
-from tests.integration.conftest import Command
+from jepaworld.report import write_report
+from tests.integration.conftest import Command, empty_report
 from tests.integration.test_documented_commands import ROOT, blocks, commands
 
 PAGE = "docs/bring_your_own.md"
 
 
 @pytest.fixture
-def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with the page's files, which are the blocks after `Save this as`; afterwards forgotten."""
     monkeypatch.chdir(tmp_path)
     found = re.findall(r"^Save this as `([\w.]+)`.*?^```\w+\n(.*?)^```", (ROOT / PAGE).read_text(), re.DOTALL | re.M)
@@ -29,17 +31,29 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     gymnasium.registry.pop("my/Ferry-v0", None)
 
 
-def test_the_page_is_executed_from_the_environment_to_its_evaluation(jepaworld: Command, files: Path) -> None:
+def test_the_page_is_executed_from_the_environment_to_its_evaluation(
+    jepaworld: Command, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wanted = commands(PAGE)
     assert [words[0] for words in wanted] == ["check-env", "collect", "inspect", "train", "evaluate", "evaluate"]
-    for words in wanted:
+    planning = files / "runs" / "ferry" / "evaluation" / "planning.json"
+    protocols = []
+    for number, words in enumerate(wanted):
+        # Reports take longer than all else; the first evaluation writes one in earnest.
+        monkeypatch.setattr("jepaworld.report.write_report", write_report if number == 4 else empty_report)
         outcome = jepaworld(*words)
         assert outcome.code == 0, (words, outcome.err)
         if words[0] == "check-env":
             assert "goals=environment (goal_image()), goals=recorded with starts set by" in outcome.out
             assert "warn  determinism" not in outcome.out
+        if words[0] == "evaluate":
+            content = json.loads(planning.read_text())
+            protocols.append((content["goals"], content["num_episodes"], content["agents"][2]["missing"] is None))
+            for shown in ("goals reached", "plans", "random policy", content["protocol"]):
+                assert shown in " ".join(outcome.out.split())
+    assert protocols == [("environment", 20, False), ("recorded", 20, True)]
     assert (files / "ferry.png").is_file()
-    assert (files / "runs" / "ferry" / "report.html").is_file()
+    assert "data:image/webp" in (files / "runs" / "ferry" / "report.html").read_text()
     manifest = json.loads((files / "datasets" / "ferry" / "dataset.json").read_text())
     assert manifest["environment_name"] == "my_env:my/Ferry-v0"
 

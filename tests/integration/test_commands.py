@@ -16,11 +16,25 @@ import pytest
 import yaml
 from PIL import Image
 
-from jepaworld import JEPA, cli, load_config
+from jepaworld import JEPA, load_config, run_training
 from jepaworld.config import Config, to_commented_yaml
-from tests.integration.conftest import Command, Outcome, process, refused, tree
+from jepaworld.progress import Progress
+from tests.integration.conftest import Command, Outcome, empty_report, process, refused, tree
 
-COMMANDS = ("init", "check", "check-env", "collect", "inspect", "train", "decode", "report", "demo")
+ROOT = Path(__file__).parents[2]
+COMMANDS = (
+    "init",
+    "check",
+    "check-env",
+    "collect",
+    "inspect",
+    "train",
+    "decode",
+    "report",
+    "evaluate",
+    "plan",
+    "demo",
+)
 
 
 def test_from_nothing_to_a_report(
@@ -108,28 +122,37 @@ def test_a_run_without_a_decoder_gets_one_from_decode(jepaworld: Command, config
     advice = f"jepaworld decode {run}` trains one"
     assert any(advice in text for text in json.loads((run / "report.json").read_text())["missing"])
     assert jepaworld("decode", run).code == 0
-    assert json.loads((run / "report.json").read_text())["missing"] == []
+    (missing,) = json.loads((run / "report.json").read_text())["missing"]
+    assert f"`jepaworld evaluate {run}` does it" in missing, "nothing else is missing"
     assert json.loads((run / "report.json").read_text())["reconstruction"]["num_frames"] > 0
 
 
-def test_demo_is_the_default_configuration(
-    jepaworld: Command, tiny_config: Callable[..., Config], finished_run: Path, tmp_path: Path, monkeypatch
+def test_demo_trains_the_recipe_of_two_rooms_and_plans(
+    jepaworld: Command,
+    tiny_config: Callable[..., Config],
+    finished_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[Config] = []
-    train = cli._train
+    short = {"num_episodes": 4, "max_steps": 6, "num_envs": 4}
+    tiny = tiny_config(dataset_dir=str(finished_run.parent / "data"), num_epochs=1, evaluation=short)
 
-    def tiny(config: Config, run: Path | None, resume: bool) -> None:
+    def train_tiny(config: Config, run: Path, resume: bool, progress: Progress) -> None:
         asked.append(config)
-        train(tiny_config(dataset_dir=str(finished_run.parent / "data"), num_epochs=1), run, resume)
+        run_training(tiny, run, resume, progress)
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_train", tiny)
+    monkeypatch.setattr("jepaworld.training_engine.run_training", train_tiny)
     outcome = jepaworld("demo")
-    assert outcome.code == 0 and asked == [Config()]
+    assert outcome.code == 0, outcome.err
+    assert asked == [load_config(ROOT / "configs" / "two_room.yaml")]
     assert "runs/demo/report.html" in outcome.err and Path("runs/demo/report.html").is_file()
-    findings = json.loads(Path("runs/demo/report.json").read_text())["findings"]
-    assert findings and all(f"- {finding}" in outcome.err for finding in findings), "a closing summary"
+    planning = json.loads(Path("runs/demo/evaluation/planning.json").read_text())
+    assert planning["protocol"] in " ".join(outcome.out.split()) and planning["num_episodes"] == 4
+    assert json.loads(Path("runs/demo/report.json").read_text())["planning"]["created"] == planning["created"]
     weights = tree(Path("runs/demo/checkpoints"))
+    monkeypatch.setattr("jepaworld.report.write_report", empty_report)
     assert jepaworld("demo").code == 0, "a demo that is there is gone on with"
     assert tree(Path("runs/demo/checkpoints")) == weights
 

@@ -1,4 +1,4 @@
-"""Every command in the README and the usage guide is parsed, and run where that is cheap."""
+"""Every command in the documents is parsed, and those of Two Rooms are run where that is cheap."""
 
 from __future__ import annotations
 
@@ -12,16 +12,21 @@ import pytest
 import typer
 import typer.core
 import typer.main
+from PIL import Image
 
-from jepaworld import cli, load_config
+from jepaworld import cli, load_config, run_training
 from jepaworld.config import Config
-from tests.integration.conftest import Command
+from jepaworld.progress import Progress
+from jepaworld.report import write_report
+from tests.integration.conftest import SHORT_EVALUATION, Command, empty_report
 from tests.integration.test_commands import overrides
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ["README.md", "docs/06_usage_guide.md"]
+RUN = ["README.md", "docs/06_usage_guide.md", "docs/evaluation.md", "docs/planning.md"]
+DOCUMENTS = [*RUN, "docs/bring_your_own.md", "docs/gallery.md"]
 SHELLS = ("bash", "sh", "shell", "console")
 TAKES_CONFIG = ("check", "collect", "train")
+TAKES_RUN = ("decode", "report", "evaluate", "plan")
 
 
 def blocks(document: str, languages: tuple[str, ...]) -> list[str]:
@@ -97,61 +102,82 @@ def _exists(key: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
+@pytest.mark.parametrize("document", RUN)
 def test_documented_commands_run(
     document: str,
     jepaworld: Command,
     tiny_config: Callable[..., Config],
+    finished_run: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """All that concern Two Rooms, in the order of the document, with tiny settings after their own."""
     monkeypatch.chdir(tmp_path)
-    if (ROOT / "configs").exists():
-        shutil.copytree(ROOT / "configs", "configs")
+    shutil.copytree(ROOT / "configs", "configs")
     for name, text in re.findall(
         r"`(\w+\.py)`:\s*```python\n(.*?)^```", (ROOT / document).read_text(), re.DOTALL | re.M
     ):
         Path(name).write_text(text)
-    train, report = cli._train, cli._report
-    dataset = str(tmp_path / "shared")
-
-    def tiny_demo(_config: Config, run: Path | None, resume: bool) -> None:
-        train(tiny_config(dataset_dir=dataset), run, resume)
-
+    shutil.copytree(finished_run, "stand-in")
+    monkeypatch.setattr("jepaworld.training_engine.run_training", _train_tiny(tiny_config, tmp_path / "shared"))
     ran = []
     for arguments in commands(document):
-        if "--help" in arguments:
+        extra = _extra(arguments, tiny_config)
+        if extra is None:
             continue
-        parameters = parsed(arguments).params
-        extra: list[str] = []
-        if arguments[0] in TAKES_CONFIG:
-            config, settings = parameters["config"], parameters["overrides"] or []
-            if config is None:
-                if not parameters["run"].exists():
-                    continue
-            elif not config.exists() or load_config(config, settings).environment_name != "jepaworld/TwoRoom-v0":
-                continue
-            else:
-                own = [setting.partition("=")[0] for setting in settings]
-                changed = tiny_config(dataset_dir=load_config(config, settings).dataset_dir)
-                extra = [text for text in overrides(changed) if _makes_cheap(text, own)]
-                if any(key in own for key in ("load_model_path", "load_dataset_path")):
-                    continue
-        elif arguments[0] in ("decode", "report"):
-            if not parameters["run"].exists():
-                continue
-        elif (arguments[0] == "inspect" and not parameters["dataset"].exists()) or (
-            arguments[0] == "check-env" and "TwoRoom" not in parameters["environment"]
-        ):
-            continue
-        monkeypatch.setattr(cli, "_train", tiny_demo if arguments[0] == "demo" else train)
+        if arguments[0] in TAKES_RUN and not parsed(arguments).params["run"].exists():
+            arguments = [*arguments[:1], "stand-in", *arguments[2:]]
+        if arguments[0] == "plan":
+            goal = parsed(arguments).params["goal"]
+            goal.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (64, 64)).save(goal)
         # Reports take longer than all else; the command `report` writes them in earnest.
-        monkeypatch.setattr(cli, "_report", report if arguments[0] == "report" else lambda *_: None)
+        monkeypatch.setattr("jepaworld.report.write_report", write_report if arguments[0] == "report" else empty_report)
         outcome = jepaworld(*arguments, *extra)
         assert outcome.code == 0, (arguments, outcome.err)
         ran.append(arguments[0])
     assert ran
+
+
+def _train_tiny(tiny_config: Callable[..., Config], dataset: Path) -> Callable[..., object]:
+    """In place of `run_training`: what `demo` asks for, which takes no overrides, is made tiny."""
+
+    def train(config: Config, run: Path, resume: bool, progress: Progress) -> object:
+        if config.num_episodes_data_collection > 100:
+            short = {"num_episodes": 4, "max_steps": 6, "num_envs": 4}
+            config = tiny_config(dataset_dir=str(dataset), evaluation=short)
+        return run_training(config, run, resume, progress)
+
+    return train
+
+
+def _extra(arguments: list[str], tiny_config: Callable[..., Config]) -> list[str] | None:
+    """What makes a command cheap; None if it is not to be run here."""
+    if "--help" in arguments:
+        return None
+    command, parameters = arguments[0], parsed(arguments).params
+    own = [setting.partition("=")[0] for setting in parameters.get("overrides") or []]
+    if command in ("evaluate", "plan"):
+        return [text for text in SHORT_EVALUATION if text.partition("=")[0] not in own]
+    if command == "inspect":
+        return [] if parameters["dataset"].exists() else None
+    if command == "check-env":
+        return [] if "TwoRoom" in parameters["environment"] else None
+    if command not in TAKES_CONFIG:
+        return []
+    config, settings = parameters["config"], parameters["overrides"] or []
+    if config is None:
+        return [] if parameters["run"].exists() else None
+    if not config.exists() or any(key in own for key in ("load_model_path", "load_dataset_path")):
+        return None
+    wanted = load_config(config, settings)
+    if wanted.environment_name != "jepaworld/TwoRoom-v0":
+        return None
+    changed = tiny_config(
+        dataset_dir=wanted.dataset_dir,
+        max_steps_per_episode_data_collection=wanted.frame_skipping * (wanted.num_transitions + 6),
+    )
+    return [text for text in overrides(changed) if _makes_cheap(text, own)]
 
 
 def _makes_cheap(override: str, own: list[str]) -> bool:

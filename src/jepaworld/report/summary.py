@@ -1,51 +1,64 @@
-"""An evaluation as a plain text table, for the terminal."""
+"""An evaluation as plain text tables, for the terminal; the numbers are written as on the report's page."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from jepaworld.report.headline import number, percent
+
 AGENTS = {"planner": "plans", "random": "random policy", "recorded": "recorded actions"}
+WIDTH = 110
+SHOWN_STEPS = (1, 2, 4, 8, 16, 32)
 
 
 def summary(planning: dict[str, Any], report: dict[str, Any]) -> str:
-    """Planning success, probes, collapse and imagination error by horizon.
+    """Planning success, times, collapse, probes, imagination error by horizon, and what could not be measured.
 
     Args:
         planning: Content of `evaluation/planning.json`.
         report: Content of `report.json`.
     """
-    sections = [_success(planning), _speed(planning), _collapse(report), _probes(report), _imagination(report)]
+    sections = [
+        _success(planning),
+        _speed(planning),
+        _collapse(report),
+        _probes(report),
+        _imagination(report),
+        (line for reason in report["missing"] for line in _wrapped(f"not measured: {reason}")),
+    ]
     return "\n\n".join("\n".join(lines) for section in sections if (lines := list(section)))
 
 
 def _success(planning: dict[str, Any]) -> Iterator[str]:
-    yield planning["protocol"]
+    yield from _wrapped(planning["protocol"])
     yield ""
-    groups = ["all", *planning["groups"]]
-    rows = [["success", "", *groups]]
+    rows = [["goals reached", "which", "at any time", "at the end", "episodes"]]
+    notes = ["in parentheses: Wilson's 95 % interval"]
     for agent in planning["agents"]:
         name = AGENTS[agent["name"]]
         if agent["missing"]:
-            rows.append([name, f"none: {agent['missing']}"])
+            notes.append(f"no {name}: {agent['missing']}")
             continue
-        for key, title in (("any", "at any time"), ("end", "at the end")):
-            rows.append([name if key == "any" else "", title, *(_rate(agent[key].get(group)) for group in groups)])
-    yield from _table(rows)
+        notes.append(f"{name}: {agent['label']}")
+        for group in ("all", *planning["groups"]):
+            if group in agent["any"]:
+                rates = agent["any"][group], agent["end"][group]
+                title = name if group == "all" else ""
+                rows.append([title, group, *map(_rate, rates), str(rates[0]["episodes"])])
+    yield from _table(rows, left=4)
+    for note in notes:
+        yield from _wrapped(note)
 
 
 def _speed(planning: dict[str, Any]) -> Iterator[str]:
-    rows = [["time", "per episode", "per plan", "median steps to the goal"]]
+    rows = [["time", "per episode", "per plan", "median environment steps to the goal"]]
     for agent in planning["agents"]:
         if not agent["missing"]:
-            rows.append(
-                [
-                    AGENTS[agent["name"]],
-                    _seconds(agent["seconds_per_episode"]),
-                    _seconds(agent["seconds_per_plan"]),
-                    _plain(agent["median_steps_to_success"]),
-                ]
-            )
+            seconds = (_seconds(agent[key]) for key in ("seconds_per_episode", "seconds_per_plan"))
+            steps = agent["median_steps_to_success"]
+            rows.append([AGENTS[agent["name"]], *seconds, "-" if steps is None else f"{steps:g}"])
     yield from _table(rows)
 
 
@@ -54,38 +67,54 @@ def _collapse(report: dict[str, Any]) -> Iterator[str]:
     if found is not None:
         state = "COLLAPSED" if found["collapsed"] else "no collapse"
         yield (
-            f"embedding: {state}; effective rank {_plain(found['effective_rank'])} of {len(found['std'])}, mean "
-            f"standard deviation {_plain(found['std_mean'])}, mean cosine {_plain(found['mean_cosine'])}"
+            f"embedding: {state}; effective rank {number(found['effective_rank'])} of {len(found['std'])}, mean "
+            f"standard deviation {number(found['std_mean'])}, mean cosine {number(found['mean_cosine'])}"
         )
 
 
 def _probes(report: dict[str, Any]) -> Iterator[str]:
-    if not report["probes"]:
+    probes = report["probes"]
+    if not probes:
         return
-    rows = [["probe of", "linear R2", "MLP R2"]]
-    for probe in report["probes"]:
-        rows.append([probe["variable"], _plain(probe["r2"]), _plain((probe["mlp"] or {}).get("r2"))])
+    baselines = list(probes[0]["baselines_r2"])
+    rows = [["R2 of probes", "linear", "MLP", *(f"linear, {name}" for name in baselines)]]
+    constant = []
+    for probe in probes:
+        if probe["r2"] is None:
+            constant.append(probe["variable"])
+            continue
+        values = [probe["r2"], (probe["mlp"] or {}).get("r2"), *(probe["baselines_r2"][name] for name in baselines)]
+        rows.append([probe["variable"], *map(_plain, values)])
     yield from _table(rows)
+    note = (
+        f"on {probes[0]['num_heldout_frames']} frames of {report['heldout']['episodes']} "
+        f"{report['heldout']['split']} episodes; 1 is perfect, 0 no better than the mean"
+    )
+    yield from _wrapped(note + (f"; constant there, so nothing to read: {', '.join(constant)}" if constant else ""))
 
 
 def _imagination(report: dict[str, Any]) -> Iterator[str]:
     found = report["imagination"]
     if found is None:
         return
-    chosen = [index for index, step in enumerate(found["step"]) if step in (1, 2, 4, 8, 16, 32, len(found["step"]))]
-    rows = [["imagined steps", *(str(found["step"][index]) for index in chosen)]]
-    rows.append(["embedding error", *(_plain(found["error"][index]) for index in chosen)])
-    rows.append(["first frame kept", *(_plain(found["copy_error"][index]) for index in chosen)])
+    last = len(found["step"])
+    chosen = [index for index, step in enumerate(found["step"]) if step in (*SHOWN_STEPS, last)]
+    curves = [("embedding error", found["error"]), ("  if nothing moved", found["copy_error"])]
     for state in found["states"]:
-        rows.append([f"error of {state['variable']}", *(_plain(state["imagined"][index]) for index in chosen)])
-        rows.append(["first state kept", *(_plain(state["copied"][index]) for index in chosen)])
+        reader = "MLP" if state["probe"] == "mlp" else f"{state['probe']} probe"
+        curves.append((f"error of {state['variable']}, read by {reader}", state["imagined"]))
+        curves.append(("  read from the real frame", state["encoded"]))
+        curves.append(("  if nothing moved", state["copied"]))
+    rows = [["imagined steps", *(str(found["step"][index]) for index in chosen)]]
+    rows += [[title, *(_plain(curve[index]) for index in chosen)] for title, curve in curves]
     yield from _table(rows)
+    note = "embedding error: mean squared, in units of the embedding's variance; guessing the mean embedding gives 1"
+    units = "; errors of variables: mean distance in their own unit" if found["states"] else ""
+    yield from _wrapped(note + units)
 
 
-def _rate(rate: dict[str, Any] | None) -> str:
-    if rate is None:
-        return "-"
-    return f"{rate['rate']:.1%} ({rate['low']:.1%} to {rate['high']:.1%}) of {rate['episodes']}"
+def _rate(rate: dict[str, Any]) -> str:
+    return f"{percent(rate['rate'])} % ({percent(rate['low'])} to {percent(rate['high'])})"
 
 
 def _seconds(value: float | None) -> str:
@@ -93,14 +122,19 @@ def _seconds(value: float | None) -> str:
 
 
 def _plain(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
+    return "-" if value is None else number(value)
 
 
-def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Columns side by side; a row that is shorter than the first is not padded."""
-    count = len(rows[0])
-    full = [row for row in rows if len(row) == count]
-    widths = [max(len(row[column]) for row in full) for column in range(count)]
+def _wrapped(text: str) -> list[str]:
+    """The text in lines, of which only the first is not indented; paths and commands stay in one piece."""
+    return textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
+def _table(rows: Sequence[Sequence[str]], left: int = 1) -> Iterator[str]:
+    """Columns side by side, the first `left` of them aligned to the left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        yield "  ".join(cells).rstrip()
+        cells = zip(row, widths, strict=True)
+        yield "  ".join(
+            cell.ljust(width) if column < left else cell.rjust(width) for column, (cell, width) in enumerate(cells)
+        ).rstrip()
