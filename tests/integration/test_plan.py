@@ -198,9 +198,10 @@ def cut_short(path: Path) -> None:
 
 def broken_inside(path: Path) -> None:
     rng = np.random.default_rng(0)
-    Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save(path)
+    Image.fromarray(rng.integers(0, 256, (256, 256, 3), np.uint8)).save(path)
     content = bytearray(path.read_bytes())
-    content[33:41] = b"\0\0\0\x05abcd"  # a chunk of another name, whose checksum is wrong
+    second = content.index(b"IDAT", content.index(b"IDAT") + 4)
+    content[second : second + 4] = bytes(4)
     path.write_bytes(content)
 
 

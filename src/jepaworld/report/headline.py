@@ -15,6 +15,7 @@ from jepaworld.report.figures import PROBE_NAMES
 from jepaworld.report.measure import UNTRAINED, Measurements
 from jepaworld.report.planning_results import SuccessRate
 from jepaworld.report.run_folder import RunFolder
+from jepaworld.training_loops.phase_loop import LATEST
 
 _LOSSES = {
     "vicreg": "VICReg",
@@ -257,9 +258,8 @@ def _add_training(headline: Headline, run: RunFolder) -> None:
     metric, best = run.config.early_stopping.metric_jepa, run.best_epoch
     epochs = run.epochs.get("jepa", [])
     if best is not None:
-        headline.cards.append(
-            Card("Best epoch", str(best["epoch"]), f"of {len(epochs)}; {metric} {number(best.get(metric))}")
-        )
+        how = "the last one is kept" if metric == LATEST else f"{metric} {number(best.get(metric))}"
+        headline.cards.append(Card("Best epoch", str(best["epoch"]), f"of {len(epochs)}; {how}"))
     seconds = run.seconds
     if seconds:
         detail = ", ".join(f"{phase} {duration(value)}" for phase, value in seconds.items())
