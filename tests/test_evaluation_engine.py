@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from jepaworld import run_training
 from jepaworld.config import Config
 from jepaworld.errors import CheckpointError, ConfigError, PlanningError
+from jepaworld.evaluation.encoding import paint
 from jepaworld.evaluation.planning import Outcome, Recording
-from jepaworld.evaluation_engine import _write_videos, evaluate_run, paint, plan_with_run, time_lapse
+from jepaworld.evaluation_engine import _write_videos, evaluate_run, plan_with_run, time_lapse
 from jepaworld.planning import WorldModelPolicy
 from jepaworld.progress import Progress
 

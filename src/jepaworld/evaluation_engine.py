@@ -18,23 +18,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from jepaworld import checkpoints
 from jepaworld.config import Config, load_config
 from jepaworld.data.store import EpisodeDataset
-from jepaworld.data.windows import split_episodes
 from jepaworld.devices import resolve_device, use_bf16
 from jepaworld.envs.pixels import FrameReader, image_to_frame, make_env
-from jepaworld.errors import ConfigError, DatasetError, PlanningError
-from jepaworld.evaluation.encoding import device_of, evaluation_mode
+from jepaworld.errors import ConfigError, PlanningError
+from jepaworld.evaluation.encoding import paint
 from jepaworld.evaluation.planning import AgentResult, Outcome, Recording, evaluate_planning
 from jepaworld.models.jepa import JEPA
 from jepaworld.models.state_decoder import JEPAStateDecoder
 from jepaworld.pictures import save_animation, save_rows
 from jepaworld.planning import WorldModelPolicy
 from jepaworld.progress import Progress
-from jepaworld.runs import AFTER_TRAINING, RUN_FILE, differences, read_info
+from jepaworld.report.run_folder import RunFolder, read_run
+from jepaworld.runs import AFTER_TRAINING, differences
 from jepaworld.storage import atomic_write_text, storage_errors
 
 EVALUATION_FOLDER = "evaluation"
@@ -70,9 +69,10 @@ def evaluate_run(
     config = _config(folder, overrides)
     device = resolve_device(config.device)
     checkpoint = checkpoints.load(folder, "jepa").path
-    model = JEPA.from_pretrained(folder, device)
-    decoder = _decoder(folder, config, device)  # before minutes of playing, as it may be damaged
-    dataset, episodes = _heldout(folder, config, progress)
+    with torch.random.fork_rng(devices=[]):  # models draw their first weights; the caller's numbers go on as before
+        model = JEPA.from_pretrained(folder, device)
+        decoder = _decoder(folder, config, device)  # before minutes of playing, as it may be damaged
+    dataset, episodes = _heldout(read_run(folder), progress)
     bf16 = use_bf16(config.mixed_precision, device, model)
     result = evaluate_planning(model, config, dataset, episodes, bf16=bf16, progress=progress)
     target = folder / EVALUATION_FOLDER
@@ -171,16 +171,6 @@ def plan_with_run(
     return target
 
 
-def paint(decoder: JEPAStateDecoder, z: Tensor) -> NDArray[np.uint8]:
-    """Decode embeddings (N, *D) to pictures (N, C, H, W)."""
-    device = device_of(decoder)
-    with evaluation_mode(decoder):
-        parts = [
-            decoder(part.to(device).float()).clamp(0.0, 1.0).mul(255.0).round().byte().cpu() for part in z.split(256)
-        ]
-    return torch.cat(parts).numpy()
-
-
 def time_lapse(imagined: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """All steps of a plan in one picture: of each pixel the value that differs most from what is usually there.
 
@@ -216,26 +206,16 @@ def _config(folder: Path, overrides: Sequence[str]) -> Config:
     return config
 
 
-def _heldout(folder: Path, config: Config, progress: Progress) -> tuple[EpisodeDataset | None, NDArray[np.int64]]:
+def _heldout(run: RunFolder, progress: Progress) -> tuple[EpisodeDataset | None, NDArray[np.int64]]:
     """The run's dataset, None if it is gone, and its held-out episodes."""
-    info = read_info(folder / RUN_FILE).get("dataset", {})
-    path = Path(info.get("path") or config.load_dataset_path or config.dataset_dir)
-    if not path.exists():
+    dataset = run.open_dataset()
+    if dataset is None:
         progress.warn(
-            f"{path}: the run's dataset is missing. Goals that the environment draws need none; for recorded ones "
-            "restore it."
+            f"{run.dataset_path}: the run's dataset is missing. Goals that the environment draws need none; for "
+            "recorded ones restore it."
         )
         return None, np.empty(0, np.int64)
-    dataset = EpisodeDataset.open(path, verify_checksums=False)
-    expected = info.get("fingerprint")
-    if expected is not None and dataset.fingerprint != expected:
-        raise DatasetError(
-            f"{path}: is not the dataset that {folder} was trained on (fingerprint {dataset.fingerprint[:12]}, the run "
-            f"has {expected[:12]}), so that held-out episodes could have been trained on. Restore the old one."
-        )
-    splits = config.early_stopping.validation_split, config.evaluation_split
-    split = split_episodes(len(dataset.episode_lengths), *splits, config.seed)
-    return dataset, split.evaluation
+    return dataset, run.split(dataset).evaluation
 
 
 def _decoder(folder: Path, config: Config, device: torch.device) -> JEPAStateDecoder | None:

@@ -88,6 +88,24 @@ def sample_rows(
     return rows, owners
 
 
+def paint(decoder: nn.Module, z: Tensor) -> np.ndarray:
+    """Decode embeddings to pictures, in eval mode.
+
+    Args:
+        decoder: The state decoder; its mode is restored afterwards.
+        z: (N, D), on any device.
+
+    Returns:
+        uint8 (N, C, H, W).
+    """
+    device = device_of(decoder)
+    with evaluation_mode(decoder):
+        parts = [
+            decoder(part.to(device).float()).clamp(0.0, 1.0).mul(255.0).round().byte().cpu() for part in z.split(256)
+        ]
+    return torch.cat(parts).numpy()
+
+
 def encode_frames(
     model: JEPA,
     dataset: EpisodeDataset,

@@ -264,7 +264,7 @@ def evaluate_planning(
         outcomes, seconds = player.play("planning", agent, recordings)
         planner = AgentResult(
             "planner",
-            describe_planner(config),
+            describe_planner(config, controller.planner.name),
             outcomes,
             seconds=seconds,
             seconds_per_plan=sum(controller.seconds_per_plan) / agent.num_plans,
@@ -400,14 +400,13 @@ class _Recordings:
         self.current = []
 
 
-def describe_planner(config: Config) -> str:
-    """The planner in a few words."""
+def describe_planner(config: Config, name: str) -> str:
+    """The planner of that name in a few words."""
     planning = config.planning
     steps = f"{planning.horizon} steps" if config.frame_skipping == 1 else (
         f"{planning.horizon} steps of {config.frame_skipping} actions"
     )  # fmt: skip
-    name = planning.planner.replace("_", " ")
-    return f"{name}, {steps}, {planning.num_iterations} x {planning.num_samples} candidates"
+    return f"{name.replace('_', ' ')}, {steps}, {planning.num_iterations} x {planning.num_samples} candidates"
 
 
 def describe_protocol(config: Config, tasks: TaskSet) -> str:
@@ -420,5 +419,5 @@ def describe_protocol(config: Config, tasks: TaskSet) -> str:
         where = f"start and, {settings.goal_steps} environment steps later, goal of held-out episodes, begun by {how}"
     return (
         f"{len(tasks.tasks)} episodes of at most {settings.max_steps} environment steps: {where}; success is "
-        f"{tasks.criterion}; {tasks.solved} starts that were solved already were drawn again; seed {settings.seed}"
+        f"{tasks.criterion}; starts that were solved already and drawn again: {tasks.solved}; seed {settings.seed}"
     )

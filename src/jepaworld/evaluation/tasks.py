@@ -97,7 +97,12 @@ def draw_tasks(
     with kept_random_state():
         if _resolve_goals(config.evaluation, env) == "environment":
             return _draw_from_environment(config, env, dataset)
-        if dataset is None or len(episodes) == 0:
+        if dataset is None:
+            raise PlanningError(
+                "evaluation.goals: recorded goals need the dataset that the model was trained on, and it is not there. "
+                "Restore it, or set evaluation.goals to environment if it shows its goal (goal_image())."
+            )
+        if len(episodes) == 0:
             raise PlanningError(
                 "evaluation.goals: recorded goals need held-out episodes, and there are none. Set evaluation_split "
                 "above 0 before training, or evaluation.goals to environment if it shows its goal (goal_image())."

@@ -11,18 +11,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from jepaworld.data.store import EpisodeDataset
-from jepaworld.data.windows import Split, split_episodes
+from jepaworld.data.windows import Split
 from jepaworld.devices import resolve_device
-from jepaworld.errors import DatasetError
 from jepaworld.evaluation.collapse import CollapseDiagnostics, collapse_diagnostics
 from jepaworld.evaluation.encoding import (
     device_of,
     encode_frames,
-    evaluation_mode,
     gather_rows,
+    paint,
     sample_rows,
 )
 from jepaworld.evaluation.imagination import ImaginationResult, imagination_error, imagine
@@ -134,7 +132,7 @@ def measure(run: RunFolder, device: str) -> Measurements:
     dataset = _open_dataset(run, measured)
     if dataset is None:
         return measured
-    split = _split(run, dataset)
+    split = run.split(dataset)
     measured.dataset = _summarise(dataset, split)
     name, heldout = _heldout(split)
     measured.heldout, measured.num_heldout_episodes = name, len(heldout)
@@ -173,34 +171,14 @@ def _load(kind: type[JEPA] | type[JEPAStateDecoder], run: RunFolder, device: str
 
 
 def _open_dataset(run: RunFolder, measured: Measurements) -> EpisodeDataset | None:
-    path = run.dataset_path
-    if not path.exists():
+    dataset = run.open_dataset()
+    if dataset is None:
         measured.missing.append(
-            f"The dataset {path} is missing, so that only what training logged is shown: no probes, no "
+            f"The dataset {run.dataset_path} is missing, so that only what training logged is shown: no probes, no "
             "imagination, no pictures. Restore it or collect it again (`jepaworld collect`), then write the "
             "report again."
         )
-        return None
-    dataset = EpisodeDataset.open(path, verify_checksums=False)
-    expected = run.info.get("dataset", {}).get("fingerprint")
-    if expected is not None and dataset.fingerprint != expected:
-        raise DatasetError(
-            f"{path}: is not the dataset that {run.path} was trained on (fingerprint "
-            f"{dataset.fingerprint[:12]}, the run has {expected[:12]}), so that held-out episodes could "
-            "have been "
-            "trained on. Restore the old dataset, or move this one away to report without it."
-        )
     return dataset
-
-
-def _split(run: RunFolder, dataset: EpisodeDataset) -> Split:
-    config = run.config
-    return split_episodes(
-        len(dataset.episode_lengths),
-        config.early_stopping.validation_split,
-        config.evaluation_split,
-        config.seed,
-    )
 
 
 def _heldout(split: Split) -> tuple[str, np.ndarray]:
@@ -289,7 +267,7 @@ def _measure_decoder(
     source = "encode_target" if run.config.jepa_decoder_training.embedding_source == "target" else "encode_online"
     rows, owners = sample_rows(dataset, heldout, 512, run.config.seed)
     real = gather_rows(dataset, "frames", rows)
-    decoded = _paint(decoder, encode_frames(model, dataset, rows, encoder=source))
+    decoded = paint(decoder, encode_frames(model, dataset, rows, encoder=source))
     pixels = real.astype(np.float32) / 255.0
     errors = ((decoded.astype(np.float32) / 255.0 - pixels) ** 2).mean(axis=(1, 2, 3))
     rng = np.random.default_rng(run.config.seed)
@@ -334,7 +312,7 @@ def _strip(
     rows = row + np.array(steps)
     encoded = encode_frames(model, dataset, rows, encoder="encode_target")
     first = encode_frames(model, dataset, rows[:1])
-    decoded_imagined = _paint(decoder, torch.cat([first, imagined])[steps])
+    decoded_imagined = paint(decoder, torch.cat([first, imagined])[steps])
     if source == "encode_online":
         encoded = encode_frames(model, dataset, rows, encoder="encode_online")
     return ImaginedStrip(
@@ -343,14 +321,6 @@ def _strip(
         error=float(result.window_errors[index]),
         steps=steps,
         real=gather_rows(dataset, "frames", rows),
-        decoded_real=_paint(decoder, encoded),
+        decoded_real=paint(decoder, encoded),
         decoded_imagined=decoded_imagined,
     )
-
-
-def _paint(decoder: JEPAStateDecoder, z: Tensor) -> np.ndarray:
-    """Decode embeddings (N, D) on the CPU to uint8 images (N, C, H, W)."""
-    device = device_of(decoder)
-    with evaluation_mode(decoder):
-        parts = [decoder(part.to(device)).clamp(0.0, 1.0).mul(255.0).round().byte().cpu() for part in z.split(128)]
-    return torch.cat(parts).numpy()

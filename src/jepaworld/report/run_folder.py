@@ -9,7 +9,9 @@ from typing import Any
 
 from jepaworld.checkpoints import CONFIG_FILE
 from jepaworld.config import Config, load_config
-from jepaworld.errors import CheckpointError, ConfigError
+from jepaworld.data.store import EpisodeDataset
+from jepaworld.data.windows import Split, split_episodes
+from jepaworld.errors import CheckpointError, ConfigError, DatasetError
 from jepaworld.metrics_log import METRICS_FILE
 from jepaworld.runs import RUN_FILE, read_info
 
@@ -54,6 +56,30 @@ class RunFolder:
         """The dataset that the run was trained on."""
         named = self.info.get("dataset", {}).get("path")
         return Path(named or self.config.load_dataset_path or self.config.dataset_dir)
+
+    def open_dataset(self) -> EpisodeDataset | None:
+        """The dataset that the run was trained on, checksums unchecked; None if it is gone.
+
+        Raises:
+            DatasetError: it is damaged, or is another one than the run was trained on.
+        """
+        path = self.dataset_path
+        if not path.exists():
+            return None
+        dataset = EpisodeDataset.open(path, verify_checksums=False)
+        expected = self.info.get("dataset", {}).get("fingerprint")
+        if expected is not None and dataset.fingerprint != expected:
+            raise DatasetError(
+                f"{path}: is not the dataset that {self.path} was trained on (fingerprint {dataset.fingerprint[:12]}, "
+                f"the run has {expected[:12]}), so that held-out episodes could have been trained on. Restore the old "
+                "dataset, or move this one away to go on without it."
+            )
+        return dataset
+
+    def split(self, dataset: EpisodeDataset) -> Split:
+        """Which episodes the run trained on, validated on and kept for evaluation."""
+        splits = self.config.early_stopping.validation_split, self.config.evaluation_split
+        return split_episodes(len(dataset.episode_lengths), *splits, self.config.seed)
 
 
 def read_run(run_dir: str | Path) -> RunFolder:
