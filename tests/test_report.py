@@ -394,7 +394,7 @@ def test_what_only_an_mlp_reads_is_a_finding_where_it_matters(run: Path) -> None
 def result(error: list[float], high: list[float], copy: list[float]) -> ImaginationResult:
     nothing = np.zeros(0)
     arrays = [np.array(values) for values in (error, high, high, copy)]
-    return ImaginationResult(*arrays, nothing, nothing, 1.0, nothing, nothing, nothing, nothing)
+    return ImaginationResult(1, *arrays, nothing, nothing, 1.0, nothing, nothing, nothing, nothing)
 
 
 def test_useful_steps_end_where_a_baseline_is_as_good() -> None:

@@ -7,7 +7,6 @@ Shapes: T blocks, P plan steps, C H W image, D latent.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from PIL import Image
 
 from jepaworld import checkpoints
 from jepaworld.config import Config, load_config
-from jepaworld.data.store import EpisodeDataset
+from jepaworld.data.store import EpisodeDataset, file_checksum
 from jepaworld.devices import resolve_device, use_bf16
 from jepaworld.envs.pixels import FrameReader, image_to_frame, make_env
 from jepaworld.errors import ConfigError, PlanningError
@@ -32,12 +31,11 @@ from jepaworld.models.state_decoder import JEPAStateDecoder
 from jepaworld.pictures import save_animation, save_rows
 from jepaworld.planning import WorldModelPolicy
 from jepaworld.progress import Progress
+from jepaworld.report.planning_results import PLANNING_FILE, PLANNING_FOLDER
 from jepaworld.report.run_folder import RunFolder, read_run
 from jepaworld.runs import AFTER_TRAINING, differences
 from jepaworld.storage import atomic_write_text, storage_errors
 
-EVALUATION_FOLDER = "evaluation"
-PLANNING_FILE = "planning.json"
 PLAN_FOLDER = "plan"
 SCHEMA = 1
 # What a trained run leaves open.
@@ -75,7 +73,7 @@ def evaluate_run(
     dataset, episodes = _heldout(read_run(folder), progress)
     bf16 = use_bf16(config.mixed_precision, device, model)
     result = evaluate_planning(model, config, dataset, episodes, bf16=bf16, progress=progress)
-    target = folder / EVALUATION_FOLDER
+    target = folder / PLANNING_FOLDER
     with storage_errors(target):
         target.mkdir(exist_ok=True)
         for old in (target / PLANNING_FILE, *target.glob("video_*.webp")):
@@ -83,7 +81,7 @@ def evaluate_run(
     videos = _write_videos(target, result.recordings, decoder, config)
     content = {
         "schema": SCHEMA,
-        "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+        "checkpoint_sha256": file_checksum(checkpoint),
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "seed": config.evaluation.seed,
         "environment": config.environment_name,

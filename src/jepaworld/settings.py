@@ -200,7 +200,10 @@ class PlannableConfig(Section):
         ge=0.0,
     )
     rollout_steps: int = _setting(
-        4, "Steps that the rollout loss imagines; at most num_transitions.", unit="transitions", ge=2
+        4,
+        "Steps that the rollout loss imagines; num_transitions must hold them after the predictor's context.",
+        unit="transitions",
+        ge=2,
     )
 
 
@@ -332,13 +335,15 @@ class PlanningConfig(Section):
     replan_every: int = _setting(1, "Steps of a plan that are played before the next one is made.", ge=1)
     num_samples: int = _setting(150, "Candidate plans in each iteration.", ge=1)
     num_iterations: int = _setting(4, "Iterations of improvement; random_shooting draws once.", ge=1)
-    num_elites: int = _setting(20, "Best candidates that the next iteration is fitted to (cem, icem).", ge=1)
+    num_elites: int = _setting(
+        20, "Best candidates that the next iteration is fitted to (cem, icem, categorical_cem).", ge=1
+    )
     initial_std: float = _setting(
         1.0, "Standard deviation of the first iteration; bounded actions are scaled to [-1, 1].", gt=0.0
     )
     min_std: float = _setting(0.1, "Floor on the standard deviation of later iterations.", ge=0.0)
     noise_smoothness: float = _setting(
-        0.7, "Correlation of the noise of neighbouring environment steps (cem, mppi, random_shooting).", ge=0.0, lt=1.0
+        0.7, "Correlation of the noise of neighbouring environment steps (all but icem).", ge=0.0, lt=1.0
     )
     noise_exponent: float = _setting(2.0, "Exponent of the power-law noise of icem; 0 is white.", ge=0.0)
     kept_elites: float = _setting(0.3, "Share of the elites that icem keeps for the next iteration.", ge=0.0, le=1.0)
@@ -351,7 +356,9 @@ class PlanningConfig(Section):
         None, "Latest frames that the model sees; null means as many as its predictor uses.", unit="frames"
     )
     max_candidates: int = _setting(
-        65536, "Candidate plans that are imagined at once, over all environments: bounds the memory.", ge=1
+        65536,
+        "Candidate plans that are imagined at once, over all environments: bounds the memory of imagination.",
+        ge=1,
     )
     objective: PlanningObjectiveConfig = _section(PlanningObjectiveConfig, "What a plan is judged by.")
 

@@ -176,6 +176,7 @@ def _train_jepa(
     model = JEPA.from_config(config, dataset.action_space).to(run.device)
     if config.load_model_path is not None:
         _load_weights(model, config, dataset)
+        _warn_of_other_split(config, run.progress)
         run.progress.message(f"JEPA loaded from {config.load_model_path}")
     if config.training_options.skip_jepa_training_if_loaded:
         path = checkpoints.checkpoint_path(run.folder, config, "jepa")
@@ -261,6 +262,20 @@ class _CollapseWatch:
             self.run.progress.message(f"epoch {epoch}: the representation is no longer collapsed")
         self.warned = diagnostics.collapsed
         return diagnostics.as_metrics()
+
+
+def _warn_of_other_split(config: Config, progress: Progress) -> None:
+    """Say so where episodes that this run holds out may be some that the loaded model was trained on."""
+    assert config.load_model_path is not None
+    other = checkpoints.load(config.load_model_path, "jepa").config
+    keys = ("seed", "evaluation_split", "early_stopping.validation_split")
+    differing = [key for key in keys if key in differences(other, config)]
+    if differing:
+        progress.warn(
+            f"load_model_path: the loaded model was trained with another {' and '.join(differing)}, so that on the "
+            "same dataset it has seen episodes that are held out here: probes and recorded goals would flatter it. "
+            "Take its values, or evaluate on other data."
+        )
 
 
 def _load_weights(model: JEPA, config: Config, dataset: EpisodeDataset) -> None:

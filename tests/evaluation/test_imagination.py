@@ -102,6 +102,24 @@ def test_windows_stay_inside_their_episode_and_differ(make_dataset) -> None:
     assert lengths.tolist() == [5, 8, 8, 8, 8, 8, 8]
 
 
+def test_a_model_with_context_begins_with_as_many_real_frames_and_the_actions_between(make_dataset) -> None:
+    class LooksBack(DotModel):
+        context_length = 3
+
+        def rollout(self, z, actions, context_actions):
+            assert z.shape[1] == 3 and context_actions.shape[1] == 2
+            # The dot moves by its action, so that the frames before must be those that led here.
+            torch.testing.assert_close(super().rollout(z[:, :1], context_actions), z[:, 1:])
+            return super().rollout(z[:, -1:], actions)
+
+    dataset = make_dataset([2, 9, 9])  # the first is too short to look back in
+    result = imagination_error(LooksBack(), dataset, np.arange(3), horizon=4)
+    assert result.context == result.to_dict()["context_frames"] == 3
+    np.testing.assert_allclose(result.error, 0.0, atol=1e-9)
+    assert set(result.window_owners) == {1, 2}
+    assert (result.window_rows >= dataset.episode_starts[result.window_owners] + 2).all()
+
+
 def test_patch_latents_are_imagined_like_others(make_dataset) -> None:
     class Patches(DotModel):
         def encode(self, frames):

@@ -16,6 +16,7 @@ from jepaworld.data.store import EpisodeDataset
 from jepaworld.errors import ConfigError, PlanningError
 from jepaworld.evaluation.planning import PlanningResult, evaluate_planning
 from jepaworld.evaluation.rates import Z_95, Rate
+from jepaworld.evaluation.tasks import RecordedStart
 from tests.planning.toy_models import TwoRoomOracle
 
 ROOMS = [{"goal_room": "same"}, {"goal_room": "other"}]
@@ -221,6 +222,49 @@ def test_a_model_that_gives_nan_is_told_so(tiny_config: Callable[..., Config]) -
 
 def test_a_context_that_the_model_does_not_use_is_refused(tiny_config: Callable[..., Config]) -> None:
     config = rooms(tiny_config)
-    config = Config.model_validate(config.to_dict() | {"planning": config.planning.model_dump() | {"context": 2}})
+    changed = {
+        "planning": config.planning.model_dump() | {"context": 2},
+        "jepa_model": config.jepa_model.model_dump() | {"predictor_context_length": 2},  # but not the oracle's
+    }
+    config = Config.model_validate(config.to_dict() | changed)
     with pytest.raises(ConfigError, match=r"planning\.context is 2"):
         evaluate_planning(TwoRoomOracle(), config, None, NOBODY)
+
+
+def test_tasks_come_from_different_episodes_as_far_as_there_are(recorded: tuple[Config, EpisodeDataset]) -> None:
+    config, dataset = recorded
+    result = evaluate_planning(TwoRoomOracle(), config, dataset, np.array([1, 4, 6]))
+    episodes = [task.start.episode for task in result.tasks.tasks if isinstance(task.start, RecordedStart)]
+    assert sorted(episodes[:3]) == [1, 4, 6]
+    assert len(set(episodes[3:])) == 2
+
+
+def test_the_label_names_the_planner_that_played_and_what_it_searched(tiny_config: Callable[..., Config]) -> None:
+    config = rooms(tiny_config, num_episodes=2, max_steps=3)
+    assert evaluate_planning(TwoRoomOracle(), config, None, NOBODY).agents[0].label == (
+        "cem, 6 steps of 3 actions, 3 x 40 candidates"
+    )
+    config = Config.model_validate(
+        config.to_dict() | {"planning": config.planning.model_dump() | {"planner": "random_shooting"}}
+    )
+    label = evaluate_planning(TwoRoomOracle(), config, None, NOBODY).agents[0].label
+    assert label == "random shooting, 6 steps of 3 actions, 1 x 40 candidates"
+
+
+def test_a_plan_that_is_played_over_several_blocks_is_shown_from_where_it_is(
+    tiny_config: Callable[..., Config],
+) -> None:
+    config = rooms(tiny_config, num_episodes=2, max_steps=18)
+    planning = config.planning.model_dump() | {"replan_every": 3}
+    config = Config.model_validate(config.to_dict() | {"planning": planning})
+    for recording in evaluate_planning(TwoRoomOracle(), config, None, NOBODY).recordings:
+        made, once, twice, new = recording.plans[:4]
+        assert torch.equal(once[:-1], made[1:]) and torch.equal(once[-1], made[-1])
+        assert torch.equal(twice[:-2], made[2:])
+        assert not torch.equal(new[:-3], made[3:])
+
+
+def test_without_the_dataset_the_protocol_claims_less(tiny_config: Callable[..., Config]) -> None:
+    result = evaluate_planning(TwoRoomOracle(), rooms(tiny_config, num_episodes=2, max_steps=3), None, NOBODY)
+    assert "no collected episode had" not in result.protocol
+    assert "2 side by side" in result.protocol

@@ -137,6 +137,19 @@ def test_early_stopping_counts_patience_from_the_best_epoch(
     }
 
 
+def test_loading_a_model_that_was_trained_on_another_split_is_told(training_config: MakeConfig, tmp_path: Path) -> None:
+    first = run_training(
+        training_config(num_epochs=1, jepa_decoder_training={"enabled": False}), tmp_path / "a"
+    ).run_dir
+    for changes, told in (({}, False), ({"evaluation_split": 0.4}, True)):
+        config = training_config(
+            load_model_path=str(first), num_epochs=1, jepa_decoder_training={"enabled": False}, **changes
+        )
+        progress = Recorder()
+        run_training(config, tmp_path / f"b{told}", progress=progress)
+        assert any("has seen episodes" in text and "evaluation_split" in text for text in progress.warnings) is told
+
+
 def test_latest_takes_the_last_epoch_whatever_the_losses_say(
     training_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
+from jepaworld.envs.spaces import UNBOUNDED
 from jepaworld.errors import ConfigError
 from jepaworld.settings import CollectionConfig
 
@@ -48,8 +49,8 @@ class RandomPolicy:
     Box: every entry follows a Gaussian AR(1) process `x' = a x + sqrt(1 - a^2) e` with `a = smoothness`,
     stationary from the first step, and is mapped through the normal distribution function to a uniform number
     that is spread over the entry's bounds. So actions drift smoothly and still cover the whole range evenly.
-    An entry without bounds is `x` itself (standard normal); one with a single bound is exponentially
-    distributed from that bound on.
+    An entry without bounds (bounds beyond a million stand for none) is `x` itself (standard normal); one with a single
+    bound is exponentially distributed from that bound on.
     Discrete: the last action is repeated with probability `smoothness`, otherwise a new one is drawn (which
     may be the same again).
 
@@ -122,7 +123,7 @@ class RandomPolicy:
 def _spread(normal: np.ndarray, space: Box) -> np.ndarray:
     """Bring standard normal numbers (steps, N) into the bounds of the space, in its dtype."""
     low, high = space.low.ravel().astype(np.float64), space.high.ravel().astype(np.float64)
-    below, above = np.isfinite(low), np.isfinite(high)
+    below, above = low > -UNBOUNDED, high < UNBOUNDED
     integer = np.issubdtype(space.dtype, np.integer)
     # The math module, entry by entry: numpy has no erf, and its vectorised logarithm may round differently in
     # arrays of another length, while act() and sequence() must agree to the last bit.

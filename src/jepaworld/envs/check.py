@@ -205,7 +205,9 @@ def _restore_finding(env: gymnasium.Env, reader: FrameReader, play: _Play) -> Fi
         text = "reset(options=...) does not restore a state (info holds no arrays to give it)."
         return Finding("restore", "warn", text)
     try:
-        observation, _ = env.reset(seed=1, options=None if restore_state is not None else arrays)
+        observation, _ = env.reset(
+            seed=0 if restore_state is not None else 1, options=None if restore_state is not None else arrays
+        )
         if restore_state is not None:
             observation, _ = restore_state(play.states[-1])
     except Exception as error:  # an environment may refuse in any way

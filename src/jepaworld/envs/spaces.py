@@ -11,6 +11,9 @@ from gymnasium.spaces import Box, Discrete, Space
 
 from jepaworld.errors import EnvironmentNotUsableError
 
+UNBOUNDED = 1e6
+"""A bound from here on stands for none: spaces without limits often carry the largest float instead of infinity."""
+
 
 def space_to_dict(space: Space) -> dict[str, Any]:
     """A Box or Discrete space as values that JSON can hold.

@@ -2,9 +2,9 @@
 
 Shapes: N windows, P steps, E episodes, D latent (one axis or more), K state entries.
 
-From one real frame the model imagines the recorded actions; step h is compared with the embedding of the real
-frame h steps later. Beside it stands the copy baseline, for which nothing ever changes; a model that has
-learned dynamics must beat it. The error of predicting the mean is 1 by construction.
+From one real frame, or as many as its predictor uses, the model imagines the recorded actions; step h is compared with
+the embedding of the real frame h steps later. Beside it stands the copy baseline, for which nothing ever changes; a
+model that has learned dynamics must beat it. The error of predicting the mean is 1 by construction.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor
 from jepaworld.evaluation.encoding import device_of, evaluation_mode, gather_rows
 from jepaworld.evaluation.scores import resample_counts
 from jepaworld.evaluation.state_probes import StateProbe
+from jepaworld.planning.protocol import context_length
 
 if TYPE_CHECKING:
     from jepaworld.data.store import EpisodeDataset
@@ -52,6 +53,7 @@ class ImaginationResult:
     """Imagination error by step; index 0 is the first imagined step. NaN where no window is long enough.
 
     Attributes:
+        context: Real frames that imagination begins with, as many as the predictor uses.
         error: (P,) mean squared embedding error over the variance of the target embeddings: 0 is perfect, 1
             is as good as always predicting the mean.
         low: (P,) lower end of its 95 % bootstrap interval over episodes; NaN with fewer than two.
@@ -67,6 +69,7 @@ class ImaginationResult:
         states: Error in each state variable that a probe was given for.
     """
 
+    context: int
     error: np.ndarray
     low: np.ndarray
     high: np.ndarray
@@ -83,6 +86,7 @@ class ImaginationResult:
     def to_dict(self) -> dict[str, Any]:
         """The numbers by step, for JSON; NaN becomes None."""
         table: dict[str, Any] = {
+            "context_frames": self.context,
             "step": list(range(1, len(self.error) + 1)),
             "error": _plain(self.error),
             "error_low_95": _plain(self.low),
@@ -119,7 +123,7 @@ class _Batch(NamedTuple):
 
 
 def choose_windows(
-    dataset: EpisodeDataset, episodes: np.ndarray, horizon: int, per_episode: int, seed: int
+    dataset: EpisodeDataset, episodes: np.ndarray, horizon: int, per_episode: int, seed: int, context: int = 1
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draw windows of `horizon` steps; an episode that is shorter gives one window, all of it.
 
@@ -129,6 +133,7 @@ def choose_windows(
         horizon: Longest window, in transitions.
         per_episode: Draw at most so many different starts in each episode.
         seed: Seed of the draw.
+        context: Frames of the episode that must be there before the first step, the first frame included.
 
     Returns:
         `rows`, `owners`, `lengths`, each int64 (N,): first frame (global row), episode, transitions.
@@ -136,19 +141,21 @@ def choose_windows(
     rng = np.random.default_rng(seed)
     rows, owners, lengths = [], [], []
     for episode in np.asarray(episodes, dtype=np.int64):
-        available = int(dataset.episode_lengths[episode])
+        available = int(dataset.episode_lengths[episode]) - (context - 1)
         if available < 1:
             continue
         starts = max(1, available - horizon + 1)
         for start in np.sort(rng.choice(starts, size=min(per_episode, starts), replace=False)):
-            rows.append(dataset.episode_starts[episode] + start)
+            rows.append(dataset.episode_starts[episode] + context - 1 + start)
             owners.append(episode)
             lengths.append(min(horizon, available))
     return np.array(rows, np.int64), np.array(owners, np.int64), np.array(lengths, np.int64)
 
 
-def imagine(model: JEPA, dataset: EpisodeDataset, rows: np.ndarray, lengths: np.ndarray, horizon: int) -> Tensor:
-    """Imagine the recorded actions from single frames.
+def imagine(
+    model: JEPA, dataset: EpisodeDataset, rows: np.ndarray, lengths: np.ndarray, horizon: int, context: int = 1
+) -> Tensor:
+    """Imagine the recorded actions from frames and what was before them.
 
     Args:
         model: The model; its mode is restored afterwards.
@@ -156,6 +163,7 @@ def imagine(model: JEPA, dataset: EpisodeDataset, rows: np.ndarray, lengths: np.
         rows: (N,) global rows of the first frames.
         lengths: (N,) recorded transitions from there.
         horizon: P.
+        context: K, frames that the model sees, `rows` and the K - 1 before them in the episode.
 
     Returns:
         (N, P, D) imagined embeddings on the CPU. Those past a window's end repeat its last action and have
@@ -163,11 +171,16 @@ def imagine(model: JEPA, dataset: EpisodeDataset, rows: np.ndarray, lengths: np.
     """
     steps = rows[:, None] + np.minimum(np.arange(horizon), lengths[:, None] - 1)
     actions = gather_rows(dataset, "actions", steps.reshape(-1)).reshape(len(rows), horizon, -1)
-    frames = torch.from_numpy(gather_rows(dataset, "frames", rows))
+    past = rows[:, None] + np.arange(1 - context, 1)
+    frames = torch.from_numpy(gather_rows(dataset, "frames", past.reshape(-1))).unflatten(0, past.shape)
     device = device_of(model)
+    played = {}
+    if context > 1:
+        between = gather_rows(dataset, "actions", past[:, :-1].reshape(-1)).reshape(len(rows), context - 1, -1)
+        played["context_actions"] = torch.from_numpy(between).to(device)
     with evaluation_mode(model):
-        context = model.encode(frames.to(device).unsqueeze(1))
-        return model.rollout(context, torch.from_numpy(actions).to(device)).float().cpu()
+        z = model.encode(frames.to(device))
+        return model.rollout(z, torch.from_numpy(actions).to(device), **played).float().cpu()
 
 
 def imagination_error(
@@ -197,13 +210,17 @@ def imagination_error(
     Returns:
         Errors by step, with intervals and the copy baseline.
     """
-    rows, owners, lengths = choose_windows(dataset, episodes, horizon, windows_per_episode, seed)
+    context = context_length(model)
+    rows, owners, lengths = choose_windows(dataset, episodes, horizon, windows_per_episode, seed, context)
+    if not len(rows):  # no episode is longer than what the model could look back on
+        context = 1
+        rows, owners, lengths = choose_windows(dataset, episodes, horizon, windows_per_episode, seed)
     assert len(rows), "no episode has a transition"
     steps, valid = _window_rows(rows, lengths, horizon)
     errors, copies = np.full((2, len(rows), horizon), np.nan)
     distances = np.full((len(state_probes), 3, len(rows), horizon), np.nan)
     moments = _Moments()
-    for batch in _imagined_batches(model, dataset, rows, lengths, horizon, batch_size):
+    for batch in _imagined_batches(model, dataset, rows, lengths, horizon, batch_size, context):
         real = batch.target[:, 1:]
         mask = torch.from_numpy(valid[batch.windows])
         errors[batch.windows] = _squared_error(batch.imagined, real)
@@ -220,6 +237,7 @@ def imagination_error(
         imagined, encoded, copied = (_mean_by_step(values, valid, owners, seed) for values in of_probe)
         states.append(StateError(probe, *imagined, encoded[0], copied[0]))
     return ImaginationResult(
+        context=context,
         error=error,
         low=low,
         high=high,
@@ -242,11 +260,12 @@ def _imagined_batches(
     lengths: np.ndarray,
     horizon: int,
     batch_size: int,
+    context: int,
 ) -> Iterator[_Batch]:
     device = device_of(model)
     for first in range(0, len(rows), batch_size):
         windows = slice(first, min(first + batch_size, len(rows)))
-        imagined = imagine(model, dataset, rows[windows], lengths[windows], horizon)
+        imagined = imagine(model, dataset, rows[windows], lengths[windows], horizon, context)
         steps, _ = _window_rows(rows[windows], lengths[windows], horizon)
         frames = torch.from_numpy(gather_rows(dataset, "frames", steps.reshape(-1)))
         frames = frames.unflatten(0, steps.shape).to(device)

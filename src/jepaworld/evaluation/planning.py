@@ -23,7 +23,7 @@ from jepaworld.envs.pixels import FrameReader
 from jepaworld.envs.state import extract_state
 from jepaworld.evaluation.rates import Rate
 from jepaworld.evaluation.tasks import Task, TaskSet, begin, draw_tasks, make_task_env
-from jepaworld.planning import Controller, WorldModel
+from jepaworld.planning import Controller, Planner, WorldModel
 from jepaworld.planning.controller import ImaginedPlan
 from jepaworld.progress import Progress
 
@@ -189,7 +189,7 @@ class Recording:
         outcome: What became of it.
         goal: uint8 (C, H, W).
         frames: uint8 (C, H, W) each, before every block and at the end.
-        plans: Imagined embeddings (P, *D) of the plan made at each of the frames but the last.
+        plans: Imagined embeddings (P, *D) of the plan that is followed at each of the frames but the last.
     """
 
     outcome: Outcome
@@ -264,7 +264,7 @@ def evaluate_planning(
         outcomes, seconds = player.play("planning", agent, recordings)
         planner = AgentResult(
             "planner",
-            describe_planner(config, controller.planner.name),
+            describe_planner(config, controller.planner),
             outcomes,
             seconds=seconds,
             seconds_per_plan=sum(controller.seconds_per_plan) / agent.num_plans,
@@ -280,7 +280,9 @@ def evaluate_planning(
             recorded = AgentResult("recorded", label, outcomes, seconds=seconds)
         else:
             recorded = AgentResult("recorded", label, missing="the environment drew the goals, nobody went there")
-    return PlanningResult(tasks, (planner, random, recorded), recordings.kept(), describe_protocol(config, tasks))
+    return PlanningResult(
+        tasks, (planner, random, recorded), recordings.kept(), describe_protocol(config, tasks, dataset)
+    )
 
 
 class _Player:
@@ -377,7 +379,10 @@ class _Recordings:
     def note(self, frames: NDArray[np.uint8], playing: set[int]) -> None:
         plan: ImaginedPlan | None = self.controller.last_plan
         assert plan is not None
-        imagined = plan.imagined.half().cpu()
+        # What is still to come; a plan that is played over several blocks ends sooner, and rests at its end.
+        played, length = self.controller.steps_played - 1, plan.imagined.shape[1]
+        coming = torch.arange(played, played + length).clamp(max=length - 1)
+        imagined = plan.imagined.half().cpu()[:, coming]
         for lane in playing:
             self.current[lane].frames.append(frames[lane])
             self.current[lane].plans.append(imagined[lane])
@@ -400,24 +405,29 @@ class _Recordings:
         self.current = []
 
 
-def describe_planner(config: Config, name: str) -> str:
-    """The planner of that name in a few words."""
+def describe_planner(config: Config, planner: Planner) -> str:
+    """The planner in a few words."""
     planning = config.planning
     steps = f"{planning.horizon} steps" if config.frame_skipping == 1 else (
         f"{planning.horizon} steps of {config.frame_skipping} actions"
     )  # fmt: skip
-    return f"{name.replace('_', ' ')}, {steps}, {planning.num_iterations} x {planning.num_samples} candidates"
+    # Some cap or ignore what the settings say.
+    samples = getattr(planner, "num_samples", planning.num_samples)
+    searched = f"{getattr(planner, 'num_iterations', 1)} x {samples} candidates"
+    return f"{planner.name.replace('_', ' ')}, {steps}, {searched}"
 
 
-def describe_protocol(config: Config, tasks: TaskSet) -> str:
+def describe_protocol(config: Config, tasks: TaskSet, dataset: EpisodeDataset | None) -> str:
     """What was done, in a sentence."""
     settings = config.evaluation
     if tasks.goals == "environment":
-        where = "start and goal drawn by the environment, from seeds that no collected episode had"
+        unseen = "no collected episode had" if dataset is not None else "the run's settings do not collect with"
+        where = f"start and goal drawn by the environment, from seeds that {unseen}"
     else:
         how = "setting the state" if tasks.restore == "state" else "replaying seed and actions"
         where = f"start and, {settings.goal_steps} environment steps later, goal of held-out episodes, begun by {how}"
     return (
-        f"{len(tasks.tasks)} episodes of at most {settings.max_steps} environment steps: {where}; success is "
+        f"{len(tasks.tasks)} episodes of at most {settings.max_steps} environment steps, "
+        f"{min(settings.num_envs, len(tasks.tasks))} side by side: {where}; success is "
         f"{tasks.criterion}; starts that were solved already and drawn again: {tasks.solved}; seed {settings.seed}"
     )

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Discrete
+from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 
 from jepaworld.config import Config
@@ -198,16 +198,19 @@ def _ways(settings: EvaluationConfig, env: gymnasium.Env[Any, Any]) -> list[Way]
 def _recorded_tasks(
     settings: EvaluationConfig, dataset: EpisodeDataset, episodes: NDArray[np.int64], way: Way
 ) -> Iterator[Task]:
-    """Every pair of start and goal, in an order that the seed draws."""
+    """Every pair of start and goal, in an order that the seed draws: one of each episode before a second of any.
+
+    Tasks of one episode are alike, while an interval takes them for independent.
+    """
     blocks = _goal_blocks(settings.goal_steps, dataset, episodes)
-    manifest = dataset.manifest
+    manifest, rng = dataset.manifest, np.random.default_rng(settings.seed)
     # The last frame of an episode is no goal: its block of actions may have been cut short by the end.
-    ends = np.cumsum(np.maximum(dataset.episode_lengths[episodes] - blocks, 0))
-    for pair in np.random.default_rng(settings.seed).permutation(int(ends[-1])):
-        index = int(np.searchsorted(ends, pair, side="right"))
-        first = int(pair) - int(ends[index - 1] if index else 0)
-        last, number = first + blocks, int(episodes[index])
-        episode = dataset.episode(number)
+    counts = np.maximum(dataset.episode_lengths[episodes] - blocks, 0)
+    numbers, starts = np.repeat(episodes, counts), np.concatenate([rng.permutation(count) for count in counts])
+    rounds = np.concatenate([np.arange(count) for count in counts])
+    for pair in np.lexsort((rng.permutation(len(rounds)), rounds)):
+        first, number = int(starts[pair]), int(numbers[pair])
+        last, episode = first + blocks, dataset.episode(number)
         start = RecordedStart(
             way=way,
             seed=manifest.seed,
@@ -227,7 +230,9 @@ def _environment_actions(dataset: EpisodeDataset, blocks: NDArray[Any]) -> NDArr
     space = dataset.action_space
     shape = () if isinstance(space, Discrete) else space.shape
     assert shape is not None
-    return blocks.reshape(-1, *shape).astype(space.dtype)
+    actions = blocks.reshape(-1, *shape).astype(space.dtype)
+    # In the space's own precision: a stored float32 may lie just beyond a float64 bound.
+    return np.clip(actions, space.low, space.high) if isinstance(space, Box) else actions
 
 
 def _goal_blocks(goal_steps: int, dataset: EpisodeDataset, episodes: NDArray[np.int64]) -> int:

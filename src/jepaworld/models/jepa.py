@@ -156,7 +156,7 @@ class JEPA(nn.Module):
             actions: (B, T, A); float for `Box`, integers for `Discrete` action spaces.
 
         Returns:
-            Predictions, detached targets and the embeddings for the auxiliary loss.
+            Predictions, targets and the embeddings for the auxiliary loss.
         """
         assert frames.shape[1] == actions.shape[1] + 1, (
             f"expected one frame more than actions, got {tuple(frames.shape)} and {tuple(actions.shape)}"

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-UNBOUNDED = 1e6
+from jepaworld.envs.spaces import UNBOUNDED
 
 
 def action_scale(space: gymnasium.spaces.Box, frame_skipping: int) -> tuple[Tensor, Tensor]:

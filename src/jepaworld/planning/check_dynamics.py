@@ -173,9 +173,9 @@ class _Check:
                     f"encode_target() gives shape {tuple(goal.shape)}, encode() {tuple(z.shape)}: give goals and "
                     "predictions the same shape.",
                 )
-            lengths = sorted({1, z.shape[1]})
+            lengths = range(1, z.shape[1] + 1)
             for length in lengths:
-                past = None if length == 1 or self.context_actions is None else self.context_actions
+                past = None if length == 1 or self.context_actions is None else self.context_actions[:, 1 - length :]
                 self._rollout(z[:, -length:], past)
             if len(lengths) > 1:
                 self._context_matters(z)

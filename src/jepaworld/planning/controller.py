@@ -165,6 +165,11 @@ class Controller:
         return block
 
     @property
+    def steps_played(self) -> int:
+        """How many steps of the last plan `act` has given out."""
+        return self._played
+
+    @property
     def last_plan(self) -> ImaginedPlan | None:
         """The latest plan and what the model expects of it; imagined when asked for. None before the first."""
         if self._plan is None:

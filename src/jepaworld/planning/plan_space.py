@@ -15,8 +15,7 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
-from jepaworld.envs.spaces import block_size
-from jepaworld.models.predictors import UNBOUNDED
+from jepaworld.envs.spaces import UNBOUNDED, block_size
 
 
 @dataclass(frozen=True, eq=False)

@@ -133,6 +133,7 @@ def _add_planning(headline: Headline, measured: Measurements) -> None:
         )
     if planner.end["all"].successes != reached.successes:
         finding += f". When the episode ends, plans are at {share_with_interval(planner.end['all'])}"
+        note += f"; at the end {percent(planner.end['all'].rate)} %"
     headline.findings.append(finding + ".")
     headline.cards.append(Card("Goals reached by planning", f"{percent(reached.rate)} %", note))
     if recorded is not None and recorded.missing is None and recorded.any["all"].high < 0.95:
@@ -197,6 +198,7 @@ def _add_imagination(headline: Headline, measured: Measurements) -> None:
     last = len(result.error) - 1
     interval = (float(result.low[last]), float(result.high[last]))
     useful = useful_steps(result)
+    seen = "one frame" if result.context == 1 else f"{result.context} frames"
     at_end = (
         f"after {last + 1} steps the error is {with_interval(result.error[last], interval)} of the "
         "embedding's "
@@ -204,8 +206,7 @@ def _add_imagination(headline: Headline, measured: Measurements) -> None:
     )
     if useful:
         headline.findings.append(
-            "Imagined from one frame, embeddings are better than keeping that frame and than the mean "
-            "embedding "
+            f"Imagined from {seen}, embeddings are better than keeping that frame and than the mean embedding "
             f"for {useful} of {last + 1} steps; {at_end}"
         )
     else:

@@ -308,7 +308,7 @@ def _strip(
     steps = [step for step in SHOWN_STEPS if step <= length]
     if steps[-1] != length:
         steps.append(length)
-    imagined = imagine(model, dataset, np.array([row]), np.array([length]), length)[0]  # (P, D)
+    imagined = imagine(model, dataset, np.array([row]), np.array([length]), length, result.context)[0]  # (P, D)
     rows = row + np.array(steps)
     encoded = encode_frames(model, dataset, rows, encoder="encode_target")
     first = encode_frames(model, dataset, rows[:1])

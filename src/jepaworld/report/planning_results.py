@@ -50,7 +50,7 @@ class PlanningAgent(_Record):
 class PlanningVideo(_Record):
     """An animation of one of the planner's episodes, beside planning.json."""
 
-    file: str = Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*\.(webp|png)$")
+    file: str = Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*\.webp$")
     task: int
     group: str
     success: bool

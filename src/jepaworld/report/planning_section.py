@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 from html import escape
 
+from jepaworld.pictures import animation_uri
 from jepaworld.report.figures import AGENT_NAMES, success_chart
 from jepaworld.report.headline import duration, number, share_with_interval
 from jepaworld.report.markup import absent, chart_row, prose, table
@@ -78,8 +78,7 @@ def _video(found: PlanningReport, video: PlanningVideo) -> str:
     path = found.folder / video.file
     caption = prose(video.caption)
     if path.is_file():
-        source = f"data:image/{path.suffix[1:]};base64,{base64.b64encode(path.read_bytes()).decode()}"
-        picture = f'<img src="{source}" alt="{escape(video.caption, quote=True)}">'
+        picture = f'<img src="{animation_uri(path.read_bytes())}" alt="{escape(video.caption, quote=True)}">'
     else:
         picture = absent(f"{video.file} is missing.")
     badge = '<span class="badge good">reached</span>' if video.success else '<span class="badge bad">not reached</span>'
