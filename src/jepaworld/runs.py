@@ -24,7 +24,7 @@ from jepaworld.devices import available_memory
 from jepaworld.errors import CheckpointError, ConfigError, DatasetError
 from jepaworld.metrics_log import METRICS_FILE
 from jepaworld.storage import alone_in, atomic_write_text, storage_errors
-from jepaworld.training_loops.phase_loop import PhaseState
+from jepaworld.training_loops.phase_loop import LATEST, PhaseState
 
 RUN_FILE = "run.json"
 AFTER_TRAINING = ("planning", "evaluation")
@@ -196,12 +196,13 @@ class RunRecord:
         return None if self.content["data_location"] == "device" else self.config.data_buffer_megabytes * 2**20
 
     def note_phase(self, name: str, state: PhaseState) -> None:
-        """Keep how long a phase took and how it ended."""
+        """Keep how long a phase took and how it ended; `best` is None where no metric chose the epoch."""
+        chosen = name != "jepa" or self.config.early_stopping.metric_jepa != LATEST
         self.content["phases"][name] = {
             "seconds": round(state.seconds, 1),
             "epochs": state.epoch - 1,
             "best_epoch": state.best_epoch,
-            "best": state.best,
+            "best": state.best if chosen else None,
         }
         self.write()
 

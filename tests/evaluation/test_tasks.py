@@ -207,7 +207,7 @@ def test_goals_are_where_frames_were_stored(play, goal_steps, remedy):
 
 
 def test_solved_starts_are_left_out_and_counted(play):
-    wide = {"success": [{"variable": "x", "distance": 1.0}], "num_episodes": 4}
+    wide = {"success": [{"variable": "x", "distance": 1.0}], "num_episodes": 12}
     config, env, dataset = play("tasks/Dial-v0", wide, **LONG)
     drawn = draw_tasks(config, env, dataset, HELD_OUT)
     assert drawn.solved > 0
@@ -235,7 +235,8 @@ def test_a_start_is_brought_about_wherever_the_environment_is_and_without_a_time
 
 def test_discrete_actions_are_replayed_as_they_were_played(play):
     kwargs = {"discrete": True, "max_episode_steps": 12}
-    config, env, dataset = play("tasks/Dial-v0", NEAR | {"goal_steps": 4}, environment_kwargs=kwargs, frame_skipping=2)
+    evaluation = NEAR | {"goal_steps": 4, "num_episodes": 9}
+    config, env, dataset = play("tasks/Dial-v0", evaluation, environment_kwargs=kwargs, frame_skipping=2)
     tasks = draw_tasks(config, env, dataset, HELD_OUT).tasks
     assert {action for task in tasks for action in task.actions.tolist()} == {-1, 0, 1}
     begin(env, max(tasks, key=lambda task: len(task.start.actions)))  # Dial asserts that it gets an integer
@@ -343,9 +344,10 @@ def test_what_an_environment_does_not_offer_is_refused_with_the_remedy(play, eva
 
 def test_recorded_goals_need_held_out_episodes(play):
     config, env, dataset = play("tasks/Dial-v0", NEAR, **LONG)
-    for data, episodes in ((dataset, []), (None, HELD_OUT)):
-        with pytest.raises(PlanningError, match=r"need held-out episodes.*evaluation_split"):
-            draw_tasks(config, env, data, episodes)
+    with pytest.raises(PlanningError, match=r"need held-out episodes.*evaluation_split"):
+        draw_tasks(config, env, dataset, [])
+    with pytest.raises(PlanningError, match=r"need the dataset.*Restore it"):
+        draw_tasks(config, env, None, HELD_OUT)
 
 
 def test_single_transitions_are_too_short(play):
