@@ -186,7 +186,7 @@ def test_a_run_whose_dataset_is_gone(jepaworld: Command, run_copy: Path, tmp_pat
     outcome = jepaworld("evaluate", run_copy, *SHORT_EVALUATION)
     assert outcome.code == 0 and str(tmp_path / "gone") in outcome.err, "the environment's goals need no dataset"
     outcome = jepaworld("evaluate", run_copy, *SHORT_EVALUATION, "evaluation.goals=recorded")
-    refused(outcome, "evaluation.goals", "held-out episodes")
+    refused(outcome, "evaluation.goals", "dataset", "Restore it")
 
 
 # --- what training left open, and what not
