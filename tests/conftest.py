@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,6 +10,12 @@ import pytest
 import torch
 
 from jepaworld.config import Config
+
+
+def heed_interrupts() -> None:
+    """For `preexec_fn`: a test suite in the background of a shell ignores Ctrl-C, and so would what it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 
 TINY: dict[str, Any] = {
     "image_size": 16,

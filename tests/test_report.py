@@ -294,7 +294,10 @@ def test_planning_has_its_section_card_and_finding(run: Path) -> None:
         "Plans reach 98.5 % (95.7 to 99.5) of 200 goals within 150 environment steps; a random policy 12 % "
         "(8.2 to 17.2). When the episode ends, plans are at 97.5 % (94.3 to 98.9)." in numbers["findings"]
     )
-    assert '<div class="value">98.5 %</div><div class="note">95 %: 95.7 to 99.5; random 12 %; at the end 97.5 %</div>' in page
+    assert (
+        '<div class="value">98.5 %</div><div class="note">95 %: 95.7 to 99.5; random 12 %; at the end 97.5 %</div>'
+        in page
+    )
     assert "Plans beat a random policy" in page
     assert numbers["planning"]["agents"][0]["any"]["room=other"] == success(97, 100)
     assert numbers["planning"]["schema"] == 1 and "episodes" not in numbers["planning"]

@@ -26,6 +26,7 @@ from jepaworld.data.rollout import episode_seeds
 from jepaworld.data.store import Episode, EpisodeDataset
 from jepaworld.errors import ConfigError, DatasetError, EnvironmentNotUsableError, StorageError
 from jepaworld.progress import Progress
+from tests.conftest import heed_interrupts
 from tests.data.conftest import ECHO, folder_bytes
 
 Settings = Callable[..., Config]
@@ -249,6 +250,7 @@ def start(tmp_path: Path, config: Config) -> subprocess.Popen[bytes]:
         [sys.executable, str(script), config.model_dump_json()],
         env=script_environment(),
         start_new_session=True,
+        preexec_fn=heed_interrupts,
         stderr=subprocess.PIPE,
     )
 

@@ -18,6 +18,7 @@ import pytest
 from jepaworld import cli, run_training
 from jepaworld.config import Config, to_commented_yaml
 from jepaworld.report import write_report
+from tests.conftest import heed_interrupts
 
 
 class Outcome(NamedTuple):
@@ -64,6 +65,7 @@ def process(*arguments: object, cwd: Path, **environment: str) -> subprocess.Pop
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=heed_interrupts,
     )
 
 
