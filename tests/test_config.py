@@ -16,7 +16,7 @@ import yaml
 
 from jepaworld.config import Config, load_config, to_commented_yaml
 from jepaworld.errors import ConfigError
-from jepaworld.settings import Section
+from jepaworld.settings_base import Section
 from jepaworld.settings_rules import per_layer
 
 ROOT = Path(__file__).parents[1]

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from jepaworld.errors import ConfigError
-from jepaworld.settings import Config, Section
+from jepaworld.settings import Config
+from jepaworld.settings_base import Section
 
 __all__ = ["Config", "load_config", "to_commented_yaml"]
 

@@ -175,8 +175,7 @@ def _train_jepa(
     torch.manual_seed(config.seed)
     model = JEPA.from_config(config, dataset.action_space).to(run.device)
     if config.load_model_path is not None:
-        _load_weights(model, config, dataset)
-        _warn_of_other_split(config, run.progress)
+        _load_weights(model, config, dataset, run.progress)
         run.progress.message(f"JEPA loaded from {config.load_model_path}")
     if config.training_options.skip_jepa_training_if_loaded:
         path = checkpoints.checkpoint_path(run.folder, config, "jepa")
@@ -264,10 +263,8 @@ class _CollapseWatch:
         return diagnostics.as_metrics()
 
 
-def _warn_of_other_split(config: Config, progress: Progress) -> None:
+def _warn_of_other_split(other: Config, config: Config, progress: Progress) -> None:
     """Say so where episodes that this run holds out may be some that the loaded model was trained on."""
-    assert config.load_model_path is not None
-    other = checkpoints.load(config.load_model_path, "jepa").config
     keys = ("seed", "evaluation_split", "early_stopping.validation_split")
     differing = [key for key in keys if key in differences(other, config)]
     if differing:
@@ -278,7 +275,7 @@ def _warn_of_other_split(config: Config, progress: Progress) -> None:
         )
 
 
-def _load_weights(model: JEPA, config: Config, dataset: EpisodeDataset) -> None:
+def _load_weights(model: JEPA, config: Config, dataset: EpisodeDataset, progress: Progress) -> None:
     assert config.load_model_path is not None
     checkpoint = checkpoints.load(config.load_model_path, "jepa")
     differing = [
@@ -301,6 +298,7 @@ def _load_weights(model: JEPA, config: Config, dataset: EpisodeDataset) -> None:
             + "\nChange these settings, or leave load_model_path out to train from scratch."
         )
     checkpoints.restore(model, checkpoint)
+    _warn_of_other_split(checkpoint.config, config, progress)
 
 
 def _shapes_weights(key: str, config: Config) -> bool:

@@ -8,7 +8,7 @@ import pytest
 from jepaworld.errors import ConfigError, PlanningError
 from jepaworld.evaluation.success import Criterion
 from jepaworld.evaluation.tasks import DrawnStart, Task
-from jepaworld.settings import SuccessCondition
+from jepaworld.settings_planning import SuccessCondition
 
 VARIABLES = {"block": (3,), "agent": (2,), "grid": (2, 2), "angle": ()}
 

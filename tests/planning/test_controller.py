@@ -9,7 +9,7 @@ from toy_models import GlidingModel, PointModel, numpy_frames, pictures
 from jepaworld.errors import ConfigError, PlanningError
 from jepaworld.planning import Controller, GoalDistance, Planner, PlanSpace
 from jepaworld.planning.planner import Plan
-from jepaworld.settings import PlanningConfig, PlanningObjectiveConfig
+from jepaworld.settings_planning import PlanningConfig, PlanningObjectiveConfig
 
 BOX = Box(-1, 1, (2,), np.float32)
 STARTS, GOALS = torch.tensor([[100, 50], [30, 200], [9, 9]]), torch.tensor([[130, 20], [35, 180], [9, 9]])

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from jepaworld.planning import ActionPenalty, GoalDistance, WeightedSum, make_objective
-from jepaworld.settings import PlanningObjectiveConfig
+from jepaworld.settings_planning import PlanningObjectiveConfig
 
 IMAGINED = torch.randn(5, 4, 3, 2, generator=torch.Generator().manual_seed(0))
 GOAL = torch.randn(5, 3, 2, generator=torch.Generator().manual_seed(1))

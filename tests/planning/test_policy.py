@@ -15,7 +15,7 @@ from jepaworld.config import to_commented_yaml
 from jepaworld.errors import CheckpointError, ConfigError, PlanningError
 from jepaworld.models.jepa import JEPA
 from jepaworld.planning import WorldModelPolicy
-from jepaworld.settings import PlanningConfig
+from jepaworld.settings_planning import PlanningConfig
 
 BOX = Box(-1, 1, (2,), np.float32)
 

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from jepaworld.planning.protocol import device_of, in_eval_mode
+
 if TYPE_CHECKING:
     from jepaworld.data.store import EpisodeDataset
     from jepaworld.models.jepa import JEPA
@@ -21,20 +23,8 @@ if TYPE_CHECKING:
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Every submodule in eval mode and no gradients; afterwards each is back in the mode it had."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where the model's parameters are; the CPU if it has none."""
-    parameter = next(model.parameters(), None)
-    return torch.device("cpu") if parameter is None else parameter.device
+    with in_eval_mode(model), torch.no_grad():
+        yield
 
 
 def gather_rows(dataset: EpisodeDataset, name: str, rows: np.ndarray) -> np.ndarray:

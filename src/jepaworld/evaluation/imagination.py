@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jepaworld.evaluation.encoding import device_of, evaluation_mode, gather_rows
+from jepaworld.evaluation.encoding import evaluation_mode, gather_rows
 from jepaworld.evaluation.scores import resample_counts
 from jepaworld.evaluation.state_probes import StateProbe
-from jepaworld.planning.protocol import context_length
+from jepaworld.planning.protocol import context_length, device_of
 
 if TYPE_CHECKING:
     from jepaworld.data.store import EpisodeDataset

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from jepaworld.envs.restore import OWN_SUCCESS
 from jepaworld.errors import ConfigError, PlanningError
-from jepaworld.settings import SuccessCondition
+from jepaworld.settings_planning import SuccessCondition
 
 if TYPE_CHECKING:
     from jepaworld.evaluation.tasks import Task

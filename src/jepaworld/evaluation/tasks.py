@@ -30,7 +30,7 @@ from jepaworld.evaluation.starts import (
     reset_drawn,
 )
 from jepaworld.evaluation.success import Criterion, own_success
-from jepaworld.settings import EvaluationConfig
+from jepaworld.settings_planning import EvaluationConfig
 
 __all__ = ["DrawnStart", "RecordedStart", "StartError", "Task", "TaskSet", "begin", "draw_tasks", "make_task_env"]
 

@@ -30,7 +30,7 @@ from jepaworld.planning.protocol import (
     in_eval_mode,
     max_rollout_steps,
 )
-from jepaworld.settings import PlanningConfig
+from jepaworld.settings_planning import PlanningConfig
 
 Frames = NDArray[np.uint8] | Tensor
 

@@ -8,7 +8,7 @@ from jepaworld.planning.gradient import GradientPlanner
 from jepaworld.planning.mppi import MPPI
 from jepaworld.planning.plan_space import PlanSpace
 from jepaworld.planning.planner import Planner
-from jepaworld.settings import PlanningConfig
+from jepaworld.settings_planning import PlanningConfig
 
 
 def make_planner(settings: PlanningConfig, space: PlanSpace, seed: int = 0) -> Planner:

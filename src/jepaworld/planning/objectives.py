@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from jepaworld.settings import PlanningObjectiveConfig
+from jepaworld.settings_planning import PlanningObjectiveConfig
 
 
 class Objective(Protocol):

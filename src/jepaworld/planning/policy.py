@@ -23,7 +23,7 @@ from jepaworld.errors import ConfigError, PlanningError
 from jepaworld.models.jepa import JEPA
 from jepaworld.planning.controller import Controller, ImaginedPlan
 from jepaworld.planning.protocol import WorldModel
-from jepaworld.settings import PlanningConfig
+from jepaworld.settings_planning import PlanningConfig
 
 _log = logging.getLogger(__name__)
 _CHANGEABLE = ("planning", "mixed_precision")  # settings that a trained model leaves open

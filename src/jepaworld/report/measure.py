@@ -17,7 +17,6 @@ from jepaworld.data.windows import Split
 from jepaworld.devices import resolve_device
 from jepaworld.evaluation.collapse import CollapseDiagnostics, collapse_diagnostics
 from jepaworld.evaluation.encoding import (
-    device_of,
     encode_frames,
     gather_rows,
     paint,
@@ -28,6 +27,7 @@ from jepaworld.evaluation.probes import ProbeResult, probe_states
 from jepaworld.evaluation.state_probes import choose_state_probes
 from jepaworld.models.jepa import JEPA
 from jepaworld.models.state_decoder import JEPAStateDecoder
+from jepaworld.planning.protocol import device_of
 from jepaworld.report.planning_results import PlanningReport, read_planning
 from jepaworld.report.run_folder import RunFolder
 
