@@ -259,6 +259,7 @@ def test_a_plan_that_is_played_over_several_blocks_is_shown_from_where_it_is(
     config = Config.model_validate(config.to_dict() | {"planning": planning})
     for recording in evaluate_planning(TwoRoomOracle(), config, None, NOBODY).recordings:
         made, once, twice, new = recording.plans[:4]
+        assert len(made.unique(dim=0)) == 6, "the steps of a plan can be told apart"
         assert torch.equal(once[:-1], made[1:]) and torch.equal(once[-1], made[-1])
         assert torch.equal(twice[:-2], made[2:])
         assert not torch.equal(new[:-3], made[3:])

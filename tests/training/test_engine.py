@@ -137,6 +137,22 @@ def test_early_stopping_counts_patience_from_the_best_epoch(
     }
 
 
+def test_a_run_trains_the_inverse_dynamics_head(training_config: MakeConfig, tmp_path: Path) -> None:
+    config = training_config(
+        num_epochs=1,
+        num_transitions=2,
+        plannable={"inverse_dynamics_weight": 1.0},
+        jepa_decoder_training={"enabled": False},
+    )
+    run = run_training(config, tmp_path / "run").run_dir
+    trained = checkpoints.load_state(run / "resume" / "jepa.safetensors")["objective"]
+    space = checkpoints.load(run, "jepa").action_space
+    torch.manual_seed(config.seed)
+    fresh = JEPAObjective.from_config(config, JEPA.from_config(config, space), space).state_dict()
+    head = [name for name in fresh if name.startswith("plannable.head.layers")]
+    assert head and all(not torch.equal(trained[name], fresh[name]) for name in head)
+
+
 def test_loading_a_model_that_was_trained_on_another_split_is_told(training_config: MakeConfig, tmp_path: Path) -> None:
     first = run_training(
         training_config(num_epochs=1, jepa_decoder_training={"enabled": False}), tmp_path / "a"
