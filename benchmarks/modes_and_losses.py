@@ -30,9 +30,9 @@ def run_one(mode: str, loss: str, seed: int, args: argparse.Namespace) -> dict:
     from jepaworld import JEPA, load_config, run_training
     from jepaworld.data.store import EpisodeDataset
     from jepaworld.data.windows import split_episodes
-    from jepaworld.evaluation.collapse import collapse_diagnostics
     from jepaworld.evaluation.encoding import encode_frames, sample_rows
     from jepaworld.evaluation.probes import mean_r2, probe_states
+    from jepaworld.losses.collapse import collapse_diagnostics
 
     torch.set_num_threads(args.threads)
     epochs = 10

@@ -23,8 +23,8 @@ from jepaworld import JEPA, load_config, run_training
 from jepaworld.config import Config
 from jepaworld.data.collect import collect
 from jepaworld.data.store import EpisodeDataset
-from jepaworld.devices import autocast, resolve_device, use_bf16
 from jepaworld.losses import make_auxiliary_loss
+from jepaworld.utils.devices import autocast, resolve_device, use_bf16
 
 
 def bare_loop(config: Config, dataset: EpisodeDataset, steps: int) -> float:

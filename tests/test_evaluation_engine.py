@@ -21,7 +21,7 @@ from jepaworld.evaluation.encoding import paint
 from jepaworld.evaluation.planning import Outcome, Recording
 from jepaworld.evaluation_engine import _write_videos, evaluate_run, plan_with_run, time_lapse
 from jepaworld.planning import WorldModelPolicy
-from jepaworld.progress import Progress
+from jepaworld.utils.progress import Progress
 
 SHORT = ["evaluation.num_episodes=3", "evaluation.max_steps=5", "planning.horizon=2", "planning.num_samples=20"]
 

@@ -16,7 +16,7 @@ from jepaworld.errors import JepaworldError
 
 if TYPE_CHECKING:
     from jepaworld.config import Config
-    from jepaworld.console import RichProgress
+    from jepaworld.utils.console import RichProgress
 
 app = typer.Typer(
     name="jepaworld",
@@ -53,7 +53,7 @@ def _say(text: str) -> None:
 def _progress() -> RichProgress:
     from rich.console import Console
 
-    from jepaworld.console import RichProgress
+    from jepaworld.utils.console import RichProgress
 
     return RichProgress(Console(stderr=True))
 
@@ -98,7 +98,7 @@ def init(
     """Write a config.yaml with every setting, commented."""
     from jepaworld.config import to_commented_yaml
     from jepaworld.errors import ConfigError
-    from jepaworld.storage import atomic_write_text, storage_errors
+    from jepaworld.utils.storage import atomic_write_text, storage_errors
 
     path = folder / "config.yaml"
     if path.exists():
@@ -112,8 +112,8 @@ def init(
 @app.command(epilog="Example: jepaworld check config.yaml encoder_type=vit")
 def check(config: ConfigArgument, overrides: OverridesArgument = None) -> None:
     """Validate a configuration; print it resolved, with parameter counts and a memory estimate."""
-    from jepaworld.checks import describe_config
     from jepaworld.config import to_commented_yaml
+    from jepaworld.models.size import describe_config
 
     resolved = _load(config, overrides)
     typer.echo(to_commented_yaml(resolved))
@@ -127,7 +127,7 @@ def check_env(
     grey: Annotated[bool, typer.Option("--grey", help="Look at greyscale frames, as with input_channels=1.")] = False,
 ) -> None:
     """Say whether an environment can be used, and what is missing."""
-    from jepaworld.envs.check import check_env as examine
+    from jepaworld.envs.conformance import check_env as examine
 
     report = examine(environment, image_size=image_size, input_channels=1 if grey else 3)
     typer.echo(str(report))
@@ -160,7 +160,7 @@ def inspect(
     from jepaworld.data.inspect import contact_sheet, inspect_dataset
     from jepaworld.data.store import EpisodeDataset
     from jepaworld.errors import DatasetError
-    from jepaworld.storage import storage_errors
+    from jepaworld.utils.storage import storage_errors
 
     summary = inspect_dataset(dataset)
     if summary.manifest is not None:
@@ -185,7 +185,7 @@ def train(
 ) -> None:
     """Collect or load data, train the JEPA and its state decoder, write the report."""
     from jepaworld.errors import ConfigError
-    from jepaworld.runs import default_run_dir
+    from jepaworld.runs.record import default_run_dir
     from jepaworld.training_engine import run_training
 
     if resume and run is None:
@@ -253,7 +253,7 @@ def demo(
     from jepaworld.config import load_config
     from jepaworld.training_engine import run_training
 
-    config = load_config(Path(__file__).parent / "configs" / "two_room.yaml")
+    config = load_config(Path(__file__).parent / "config" / "recipes" / "two_room.yaml")
     progress = _progress()
     with _interruptible(f"jepaworld demo --run {shlex.quote(str(run))}"):
         run_training(config, run, True, progress)

@@ -18,23 +18,23 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from jepaworld import checkpoints
 from jepaworld.config import Config, load_config
 from jepaworld.data.store import EpisodeDataset, file_checksum
-from jepaworld.devices import resolve_device, use_bf16
 from jepaworld.envs.pixels import FrameReader, image_to_frame, make_env
 from jepaworld.errors import ConfigError, PlanningError
 from jepaworld.evaluation.encoding import paint
 from jepaworld.evaluation.planning import AgentResult, Outcome, Recording, evaluate_planning
+from jepaworld.evaluation.results import PLANNING_FILE, PLANNING_FOLDER
+from jepaworld.models import checkpoints
 from jepaworld.models.jepa import JEPA
 from jepaworld.models.state_decoder import JEPAStateDecoder
-from jepaworld.pictures import save_animation, save_rows
 from jepaworld.planning import WorldModelPolicy
-from jepaworld.progress import Progress
-from jepaworld.report.planning_results import PLANNING_FILE, PLANNING_FOLDER
-from jepaworld.report.run_folder import RunFolder, read_run
-from jepaworld.runs import AFTER_TRAINING, differences
-from jepaworld.storage import atomic_write_text, storage_errors
+from jepaworld.runs.folder import RunFolder, read_run
+from jepaworld.runs.record import AFTER_TRAINING, differences
+from jepaworld.utils.devices import resolve_device, use_bf16
+from jepaworld.utils.pictures import save_animation, save_rows
+from jepaworld.utils.progress import Progress
+from jepaworld.utils.storage import atomic_write_text, storage_errors
 
 PLAN_FOLDER = "plan"
 SCHEMA = 1

@@ -16,19 +16,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from jepaworld import checkpoints
 from jepaworld.config import Config, load_config, to_commented_yaml
 from jepaworld.data.collect import collect
 from jepaworld.data.store import EpisodeDataset
 from jepaworld.data.windows import Split, WindowLoader, split_episodes
-from jepaworld.devices import autocast, resolve_device, use_bf16
 from jepaworld.envs.spaces import space_to_dict
 from jepaworld.errors import CheckpointError, ConfigError, DatasetError
-from jepaworld.evaluation.collapse import collapse_diagnostics
-from jepaworld.metrics_log import MetricsLog, forget_phase
+from jepaworld.losses.collapse import collapse_diagnostics
+from jepaworld.models import checkpoints
 from jepaworld.models.jepa import JEPA
-from jepaworld.progress import Progress
-from jepaworld.runs import (
+from jepaworld.runs.metrics import MetricsLog, forget_phase
+from jepaworld.runs.record import (
     RUN_FILE,
     RunRecord,
     alone_in_run,
@@ -37,10 +35,12 @@ from jepaworld.runs import (
     open_run_folder,
     read_info,
 )
-from jepaworld.storage import atomic_write_text
 from jepaworld.training_loops.epoch_loop import JEPAObjective, Updater
 from jepaworld.training_loops.jepa_decoder_loop import train_jepa_state_decoder
 from jepaworld.training_loops.phase_loop import Phase, Run, run_phase
+from jepaworld.utils.devices import autocast, resolve_device, use_bf16
+from jepaworld.utils.progress import Progress
+from jepaworld.utils.storage import atomic_write_text
 
 DIAGNOSED_FRAMES = 2048
 # Settings that must agree between a model or dataset and the configuration that uses it.

@@ -22,10 +22,10 @@ from jepaworld.config import Config
 from jepaworld.data import collect as collect_module
 from jepaworld.data import rollout
 from jepaworld.data.collect import collect
-from jepaworld.data.rollout import episode_seeds
 from jepaworld.data.store import Episode, EpisodeDataset
+from jepaworld.envs.seeding import episode_seeds
 from jepaworld.errors import ConfigError, DatasetError, EnvironmentNotUsableError, StorageError
-from jepaworld.progress import Progress
+from jepaworld.utils.progress import Progress
 from tests.conftest import heed_interrupts
 from tests.data.conftest import ECHO, folder_bytes
 
@@ -510,7 +510,7 @@ def test_a_finished_dataset_is_opened_by_several_at_once(settings: Settings, loc
     dataset = collect(settings())
     assert dataset.manifest.complete and len(dataset.episode_lengths) == 7
     assert folder_bytes(locked) == before
-    with pytest.raises(DatasetError, match="holds a dataset of other settings: seed is 0 there and 1 now"):
+    with pytest.raises(DatasetError, match="seed is 0 there and 1 now"):
         collect(settings(seed=1))
 
 

@@ -15,10 +15,10 @@ from gymnasium.spaces import Box, Discrete
 from toy_envs import DISCRETE_START
 
 from jepaworld.config import Config
+from jepaworld.config.schema import CollectionConfig
 from jepaworld.data.collect import collect
 from jepaworld.data.policies import Policy, RandomPolicy, checked_action, make_policy
 from jepaworld.errors import ConfigError
-from jepaworld.settings import CollectionConfig
 
 Settings = Callable[..., Config]
 BOX = Box(-1.0, 1.0, (2,), np.float32)
@@ -151,7 +151,7 @@ def test_stable_baselines3(tmp_path: Path):
         import sys
         import gymnasium, numpy as np
         from stable_baselines3 import PPO
-        from jepaworld.settings import CollectionConfig
+        from jepaworld.config.schema import CollectionConfig
         from jepaworld.data.policies import make_policy
         env = gymnasium.make("Pendulum-v1")
         PPO("MlpPolicy", env, seed=0, device="cpu").save(sys.argv[1])

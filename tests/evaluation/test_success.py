@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from jepaworld.config.planning import SuccessCondition
 from jepaworld.errors import ConfigError, PlanningError
 from jepaworld.evaluation.success import Criterion
 from jepaworld.evaluation.tasks import DrawnStart, Task
-from jepaworld.settings_planning import SuccessCondition
 
 VARIABLES = {"block": (3,), "agent": (2,), "grid": (2, 2), "angle": ()}
 

@@ -13,7 +13,7 @@ import pytest
 from gymnasium.spaces import Box, Discrete
 
 from jepaworld.data.collect import collect
-from jepaworld.data.rollout import episode_seeds
+from jepaworld.envs.seeding import episode_seeds
 from jepaworld.envs.state import extract_state
 from jepaworld.errors import ConfigError, PlanningError
 from jepaworld.evaluation.tasks import DrawnStart, RecordedStart, begin, draw_tasks, make_task_env

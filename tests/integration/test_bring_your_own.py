@@ -60,7 +60,7 @@ def test_the_page_is_executed_from_the_environment_to_its_evaluation(
 
 def test_a_wrapper_makes_an_environment_of_others_restorable() -> None:
     pytest.importorskip("pygame")
-    from jepaworld.envs.check import check_env
+    from jepaworld.envs.conformance import check_env
 
     try:
         exec(blocks(PAGE, ("python",))[1], {})

@@ -18,7 +18,7 @@ from PIL import Image
 
 from jepaworld import JEPA, load_config, run_training
 from jepaworld.config import Config, to_commented_yaml
-from jepaworld.progress import Progress
+from jepaworld.utils.progress import Progress
 from tests.integration.conftest import Command, Outcome, empty_report, process, refused, tree
 
 ROOT = Path(__file__).parents[2]

@@ -16,8 +16,8 @@ from PIL import Image
 
 from jepaworld import cli, load_config, run_training
 from jepaworld.config import Config
-from jepaworld.progress import Progress
 from jepaworld.report import write_report
+from jepaworld.utils.progress import Progress
 from tests.integration.conftest import SHORT_EVALUATION, Command, empty_report
 from tests.integration.test_commands import overrides
 

@@ -6,10 +6,10 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from toy_models import GlidingModel, PointModel, numpy_frames, pictures
 
+from jepaworld.config.planning import PlanningConfig, PlanningCostConfig
 from jepaworld.errors import ConfigError, PlanningError
 from jepaworld.planning import Controller, GoalDistance, Planner, PlanSpace
 from jepaworld.planning.planner import Plan
-from jepaworld.settings_planning import PlanningConfig, PlanningObjectiveConfig
 
 BOX = Box(-1, 1, (2,), np.float32)
 STARTS, GOALS = torch.tensor([[100, 50], [30, 200], [9, 9]]), torch.tensor([[130, 20], [35, 180], [9, 9]])
@@ -215,7 +215,7 @@ def test_settings_that_the_model_does_not_allow() -> None:
         with pytest.raises(ConfigError, match=message):
             Controller(model, BOX, PlanningConfig(**changes))
     Controller(Short(), BOX, PlanningConfig(horizon=6))
-    penalty = PlanningConfig(objective=PlanningObjectiveConfig(action_penalty=0.5))
+    penalty = PlanningConfig(cost=PlanningCostConfig(action_penalty=0.5))
     with pytest.raises(ConfigError, match=r"action_penalty is 0\.5.*Discrete"):
         Controller(PointModel(), Discrete(2), penalty)
 

@@ -5,9 +5,9 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from toy_models import GlidingModel, PointModel, pictures
 
+from jepaworld.config.planning import PlanningConfig
 from jepaworld.planning import Controller, GoalDistance, PlanSpace, WorldModelCost, check_dynamics, make_planner
 from jepaworld.planning.planner import Scorer
-from jepaworld.settings_planning import PlanningConfig
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 BOX = Box(-1, 1, (2,))

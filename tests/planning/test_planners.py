@@ -4,10 +4,10 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
 
+from jepaworld.config.planning import PlanningConfig
 from jepaworld.errors import ConfigError, PlanningError
 from jepaworld.planning import CEM, ICEM, MPPI, CategoricalCEM, GradientPlanner, PlanSpace, RandomShooting, make_planner
 from jepaworld.planning.discrete import draw_categorical
-from jepaworld.settings_planning import PlanningConfig
 
 BOX = Box(low=torch.tensor([-1.0, 0.0]).numpy(), high=torch.tensor([3.0, 0.5]).numpy())
 SPACE = PlanSpace.of(BOX, 2)  # blocks of 2 steps of 2 entries

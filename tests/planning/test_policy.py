@@ -10,12 +10,12 @@ from gymnasium.spaces import Box, Discrete
 from toy_models import PointModel, TwoRoomOracle
 
 import jepaworld.envs  # noqa: F401 (registers the environments)
-from jepaworld import checkpoints
 from jepaworld.config import to_commented_yaml
+from jepaworld.config.planning import PlanningConfig
 from jepaworld.errors import CheckpointError, ConfigError, PlanningError
+from jepaworld.models import checkpoints
 from jepaworld.models.jepa import JEPA
 from jepaworld.planning import WorldModelPolicy
-from jepaworld.settings_planning import PlanningConfig
 
 BOX = Box(-1, 1, (2,), np.float32)
 
@@ -178,10 +178,10 @@ def test_a_trained_run_becomes_a_policy(run) -> None:
 
 
 def test_overrides_change_planning_and_nothing_of_the_training(run) -> None:
-    overrides = ["planning.horizon=5", "planning.objective.path=last", "mixed_precision=bf16"]
+    overrides = ["planning.horizon=5", "planning.cost.path=last", "mixed_precision=bf16"]
     policy = WorldModelPolicy.from_pretrained(run, overrides, device="cpu")
     settings = policy.controller.settings
-    assert (settings.horizon, settings.num_samples, settings.objective.path) == (5, 20, "last")
+    assert (settings.horizon, settings.num_samples, settings.cost.path) == (5, 20, "last")
     assert policy.controller.bf16
     with pytest.raises(ConfigError, match=r"latent_dim cannot be changed: it belongs to the training"):
         WorldModelPolicy.from_pretrained(run, ["latent_dim=4"], device="cpu")

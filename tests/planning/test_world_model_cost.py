@@ -12,9 +12,9 @@ SPACE = PlanSpace.of(Box(-2, 2, (2,)), 1)
 Z, GOAL = torch.randn(3, 1, 2, 1), torch.randn(3, 2, 1)
 
 
-def _cost(model, max_candidates=65536, objective=None, **kwargs) -> WorldModelCost:
-    objective = objective or GoalDistance()
-    return WorldModelCost(model, Z, None, GOAL, objective, SPACE, max_candidates=max_candidates, **kwargs)
+def _cost(model, max_candidates=65536, goal_cost=None, **kwargs) -> WorldModelCost:
+    goal_cost = goal_cost or GoalDistance()
+    return WorldModelCost(model, Z, None, GOAL, goal_cost, SPACE, max_candidates=max_candidates, **kwargs)
 
 
 def test_each_candidate_starts_and_ends_in_its_own_environment() -> None:
@@ -69,7 +69,7 @@ def test_no_graph_without_need() -> None:
 
 
 def test_the_penalty_is_of_normalised_actions() -> None:
-    costs = _cost(PointModel(), objective=WeightedSum(((1.0, ActionPenalty()),)))(torch.full((3, 1, 4, 2), 2.0))
+    costs = _cost(PointModel(), goal_cost=WeightedSum(((1.0, ActionPenalty()),)))(torch.full((3, 1, 4, 2), 2.0))
     torch.testing.assert_close(costs, torch.ones(3, 1))
 
 

@@ -17,14 +17,15 @@ import torch
 import yaml
 from torch import Tensor
 
-from jepaworld import JEPA, checkpoints, load_config, run_training
+from jepaworld import JEPA, load_config, run_training
 from jepaworld.config import Config
 from jepaworld.errors import CheckpointError, ConfigError, DatasetError, NonFiniteLossError, StorageError
+from jepaworld.models import checkpoints
 from jepaworld.models.state_decoder import JEPAStateDecoder
-from jepaworld.progress import Progress
 from jepaworld.training_engine import train_decoder_of_run
 from jepaworld.training_loops import phase_loop
 from jepaworld.training_loops.epoch_loop import JEPAObjective
+from jepaworld.utils.progress import Progress
 from tests.training.conftest import weights
 
 MakeConfig = Callable[..., Config]
@@ -141,7 +142,7 @@ def test_a_run_trains_the_inverse_dynamics_head(training_config: MakeConfig, tmp
     config = training_config(
         num_epochs=1,
         num_transitions=2,
-        plannable={"inverse_dynamics_weight": 1.0},
+        dynamics_losses={"inverse_dynamics_weight": 1.0},
         jepa_decoder_training={"enabled": False},
     )
     run = run_training(config, tmp_path / "run").run_dir
@@ -149,7 +150,7 @@ def test_a_run_trains_the_inverse_dynamics_head(training_config: MakeConfig, tmp
     space = checkpoints.load(run, "jepa").action_space
     torch.manual_seed(config.seed)
     fresh = JEPAObjective.from_config(config, JEPA.from_config(config, space), space).state_dict()
-    head = [name for name in fresh if name.startswith("plannable.head.layers")]
+    head = [name for name in fresh if name.startswith("dynamics_losses.head.layers")]
     assert head and all(not torch.equal(trained[name], fresh[name]) for name in head)
 
 

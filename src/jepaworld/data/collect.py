@@ -16,14 +16,15 @@ import jepaworld
 from jepaworld.config import Config
 from jepaworld.data.manifest import MANIFEST, SCHEMA_VERSION, Manifest, read_manifest, write_manifest
 from jepaworld.data.policies import BUILT_IN, make_policy, policy_file
-from jepaworld.data.rollout import discover_state_variables, kept_random_state
+from jepaworld.data.rollout import discover_state_variables
 from jepaworld.data.store import EpisodeDataset, file_checksum, finished_shards, remove_unfinished
 from jepaworld.data.workers import collect_shards
 from jepaworld.envs.pixels import FrameReader, make_env
+from jepaworld.envs.seeding import kept_random_state
 from jepaworld.envs.spaces import block_size, space_to_dict
 from jepaworld.errors import DatasetError
-from jepaworld.progress import Progress
-from jepaworld.storage import alone_in, storage_errors
+from jepaworld.utils.progress import Progress
+from jepaworld.utils.storage import alone_in, storage_errors
 
 _SHARD_BYTES = 64 * 2**20
 _FEWEST_SHARDS = 16
@@ -46,7 +47,7 @@ _SETTINGS = {
     "policy_path": "collection.policy_path",
     "policy_checksum": "the content of the file collection.policy_path",
     "smoothness": "collection.smoothness",
-    "seed": "seed",
+    "seed": "collection.seed",
     "num_episodes": "num_episodes_data_collection",
     "max_steps_per_episode": "max_steps_per_episode_data_collection (in whole blocks of frame_skipping)",
 }
@@ -179,7 +180,7 @@ def _expected_manifest(config: Config) -> Manifest:
         policy_path=settings.policy_path,
         policy_checksum=None if settings.policy_path is None else file_checksum(policy_file(settings.policy_path)),
         smoothness=settings.smoothness if settings.policy == "smooth_random" else None,
-        seed=config.seed,
+        seed=config.dataset_seed,
         num_episodes=config.num_episodes_data_collection,
         max_steps_per_episode=max_steps,
         episodes_per_shard=_episodes_per_shard(config),

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from jepaworld.data.manifest import Manifest
 from jepaworld.data.store import EpisodeDataset
 from jepaworld.errors import DatasetError
-from jepaworld.storage import atomic_write_bytes
+from jepaworld.utils.storage import atomic_write_bytes
 
 LISTED_NUMBERS = 12
 """Numbers of an action block or state variable that the table lists."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jepaworld.errors import DatasetError
-from jepaworld.storage import atomic_write_bytes
+from jepaworld.utils.storage import atomic_write_bytes
 
 SCHEMA_VERSION = 1
 MANIFEST = "dataset.json"

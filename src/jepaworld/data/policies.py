@@ -24,9 +24,9 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
+from jepaworld.config.schema import CollectionConfig
 from jepaworld.envs.spaces import UNBOUNDED
 from jepaworld.errors import ConfigError
-from jepaworld.settings import CollectionConfig
 
 BUILT_IN = ("random", "smooth_random")
 

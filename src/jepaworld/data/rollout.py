@@ -11,12 +11,10 @@ allowed ends as truncated, whatever the environment says.
 
 from __future__ import annotations
 
-import random
-import sys
 import traceback
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -27,30 +25,11 @@ from jepaworld.data.manifest import Manifest
 from jepaworld.data.policies import BUILT_IN, Policy, RandomPolicy, make_policy
 from jepaworld.data.store import Episode
 from jepaworld.envs.pixels import FrameReader, VectorFrameReader, make_env, make_vector_env
+from jepaworld.envs.seeding import episode_seeds, seed_everything_else
 from jepaworld.envs.state import extract_state
 from jepaworld.errors import DatasetError, EnvironmentNotUsableError, JepaworldError
 
 States = dict[str, np.ndarray]
-
-
-class EpisodeSeeds(NamedTuple):
-    """The random numbers of one episode, the same whoever plays it and when."""
-
-    environment: int
-    """Below 2**31, which the C generators of some environments need."""
-    policy: np.random.Generator
-    everything_else: int
-    """For environments and policies that use the generators of Python, numpy or torch."""
-
-
-def episode_seeds(seed: int, episode: int) -> EpisodeSeeds:
-    """The seeds of episode `episode` of a collection with the setting `seed`."""
-    environment, policy, rest = np.random.SeedSequence(seed, spawn_key=(episode,)).spawn(3)
-    return EpisodeSeeds(
-        environment=int(environment.generate_state(1)[0]) >> 1,
-        policy=np.random.default_rng(policy),
-        everything_else=int(rest.generate_state(1)[0]),
-    )
 
 
 def play_shard(config: Config, manifest: Manifest, first: int, count: int) -> Generator[Episode, None, None]:
@@ -138,7 +117,7 @@ class _History:
 
 def _play(env: gym.Env[Any, Any], policy: Policy, config: Config, episode: int, reader: FrameReader | None) -> _History:
     """Play one episode; without a reader nothing but states is recorded of what is seen."""
-    seeds = episode_seeds(config.seed, episode)
+    seeds = episode_seeds(config.dataset_seed, episode)
     seed_everything_else(seeds.everything_else)
     policy.reset(seeds.policy)
     history = _History()
@@ -180,7 +159,7 @@ def _play_lanes(
     The lanes of `make_vector_env` end together. `None` where the environment's vector version does not give
     all state variables, which takes playing the episodes one by one.
     """
-    seeds = [episode_seeds(config.seed, first + lane) for lane in range(env.num_envs)]
+    seeds = [episode_seeds(config.dataset_seed, first + lane) for lane in range(env.num_envs)]
     lane_seeds: Any = [seed.environment for seed in seeds]  # the interface's annotation knows single seeds only
     skip = config.frame_skipping
     blocks = config.max_steps_per_episode_data_collection // skip
@@ -260,28 +239,3 @@ def _environment_errors(name: str, episode: int) -> Iterator[None]:
         )
         problem.add_note(traceback.format_exc())
         raise problem from error
-
-
-def seed_everything_else(seed: int) -> None:
-    """Seed the generators of Python, numpy and, where it is loaded, torch."""
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 (exactly the generator that others may use)
-    # Not imported here: who does not use torch should not wait for it. A policy that samples with it has
-    # loaded it.
-    if "torch" in sys.modules:
-        sys.modules["torch"].manual_seed(seed)
-
-
-@contextmanager
-def kept_random_state() -> Iterator[None]:
-    """Put the generators that playing an episode seeds back to where the caller had them."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    torch = sys.modules.get("torch")
-    torch_state = None if torch is None else torch.get_rng_state()
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
-        if torch is not None:
-            torch.set_rng_state(torch_state)

@@ -39,7 +39,7 @@ import numpy as np
 from jepaworld.data.manifest import MANIFEST, RECOLLECT, Manifest, checksum, read_manifest, seal, unseal
 from jepaworld.envs.spaces import space_from_dict
 from jepaworld.errors import DatasetError
-from jepaworld.storage import atomic_write_bytes, storage_errors, sync_folder
+from jepaworld.utils.storage import atomic_write_bytes, storage_errors, sync_folder
 
 SHARD_INFO = "shard.json"
 _SHARD_NAME = re.compile(r"^shard-(\d{5,})$")

@@ -32,7 +32,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 from PIL import Image
 
-from jepaworld.envs.restore import with_state
+from jepaworld.envs.offers import with_state
 from jepaworld.errors import EnvironmentNotUsableError
 
 FrameSource = Literal["auto", "observation", "render"]
@@ -66,7 +66,7 @@ def make_env(environment_name: str, environment_kwargs: Mapping[str, Any] | None
 
     Returns:
         The environment; its image observation or its `render()` gives frames. Gymnasium's MuJoCo environments and
-        Push-T come with state variables and `restore_state` (`jepaworld.envs.restore`).
+        Push-T come with state variables and `restore_state` (`jepaworld.envs.offers`).
 
     Raises:
         EnvironmentNotUsableError: the id is unknown, a dependency is missing, an argument is refused, or

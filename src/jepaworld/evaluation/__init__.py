@@ -1,6 +1,5 @@
 """Measurements on trained models: collapse diagnostics, probes, imagination error."""
 
-from jepaworld.evaluation.collapse import CollapseDiagnostics, collapse_diagnostics
 from jepaworld.evaluation.encoding import encode_frames, evaluation_mode, gather_rows, sample_rows
 from jepaworld.evaluation.imagination import ImaginationResult, StateError, imagination_error, imagine
 from jepaworld.evaluation.linear_probe import LinearProbe, fit_linear_probe
@@ -8,6 +7,7 @@ from jepaworld.evaluation.mlp_probe import MLPProbe, fit_mlp_probe
 from jepaworld.evaluation.probes import MLPReading, ProbeResult, mean_r2, probe_states
 from jepaworld.evaluation.scores import bootstrap_r2, r2_score
 from jepaworld.evaluation.state_probes import StateProbe, choose_state_probes
+from jepaworld.losses.collapse import CollapseDiagnostics, collapse_diagnostics
 
 __all__ = [
     "CollapseDiagnostics",

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from jepaworld.planning.protocol import device_of, in_eval_mode
+from jepaworld.utils.modules import device_of, in_eval_mode
 
 if TYPE_CHECKING:
     from jepaworld.data.store import EpisodeDataset

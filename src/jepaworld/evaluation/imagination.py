@@ -20,7 +20,8 @@ from torch import Tensor
 from jepaworld.evaluation.encoding import evaluation_mode, gather_rows
 from jepaworld.evaluation.scores import resample_counts
 from jepaworld.evaluation.state_probes import StateProbe
-from jepaworld.planning.protocol import context_length, device_of
+from jepaworld.models.protocol import context_length
+from jepaworld.utils.modules import device_of
 
 if TYPE_CHECKING:
     from jepaworld.data.store import EpisodeDataset

@@ -25,7 +25,7 @@ from jepaworld.evaluation.rates import Rate
 from jepaworld.evaluation.tasks import Task, TaskSet, begin, draw_tasks, make_task_env
 from jepaworld.planning import Controller, Planner, WorldModel
 from jepaworld.planning.controller import ImaginedPlan
-from jepaworld.progress import Progress
+from jepaworld.utils.progress import Progress
 
 Actions = Sequence[NDArray[Any]]
 """For each environment the actions (steps, *shape) to play next; none at all if it has none left."""

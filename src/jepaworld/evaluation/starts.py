@@ -20,9 +20,9 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from jepaworld.data.rollout import episode_seeds, kept_random_state, seed_everything_else
+from jepaworld.envs.offers import MOST_DIFFERING, States, differing, offered
 from jepaworld.envs.pixels import FrameReader, FrameSource, image_to_frame
-from jepaworld.envs.restore import MOST_DIFFERING, States, differing, offered
+from jepaworld.envs.seeding import episode_seeds, kept_random_state, seed_everything_else
 from jepaworld.envs.state import extract_state
 from jepaworld.errors import JepaworldError, PlanningError
 

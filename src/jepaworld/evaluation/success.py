@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jepaworld.envs.restore import OWN_SUCCESS
+from jepaworld.config.planning import SuccessCondition
+from jepaworld.envs.offers import OWN_SUCCESS
 from jepaworld.errors import ConfigError, PlanningError
-from jepaworld.settings_planning import SuccessCondition
 
 if TYPE_CHECKING:
     from jepaworld.evaluation.tasks import Task

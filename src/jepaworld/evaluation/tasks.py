@@ -13,10 +13,11 @@ from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 
 from jepaworld.config import Config
-from jepaworld.data.rollout import episode_seeds, kept_random_state
+from jepaworld.config.planning import EvaluationConfig
 from jepaworld.data.store import EpisodeDataset
+from jepaworld.envs.offers import offered
 from jepaworld.envs.pixels import FrameReader, FrameSource, make_env
-from jepaworld.envs.restore import offered
+from jepaworld.envs.seeding import episode_seeds, kept_random_state
 from jepaworld.envs.state import extract_state
 from jepaworld.errors import ConfigError, PlanningError
 from jepaworld.evaluation.starts import (
@@ -30,7 +31,6 @@ from jepaworld.evaluation.starts import (
     reset_drawn,
 )
 from jepaworld.evaluation.success import Criterion, own_success
-from jepaworld.settings_planning import EvaluationConfig
 
 __all__ = ["DrawnStart", "RecordedStart", "StartError", "Task", "TaskSet", "begin", "draw_tasks", "make_task_env"]
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from jepaworld.settings import CnnConfig, Config, MlpConfig, VitConfig
-from jepaworld.settings_rules import per_layer
+from jepaworld.config.rules import per_layer
+from jepaworld.config.schema import CnnConfig, Config, MlpConfig, VitConfig
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,

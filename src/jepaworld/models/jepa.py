@@ -14,9 +14,9 @@ import gymnasium
 import torch
 from torch import Tensor, nn
 
-from jepaworld import checkpoints
 from jepaworld.config import Config
 from jepaworld.envs.spaces import check_action_space
+from jepaworld.models import checkpoints
 from jepaworld.models.encoders import make_encoder
 from jepaworld.models.predictors import MLPPredictor, Predictor, make_action_embedding
 

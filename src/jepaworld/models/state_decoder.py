@@ -12,8 +12,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from jepaworld import checkpoints
 from jepaworld.config import Config
+from jepaworld.models import checkpoints
 from jepaworld.models.encoders import initialize_blocks
 
 

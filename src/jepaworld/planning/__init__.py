@@ -1,21 +1,20 @@
-"""Planning with a world model: objectives, planners, the receding-horizon controller and the policy.
+"""Planning with a world model: costs, planners, the receding-horizon controller and the policy.
 
 Anything with `encode` and `rollout` (`WorldModel`) can be planned with; `check_dynamics` says what a model violates.
 """
 
+from jepaworld.models.protocol import WorldModel
 from jepaworld.planning.cem import CEM, ICEM
-from jepaworld.planning.check_dynamics import DynamicsReport, check_dynamics
+from jepaworld.planning.conformance import DynamicsReport, check_dynamics
 from jepaworld.planning.controller import Controller, ImaginedPlan
-from jepaworld.planning.costs import WorldModelCost
+from jepaworld.planning.costs import ActionPenalty, GoalCost, GoalDistance, WeightedSum, WorldModelCost, make_cost
 from jepaworld.planning.discrete import CategoricalCEM, RandomShooting
 from jepaworld.planning.gradient import GradientPlanner
-from jepaworld.planning.make import make_planner
+from jepaworld.planning.making import make_planner
 from jepaworld.planning.mppi import MPPI
-from jepaworld.planning.objectives import ActionPenalty, GoalDistance, Objective, WeightedSum, make_objective
 from jepaworld.planning.plan_space import PlanSpace
 from jepaworld.planning.planner import Cost, Plan, Planner
 from jepaworld.planning.policy import WorldModelPolicy
-from jepaworld.planning.protocol import WorldModel
 
 __all__ = [
     "CEM",
@@ -26,10 +25,10 @@ __all__ = [
     "Controller",
     "Cost",
     "DynamicsReport",
+    "GoalCost",
     "GoalDistance",
     "GradientPlanner",
     "ImaginedPlan",
-    "Objective",
     "Plan",
     "PlanSpace",
     "Planner",
@@ -39,6 +38,6 @@ __all__ = [
     "WorldModelCost",
     "WorldModelPolicy",
     "check_dynamics",
-    "make_objective",
+    "make_cost",
     "make_planner",
 ]

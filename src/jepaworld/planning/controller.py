@@ -15,22 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from jepaworld.config.planning import PlanningConfig
 from jepaworld.errors import ConfigError, PlanningError
-from jepaworld.planning.costs import WorldModelCost
-from jepaworld.planning.make import make_planner
-from jepaworld.planning.objectives import Objective, make_objective
+from jepaworld.models.protocol import WorldModel, check_protocol, context_length, encode_goal, max_rollout_steps
+from jepaworld.planning.costs import GoalCost, WorldModelCost, make_cost
+from jepaworld.planning.making import make_planner
 from jepaworld.planning.plan_space import PlanSpace
 from jepaworld.planning.planner import Plan, Planner
-from jepaworld.planning.protocol import (
-    WorldModel,
-    check_protocol,
-    context_length,
-    device_of,
-    encode_goal,
-    in_eval_mode,
-    max_rollout_steps,
-)
-from jepaworld.settings_planning import PlanningConfig
+from jepaworld.utils.modules import device_of, in_eval_mode
 
 Frames = NDArray[np.uint8] | Tensor
 
@@ -65,7 +57,7 @@ class Controller:
         seed: Of the planner's random numbers.
         bf16: Imagine in bf16 autocast.
         planner: Instead of the one that the settings name.
-        objective: Instead of the one that the settings describe.
+        goal_cost: Instead of the one that the settings describe.
 
     Attributes:
         space: The plan space; `space.split(blocks)` gives the environments' actions.
@@ -87,21 +79,21 @@ class Controller:
         seed: int = 0,
         bf16: bool = False,
         planner: Planner | None = None,
-        objective: Objective | None = None,
+        goal_cost: GoalCost | None = None,
     ) -> None:
         check_protocol(model)
         _check_settings(model, settings)
         self.device = device_of(model)
         self.space = PlanSpace.of(action_space, frame_skipping, self.device)
-        if self.space.discrete and objective is None and settings.objective.action_penalty > 0:
+        if self.space.discrete and goal_cost is None and settings.cost.action_penalty > 0:
             raise ConfigError(
-                f"planning.objective.action_penalty is {settings.objective.action_penalty:g}, but the actions of "
+                f"planning.cost.action_penalty is {settings.cost.action_penalty:g}, but the actions of "
                 f"{action_space} have no size. Set it to 0."
             )
         self.model, self.settings, self.bf16 = model, settings, bf16
         self.context = settings.context or context_length(model)
         self.planner = planner or make_planner(settings, self.space, seed)
-        self.objective = objective or make_objective(settings.objective)
+        self.goal_cost = goal_cost or make_cost(settings.cost)
         self.seconds_per_plan: list[float] = []
         self._image_shape: tuple[int, ...] | None = None
         self._goal: Tensor | None = None
@@ -205,7 +197,7 @@ class Controller:
             torch.stack(self._past, dim=1),
             context_actions,
             self._goal,
-            self.objective,
+            self.goal_cost,
             self.space,
             max_candidates=settings.max_candidates,
             bf16=self.bf16,

@@ -75,6 +75,6 @@ class GradientPlanner(GaussianPlanner):
     def _no_gradient(self) -> PlanningError:
         return PlanningError(
             "planning.planner is gradient, but no gradient comes back from the cost to the actions. Let the model's "
-            "rollout() and the objective be differentiable in the actions (no torch.no_grad, detach or rounding; "
+            "rollout() and the goal cost be differentiable in the actions (no torch.no_grad, detach or rounding; "
             "check_dynamics(model) looks for it), or set planning.planner to cem."
         )

@@ -18,7 +18,7 @@ class MPPI(GaussianPlanner):
     Differs from the paper in: the temperature is relative to the spread (standard deviation) of the candidates' costs
     in this environment and iteration, so that it need not be tuned to the scale of an embedding; several iterations,
     whose standard deviation follows the weighted candidates down to a floor; noise correlated over environment steps;
-    no control cost of its own (see `planning.objective.action_penalty`); and the best plan seen, the last mean among
+    no control cost of its own (see `planning.cost.action_penalty`); and the best plan seen, the last mean among
     them, as the result.
 
     Args:

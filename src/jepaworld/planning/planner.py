@@ -162,7 +162,7 @@ class Scorer:
             raise PlanningError(
                 f"the cost of {count} of {self._num_scored} candidate plans is NaN or infinite. Likely reasons: the "
                 "model's weights are not finite (a training that diverged), its imagination grows without bounds (try "
-                "a smaller planning.horizon, or check_dynamics(model)), or an objective of your own divides by zero."
+                "a smaller planning.horizon, or check_dynamics(model)), or a cost of your own divides by zero."
             )
 
 

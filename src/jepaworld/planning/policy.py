@@ -15,15 +15,15 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from jepaworld import checkpoints
 from jepaworld.config import Config, load_config
-from jepaworld.devices import resolve_device, use_bf16
+from jepaworld.config.planning import PlanningConfig
 from jepaworld.envs.pixels import image_to_frame
 from jepaworld.errors import ConfigError, PlanningError
+from jepaworld.models import checkpoints
 from jepaworld.models.jepa import JEPA
+from jepaworld.models.protocol import WorldModel
 from jepaworld.planning.controller import Controller, ImaginedPlan
-from jepaworld.planning.protocol import WorldModel
-from jepaworld.settings_planning import PlanningConfig
+from jepaworld.utils.devices import resolve_device, use_bf16
 
 _log = logging.getLogger(__name__)
 _CHANGEABLE = ("planning", "mixed_precision")  # settings that a trained model leaves open

@@ -19,10 +19,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from jepaworld.evaluation.collapse import CollapseDiagnostics
 from jepaworld.evaluation.imagination import ImaginationResult, StateError
 from jepaworld.evaluation.probes import ProbeKind, ProbeResult
-from jepaworld.report.planning_results import PlanningReport
+from jepaworld.evaluation.results import PlanningReport
+from jepaworld.losses.collapse import CollapseDiagnostics
 
 MODEL, OTHER, PLAIN = "#2f7fd6", "#de7326", "#8a929c"
 PROBE_NAMES: dict[ProbeKind, str] = {"linear": "linear probe", "mlp": "MLP"}

@@ -10,11 +10,11 @@ import numpy as np
 
 from jepaworld.config import Config
 from jepaworld.evaluation.imagination import ImaginationResult
+from jepaworld.evaluation.measure import UNTRAINED, Measurements
 from jepaworld.evaluation.probes import mean_r2
+from jepaworld.evaluation.results import SuccessRate
 from jepaworld.report.figures import PROBE_NAMES
-from jepaworld.report.measure import UNTRAINED, Measurements
-from jepaworld.report.planning_results import SuccessRate
-from jepaworld.report.run_folder import RunFolder
+from jepaworld.runs.folder import RunFolder
 from jepaworld.training_loops.phase_loop import LATEST
 
 _LOSSES = {

@@ -11,14 +11,14 @@ import numpy as np
 import yaml
 
 from jepaworld.evaluation.imagination import ImaginationResult
+from jepaworld.evaluation.measure import PIXELS, UNTRAINED, ImaginedStrip, Measurements, Reconstruction
 from jepaworld.evaluation.state_probes import READABLE
 from jepaworld.report import figures
 from jepaworld.report.figures import PROBE_NAMES
 from jepaworld.report.headline import Headline, number, with_interval
 from jepaworld.report.markup import absent, chart_row, image_cell, plain, prose, table
-from jepaworld.report.measure import PIXELS, UNTRAINED, ImaginedStrip, Measurements, Reconstruction
 from jepaworld.report.planning_section import planning_section
-from jepaworld.report.run_folder import RunFolder
+from jepaworld.runs.folder import RunFolder
 
 MODEL, OTHER, PLAIN = figures.MODEL, figures.OTHER, figures.PLAIN
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from html import escape
 
-from jepaworld.pictures import animation_uri
+from jepaworld.evaluation.results import PlanningReport, PlanningVideo
 from jepaworld.report.figures import AGENT_NAMES, success_chart
 from jepaworld.report.headline import duration, number, share_with_interval
 from jepaworld.report.markup import absent, chart_row, prose, table
-from jepaworld.report.planning_results import PlanningReport, PlanningVideo
+from jepaworld.utils.pictures import animation_uri
 
 
 def planning_section(found: PlanningReport) -> str:

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
+from jepaworld.evaluation.measure import Measurements, measure
 from jepaworld.evaluation.probes import mean_r2
 from jepaworld.report.headline import Headline, make_headline
-from jepaworld.report.measure import Measurements, measure
 from jepaworld.report.page import render_page
-from jepaworld.report.run_folder import RunFolder, read_run
-from jepaworld.storage import atomic_write_text
+from jepaworld.runs.folder import RunFolder, read_run
+from jepaworld.utils.storage import atomic_write_text
 
 HTML_FILE = "report.html"
 JSON_FILE = "report.json"

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from jepaworld.config import Config
 from jepaworld.data.windows import Batch
-from jepaworld.devices import autocast
 from jepaworld.errors import NonFiniteLossError
 from jepaworld.losses import AuxiliaryLoss, make_auxiliary_loss
-from jepaworld.losses.plannable import PlannableLosses
+from jepaworld.losses.dynamics import DynamicsLosses
 from jepaworld.models.jepa import JEPA, JEPAOutput
+from jepaworld.utils.devices import autocast
 
 
 class Objective(nn.Module, ABC):
@@ -45,23 +45,23 @@ class JEPAObjective(Objective):
         model: The JEPA.
         auxiliary_loss: Regularises a batch of embeddings.
         weight: `auxiliary_loss.weight`.
-        plannable: Further losses, off where left out; their inverse-dynamics head is trained with the model.
+        dynamics_losses: Further losses, off where left out; their inverse-dynamics head is trained with the model.
     """
 
     def __init__(
-        self, model: JEPA, auxiliary_loss: AuxiliaryLoss, weight: float, plannable: PlannableLosses | None = None
+        self, model: JEPA, auxiliary_loss: AuxiliaryLoss, weight: float, dynamics_losses: DynamicsLosses | None = None
     ) -> None:
         super().__init__()
         self.model = model
         self.auxiliary_loss = auxiliary_loss
         self.weight = weight
-        self.plannable = plannable or PlannableLosses()
+        self.dynamics_losses = dynamics_losses or DynamicsLosses()
 
     @classmethod
     def from_config(cls, config: Config, model: JEPA, action_space: gymnasium.Space) -> JEPAObjective:
         """The configured losses of a model, on its device."""
-        plannable = PlannableLosses.from_config(config, action_space)
-        objective = cls(model, make_auxiliary_loss(config), config.auxiliary_loss.weight, plannable)
+        dynamics_losses = DynamicsLosses.from_config(config, action_space)
+        objective = cls(model, make_auxiliary_loss(config), config.auxiliary_loss.weight, dynamics_losses)
         return objective.to(next(model.parameters()).device)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -69,7 +69,7 @@ class JEPAObjective(Objective):
         output = self.model(batch.frames, batch.actions)
         prediction = (output.predicted.float() - output.target.float()).square().mean()
         auxiliary, terms = self.auxiliary_terms(output)
-        further, further_terms = self.plannable(self.model, output, batch.actions)
+        further, further_terms = self.dynamics_losses(self.model, output, batch.actions)
         total = prediction + self.weight * auxiliary
         for loss in further:
             total = total + loss

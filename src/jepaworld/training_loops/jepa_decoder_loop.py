@@ -15,10 +15,10 @@ from jepaworld.data.store import EpisodeDataset
 from jepaworld.data.windows import Batch, Split, WindowLoader
 from jepaworld.models.jepa import JEPA, to_images
 from jepaworld.models.state_decoder import JEPAStateDecoder
-from jepaworld.pictures import save_rows
-from jepaworld.storage import storage_errors
 from jepaworld.training_loops.epoch_loop import Objective, Updater
 from jepaworld.training_loops.phase_loop import Phase, PhaseState, Run, run_phase
+from jepaworld.utils.pictures import save_rows
+from jepaworld.utils.storage import storage_errors
 
 PLOTTED_FRAMES = 12
 

@@ -15,14 +15,14 @@ import gymnasium
 import torch
 from torch import nn
 
-from jepaworld import checkpoints
 from jepaworld.config import Config
 from jepaworld.data.windows import WindowLoader
-from jepaworld.devices import use_bf16
 from jepaworld.errors import NonFiniteLossError
-from jepaworld.metrics_log import MetricsLog
-from jepaworld.progress import Progress
+from jepaworld.models import checkpoints
+from jepaworld.runs.metrics import MetricsLog
 from jepaworld.training_loops.epoch_loop import Meter, Objective, Updater, train_validate_model_epoch
+from jepaworld.utils.devices import use_bf16
+from jepaworld.utils.progress import Progress
 
 LATEST = "latest"
 """The metric by which every epoch is better than the one before."""

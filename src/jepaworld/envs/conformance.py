@@ -1,0 +1,255 @@
+"""Whether an environment can be used, found out by playing it: every doubt is a finding with its remedy.
+
+Shapes: frames uint8 (C, S, S), S side and C channels.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from jepaworld.envs.offers import MOST_DIFFERING, OWN_SUCCESS, differing, offered
+from jepaworld.envs.pixels import FrameReader, FrameSource, make_env
+from jepaworld.envs.spaces import check_action_space
+from jepaworld.envs.state import extract_state
+from jepaworld.errors import EnvironmentNotUsableError
+
+_PLAY_STEPS = 40
+_END_STEPS = 2000
+_END_SECONDS = 5.0
+_SLOW_FRAMES_PER_SECOND = 30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        name: what was looked at, one word.
+        level: "ok"; "warn", usable with a restriction; "fail", not usable.
+        text: what was found and, unless ok, what to do.
+    """
+
+    name: str
+    level: Literal["ok", "warn", "fail"]
+    text: str
+
+
+@dataclass(frozen=True)
+class EnvironmentReport:
+    """What `check_env` found.
+
+    Attributes:
+        environment_name: the id that was checked.
+        findings: in the order in which they were looked at; the first "fail" may end the list early.
+    """
+
+    environment_name: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def usable(self) -> bool:
+        """Whether nothing failed."""
+        return all(finding.level != "fail" for finding in self.findings)
+
+    def __str__(self) -> str:
+        verdict = "usable" if self.usable else "not usable"
+        lines = [f"{self.environment_name}: {verdict}"]
+        return "\n".join([*lines, *(f"  {f.level:<4}  {f.name}: {f.text}" for f in self.findings)])
+
+
+def check_env(
+    environment_name: str,
+    environment_kwargs: Mapping[str, Any] | None = None,
+    image_size: int = 64,
+    input_channels: Literal[1, 3] = 3,
+    frame_source: FrameSource = "auto",
+) -> EnvironmentReport:
+    """Play an environment for some seconds and report whether data can be collected from it.
+
+    Args:
+        environment_name: Gymnasium id, also `module:id`.
+        environment_kwargs: arguments for `gymnasium.make`.
+        image_size: S, pixels.
+        input_channels: C, 1 (luma) or 3.
+        frame_source: where frames come from; "auto": the observation where it is an image, else `render()`.
+
+    Returns:
+        The findings. Whatever goes wrong inside the environment is a finding too, not an exception.
+    """
+    findings: list[Finding] = []
+    env = None
+    try:
+        env = make_env(environment_name, environment_kwargs)
+        findings.append(Finding("exists", "ok", f"made from {env.spec.entry_point if env.spec else env}."))
+        check_action_space(env.action_space)
+        findings.append(Finding("actions", "ok", f"{env.action_space}."))
+        reader = FrameReader(env, image_size, input_channels, frame_source)
+        findings.extend(_play_findings(env, reader))
+    except EnvironmentNotUsableError as error:
+        name = ("exists", "actions", "frames")[min(len(findings), 2)]
+        findings.append(Finding(name, "fail", str(error)))
+    except Exception as error:  # whatever an environment raises is what this function is there to tell
+        text = f"{type(error).__name__}: {error}. Correct the environment, or its environment_kwargs."
+        findings.append(Finding("plays", "fail", text))
+    finally:
+        if env is not None:
+            env.close()
+    return EnvironmentReport(environment_name, tuple(findings))
+
+
+@dataclass(frozen=True)
+class _Play:
+    """What one seeded play gave: T steps, T + 1 frames, states and infos."""
+
+    frames: list[NDArray[np.uint8]]
+    states: list[dict[str, NDArray[np.float32]]]
+    info: Mapping[str, Any]
+    seconds: float
+
+
+def _play(env: gymnasium.Env, reader: FrameReader, actions: Sequence[Any]) -> _Play:
+    observation, info = env.reset(seed=0)
+    frames, states = [reader(observation)], [extract_state(observation, info)]
+    started = time.perf_counter()
+    for action in actions:
+        observation, _, terminated, truncated, info = env.step(action)
+        frames.append(reader(observation))
+        states.append(extract_state(observation, info))
+        if terminated or truncated:
+            break
+    return _Play(frames, states, info, time.perf_counter() - started)
+
+
+def _play_findings(env: gymnasium.Env, reader: FrameReader) -> Iterator[Finding]:
+    env.action_space.seed(0)
+    actions = [env.action_space.sample() for _ in range(_PLAY_STEPS)]
+    first, second = _play(env, reader, actions), _play(env, reader, actions)
+    yield Finding("frames", "ok", f"{first.frames[0].shape} uint8 from the {_where(env, reader)}.")
+    yield _change_finding(first)
+    determinism = _determinism_finding(first, second)
+    yield determinism
+    yield _state_finding(first)
+    yield _observation_finding(env, first)
+    # After the second play the environment is still where that play ended.
+    restore = _restore_finding(env, reader, second)
+    yield restore
+    yield _planning_finding(env, determinism, restore, second)
+    yield _end_finding(env)
+    rate = (len(first.frames) - 1) / first.seconds
+    text = f"{rate:.0f} frames per second from one process."
+    if rate < _SLOW_FRAMES_PER_SECOND:
+        text += " Collecting will take long: raise collection.num_workers, or render smaller pictures."
+    yield Finding("speed", "ok" if rate >= _SLOW_FRAMES_PER_SECOND else "warn", text)
+
+
+def _where(env: gymnasium.Env, reader: FrameReader) -> str:
+    return f"observation {env.observation_space}" if reader.source == "observation" else "rendering"
+
+
+def _change_finding(play: _Play) -> Finding:
+    steps = len(play.frames) - 1
+    changes = sum(not np.array_equal(a, b) for a, b in zip(play.frames, play.frames[1:], strict=False))
+    text = f"{changes} of {steps} random actions changed the frame."
+    if changes == 0:
+        text += " A model could learn nothing: check render(), or raise image_size if what moves is small."
+    return Finding("change", "ok" if changes else "fail", text)
+
+
+def _determinism_finding(first: _Play, second: _Play) -> Finding:
+    same = len(first.frames) == len(second.frames) and np.array_equal(first.frames, second.frames)
+    if same:
+        return Finding("determinism", "ok", "the same seed and actions gave the same frames twice.")
+    text = (
+        "the same seed and actions gave different frames: collected data cannot be made again bit for bit. Use "
+        "self.np_random in the environment, and reset everything in reset()."
+    )
+    return Finding("determinism", "warn", text)
+
+
+def _state_finding(play: _Play) -> Finding:
+    shapes = [{name: value.shape for name, value in state.items()} for state in play.states]
+    listed = ", ".join(f"{name} {shape}" for name, shape in shapes[-1].items())
+    if all(not step for step in shapes):
+        text = "none: probes of embeddings will have nothing to read. Put numbers or arrays in info."
+        return Finding("state", "warn", text)
+    changing = sorted({name for step in shapes for name in step.keys() ^ shapes[-1].keys()})
+    changing += sorted(name for name in shapes[-1] if any(s.get(name, s) != shapes[-1][name] for s in shapes))
+    if changing:
+        names = ", ".join(dict.fromkeys(changing))
+        text = f"{listed}; but {names} is missing at times (often after reset) or changes its shape. "
+        return Finding("state", "warn", text + "Give it after reset() and after every step(), in one shape.")
+    return Finding("state", "ok", f"stored beside the frames: {listed}.")
+
+
+def _observation_finding(env: gymnasium.Env, play: _Play) -> Finding:
+    if "observation" in play.states[-1]:
+        text = f"a vector of {play.states[-1]['observation'].size} numbers, stored as the state 'observation'."
+    else:
+        text = f"{env.observation_space} is no short vector and is not stored as a state."
+    return Finding("observation", "ok", text)
+
+
+def _restore_finding(env: gymnasium.Env, reader: FrameReader, play: _Play) -> Finding:
+    """Try `restore_state`, else `reset(options=...)` with the arrays of info."""
+    arrays = {name: value for name, value in play.info.items() if isinstance(value, np.ndarray)}
+    restore_state = offered(env, "restore_state")
+    how = "restore_state()" if restore_state is not None else "reset(options=...)"
+    if restore_state is None and not arrays:
+        text = "reset(options=...) does not restore a state (info holds no arrays to give it)."
+        return Finding("restore", "warn", text)
+    try:
+        observation, _ = env.reset(
+            seed=0 if restore_state is not None else 1, options=None if restore_state is not None else arrays
+        )
+        if restore_state is not None:
+            observation, _ = restore_state(play.states[-1])
+    except Exception as error:  # an environment may refuse in any way
+        reason = f"it refused with {type(error).__name__}: {error}"
+    else:
+        if differing(reader(observation), play.frames[-1]) <= MOST_DIFFERING:
+            given = "the state variables" if restore_state is not None else f"{', '.join(arrays)} of info"
+            return Finding("restore", "ok", f"{how} with {given} gives the same frame again.")
+        reason = "the frame was another one"
+    return Finding("restore", "warn", f"{how} does not restore a state ({reason}).")
+
+
+def _planning_finding(env: gymnasium.Env, determinism: Finding, restore: Finding, play: _Play) -> Finding:
+    """Which starts and goals planning can be measured with; see `jepaworld.evaluation.tasks`."""
+    sets_state = restore.level == "ok" and offered(env, "restore_state") is not None
+    replays = determinism.level == "ok"
+    starts = [word for word, there in (("set by restore_state()", sets_state), ("replayed", replays)) if there]
+    protocols = [f"goals=recorded with starts {' or '.join(starts)}"] if starts else []
+    if offered(env, "goal_image") is not None and replays:
+        protocols.insert(0, "goals=environment (goal_image())")
+    if not protocols:
+        text = (
+            "no protocol: it can neither be replayed nor set to a state. Draw everything random from self.np_random, "
+        )
+        return Finding("planning", "warn", text + "or give it restore_state() (docs/bring_your_own.md).")
+    own = next((name for name in OWN_SUCCESS if name in play.info), None)
+    if own is None:
+        success = "Success needs conditions on state variables (evaluation.success): info has none of its own."
+    elif offered(env, "set_goal") is not None or len(protocols) > 1:
+        success = f"Its own success (info {own}) can be used."
+    else:
+        success = f"Success needs conditions on state variables (evaluation.success): info {own} is about another goal."
+    return Finding("planning", "ok", f"{', '.join(protocols)}. {success}")
+
+
+def _end_finding(env: gymnasium.Env) -> Finding:
+    env.reset(seed=0)
+    stop, step = time.perf_counter() + _END_SECONDS, 0
+    while step < _END_STEPS and time.perf_counter() < stop:
+        step += 1
+        _, _, terminated, truncated, _ = env.step(env.action_space.sample())
+        if terminated or truncated:
+            return Finding("end", "ok", f"{'terminated' if terminated else 'truncated'} after {step} random steps.")
+    text = f"no end within {step} random steps. Episodes will be cut at max_steps_per_episode_data_collection."
+    return Finding("end", "warn", text)

@@ -1,0 +1,115 @@
+"""Losses that make embeddings plannable: temporal similarity, inverse dynamics and several imagined steps.
+
+Shapes: B windows, T transitions, D latent, A action block.
+"""
+
+from __future__ import annotations
+
+import gymnasium
+from torch import Tensor, nn
+
+from jepaworld.config import Config
+from jepaworld.losses.inverse_dynamics import InverseDynamicsHead
+from jepaworld.models.jepa import JEPA, JEPAOutput
+
+
+class DynamicsLosses(nn.Module):
+    """The weighted sum of those losses that are switched on.
+
+    Sources: temporal similarity and inverse dynamics as in PLDM (arXiv 2502.14819), the loss of several imagined steps
+    as in V-JEPA 2-AC (arXiv 2506.09985). Differs from the latter in: the imagined steps begin at every frame of the
+    window that has enough frames after it.
+
+    Args:
+        similarity_weight: Weight of `temporal_similarity_loss`.
+        inverse_dynamics_weight: Weight of the head's loss.
+        rollout_weight: Weight of `rollout_loss`.
+        rollout_steps: Steps that are imagined.
+        head: Reads actions from pairs of embeddings; its parameters are trained with the model. Needed only if its
+            weight is above 0.
+    """
+
+    def __init__(
+        self,
+        similarity_weight: float = 0.0,
+        inverse_dynamics_weight: float = 0.0,
+        rollout_weight: float = 0.0,
+        rollout_steps: int = 1,
+        head: InverseDynamicsHead | None = None,
+    ) -> None:
+        super().__init__()
+        assert head is not None or not inverse_dynamics_weight, "inverse dynamics needs its head"
+        self.similarity_weight = similarity_weight
+        self.inverse_dynamics_weight = inverse_dynamics_weight
+        self.rollout_weight = rollout_weight
+        self.rollout_steps = rollout_steps
+        self.head = head
+
+    @classmethod
+    def from_config(cls, config: Config, action_space: gymnasium.Space) -> DynamicsLosses:
+        """The losses of the section `dynamics_losses`; without a head where it has no weight."""
+        settings = config.dynamics_losses
+        head = None
+        if settings.inverse_dynamics_weight:
+            hidden = settings.inverse_dynamics_hidden_dim
+            head = InverseDynamicsHead(config.latent_dim, hidden, action_space, config.frame_skipping)
+        return cls(
+            settings.temporal_similarity_weight,
+            settings.inverse_dynamics_weight,
+            settings.rollout_weight,
+            settings.rollout_steps,
+            head,
+        )
+
+    def forward(self, model: JEPA, output: JEPAOutput, actions: Tensor) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """The weighted losses that are on, and the unweighted ones by name, detached.
+
+        Args:
+            model: The model, for its rollout.
+            output: What it made of a batch of windows.
+            actions: The windows' action blocks (B, T, A).
+        """
+        losses: dict[str, tuple[float, Tensor]] = {}
+        z = output.online
+        if self.similarity_weight:
+            losses["temporal_similarity_loss"] = self.similarity_weight, temporal_similarity_loss(z)
+        if self.head is not None:
+            read = self.head.loss(z[:, :-1], z[:, 1:], actions[:, : z.shape[1] - 1])
+            losses["inverse_dynamics_loss"] = self.inverse_dynamics_weight, read
+        if self.rollout_weight:
+            losses["rollout_loss"] = self.rollout_weight, rollout_loss(model, output, actions, self.rollout_steps)
+        weighted = [weight * loss for weight, loss in losses.values()]
+        return weighted, {name: loss.detach() for name, (_, loss) in losses.items()}
+
+
+def temporal_similarity_loss(z: Tensor) -> Tensor:
+    """Mean squared step from one embedding to the next: (B, T, D) with T >= 2 to a scalar."""
+    assert z.shape[1] >= 2, f"a step needs two frames, got {tuple(z.shape)}"
+    return (z[:, 1:].float() - z[:, :-1].float()).square().mean()
+
+
+def rollout_loss(model: JEPA, output: JEPAOutput, actions: Tensor, steps: int) -> Tensor:
+    """Mean squared error of `steps` imagined embeddings, begun at every frame that has as many after it.
+
+    Each imagined embedding is the input of the next step, and gradients flow through all of them. A predictor that uses
+    K frames begins with K real ones.
+
+    Args:
+        model: The model.
+        output: What it made of the windows.
+        actions: (B, T, A) with T >= steps + K - 1.
+        steps: Imagined steps.
+    """
+    context = model.context_length
+    starts = actions.shape[1] - steps - context + 2
+    assert starts >= 1, f"{steps} steps after {context} frames do not fit into {actions.shape[1]} transitions"
+    z = _windows(output.predictor_input[:, : starts + context - 1], context)
+    past = _windows(actions[:, : starts + context - 2], context - 1) if context > 1 else None
+    imagined = model.rollout(z, _windows(actions[:, context - 1 :], steps), past)
+    real = _windows(output.target[:, context - 1 :], steps)
+    return (imagined.float() - real.float()).square().mean()
+
+
+def _windows(sequence: Tensor, length: int) -> Tensor:
+    """Every run of `length` entries of sequences (B, T, ...), as (B * (T - length + 1), length, ...)."""
+    return sequence.unfold(1, length, 1).movedim(-1, 2).flatten(0, 1)

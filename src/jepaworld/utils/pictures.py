@@ -1,0 +1,149 @@
+"""Rows of frames as one picture, and panels of frames side by side as an animated one.
+
+Shapes: T frames, C H W image, uint8; one channel is shown in grey.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from jepaworld.utils.storage import atomic_write_bytes
+
+_FONT_SIZES = range(14, 8, -1)
+_WHITE = 255
+
+
+def save_rows(path: Path, rows: Sequence[np.ndarray], scale: int = 2, gap: int = 2) -> None:
+    """Write rows of frames as a PNG.
+
+    Args:
+        path: The file; its folder exists.
+        rows: uint8 (N, C, H, W) each, of equal N; one channel is shown in grey.
+        scale: Pixels per pixel.
+        gap: White pixels between frames.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    grid = np.stack([_colour(row, scale) for row in rows])  # (rows, N, 3, H, W)
+    grid = np.pad(grid, ((0, 0), (0, 0), (0, 0), (gap, 0), (gap, 0)), constant_values=_WHITE)
+    num_rows, num_frames, channels, height, width = grid.shape
+    picture = grid.transpose(0, 3, 1, 4, 2).reshape(num_rows * height, num_frames * width, channels)
+    buffer = io.BytesIO()
+    Image.fromarray(np.pad(picture, ((0, gap), (0, gap), (0, 0)), constant_values=_WHITE)).save(buffer, format="PNG")
+    atomic_write_bytes(path, buffer.getvalue())
+
+
+def save_animation(
+    path: Path,
+    panels: Sequence[np.ndarray],
+    *,
+    scale: int = 3,
+    milliseconds: int = 100,
+    hold: int = 1000,
+    gap: int = 2,
+    captions: Sequence[str] | None = None,
+) -> None:
+    """Write panels of frames side by side as an animated WebP; arguments as those of `animation_bytes`.
+
+    Args:
+        path: The file, `*.webp`; its folder exists.
+        panels: uint8 (T, C, H, W) each.
+        scale: Pixels per pixel.
+        milliseconds: Time of a frame.
+        hold: Time that is added to the last frame.
+        gap: White pixels between panels.
+        captions: Text above each panel.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    assert path.suffix == ".webp", path
+    atomic_write_bytes(
+        path,
+        animation_bytes(panels, scale=scale, milliseconds=milliseconds, hold=hold, gap=gap, captions=captions),
+    )
+
+
+def animation_bytes(
+    panels: Sequence[np.ndarray],
+    *,
+    scale: int = 3,
+    milliseconds: int = 100,
+    hold: int = 1000,
+    gap: int = 2,
+    captions: Sequence[str] | None = None,
+) -> bytes:
+    """Panels of frames side by side as an animated WebP that runs for ever.
+
+    Lossless WebP keeps every colour, moves in all current browsers (a viewer that knows it only as a picture shows
+    its first frame), and is the smallest: of three panels of 61 noisy frames APNG takes 1.4 times the bytes, and GIF,
+    which has only 256 colours, 3.8 times.
+
+    Args:
+        panels: uint8 (T, C, H, W) each, of equal H; of different T the shorter ones stop at their last frame, so that
+            a goal is a panel of one frame.
+        scale: Pixels per pixel.
+        milliseconds: Time of a frame.
+        hold: Time that is added to the last frame, so that the end can be seen.
+        gap: White pixels around and between panels.
+        captions: Text above each panel, in the largest size that fits all; what does not fit in the smallest is cut.
+
+    Returns:
+        The file's content.
+    """
+    assert panels and (captions is None or len(captions) == len(panels))
+    length = max(len(panel) for panel in panels)
+    widths = [panel.shape[-1] * scale + gap for panel in panels]
+    head = None if captions is None else _caption_strip(captions, widths, gap)
+
+    def frame(step: int) -> Image.Image:
+        shown = [_colour(panel[min(step, len(panel) - 1)][None], scale)[0].transpose(1, 2, 0) for panel in panels]
+        shown = np.concatenate(
+            [np.pad(one, ((gap, gap), (gap, 0), (0, 0)), constant_values=_WHITE) for one in shown], 1
+        )
+        shown = np.pad(shown, ((0, 0), (0, gap), (0, 0)), constant_values=_WHITE)
+        return Image.fromarray(shown if head is None else np.concatenate([head, shown]))
+
+    rest = (frame(step) for step in range(1, length))  # never all of them in memory
+    durations = [milliseconds] * (length - 1) + [milliseconds + hold]
+    buffer = io.BytesIO()
+    settings = {"lossless": True, "quality": 80, "method": 4}  # higher ones take minutes and save a tenth
+    frame(0).save(buffer, "WEBP", save_all=True, append_images=rest, duration=durations, loop=0, **settings)
+    return buffer.getvalue()
+
+
+def animation_uri(content: bytes) -> str:
+    """An animated WebP as a data URI, for a page that loads nothing from elsewhere."""
+    return "data:image/webp;base64," + base64.b64encode(content).decode()
+
+
+def _colour(frames: np.ndarray, scale: int) -> np.ndarray:
+    """Frames (N, C, H, W) of one or three channels, enlarged, with three."""
+    frames = np.broadcast_to(frames, (len(frames), 3, *frames.shape[2:]))
+    return frames.repeat(scale, axis=-2).repeat(scale, axis=-1)
+
+
+def _caption_strip(captions: Sequence[str], widths: Sequence[int], gap: int) -> np.ndarray:
+    """Black on white, uint8 (height, sum of widths + gap, 3)."""
+    rooms = [width - gap for width in widths]
+    fonts = [ImageFont.load_default(size) for size in _FONT_SIZES]
+    fitting = (f for f in fonts if all(f.getlength(text) <= room for text, room in zip(captions, rooms, strict=True)))
+    font = next(fitting, fonts[-1])
+    top, bottom = (int(value) for value in font.getbbox("Ag")[1::2])
+    strip = Image.new("RGB", (sum(widths) + gap, bottom - top + 2 * gap + 2), "white")
+    draw, left = ImageDraw.Draw(strip), gap
+    for text, room, width in zip(captions, rooms, widths, strict=True):
+        shown = text
+        while shown and font.getlength(shown) > room:
+            shown = shown[:-1] if shown == text else shown[:-4]
+            shown += "..." if len(shown) else ""
+        draw.text((left, gap + 1 - top), shown, fill="black", font=font)
+        left += width
+    return np.asarray(strip)

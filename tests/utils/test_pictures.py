@@ -1,0 +1,96 @@
+"""Animations read back: every pixel, every time, every panel."""
+
+import base64
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jepaworld.errors import StorageError
+from jepaworld.utils.pictures import animation_bytes, animation_uri, save_animation, save_rows
+
+
+def noise(count: int, channels: int = 3, height: int = 8, width: int = 8, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, channels, height, width), dtype=np.uint8)
+
+
+def read(content: bytes) -> tuple[list[np.ndarray], list[int]]:
+    """Frames (H, W, 3) and the milliseconds of each."""
+    frames, durations = [], []
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.format == "WEBP" and image.info["loop"] == 0
+        for index in range(image.n_frames):
+            image.seek(index)
+            frames.append(np.asarray(image.convert("RGB")))
+            durations.append(image.info["duration"])
+    return frames, durations
+
+
+def test_every_pixel_of_every_frame_survives() -> None:
+    colour, grey = noise(5), noise(5, channels=1, width=6, seed=1)
+    frames, durations = read(animation_bytes([colour, grey], scale=2, milliseconds=70, hold=500, gap=3))
+    assert len(frames) == 5 and durations == [70, 70, 70, 70, 570]
+    for step, frame in enumerate(frames):
+        assert frame.shape == (16 + 2 * 3, 16 + 12 + 3 * 3, 3)
+        np.testing.assert_array_equal(frame[3:19:2, 3:19:2], colour[step].transpose(1, 2, 0))
+        np.testing.assert_array_equal(frame[4:19:2, 4:19:2], frame[3:19:2, 3:19:2])  # each pixel is a square
+        expected = np.repeat(grey[step].transpose(1, 2, 0), 3, axis=2)
+        np.testing.assert_array_equal(frame[3:19:2, 22:34:2], expected)
+        white = np.concatenate([frame[:3].ravel(), frame[19:].ravel(), frame[:, :3].ravel(), frame[:, 34:].ravel()])
+        assert (white == 255).all() and (frame[:, 19:22] == 255).all()
+
+
+def test_short_panels_hold_their_last_frame() -> None:
+    played, goal, plan = noise(4), noise(1, seed=1), noise(2, seed=2)
+    frames, _ = read(animation_bytes([played, goal, plan], scale=1, gap=0))
+    for step, frame in enumerate(frames):
+        shown = [played[step], goal[0], plan[min(step, 1)]]
+        np.testing.assert_array_equal(frame, np.concatenate(shown, axis=2).transpose(1, 2, 0))
+
+
+def test_captions_stand_above_their_panels_and_stay_inside_them() -> None:
+    panels = [noise(2, height=20, width=40, seed=seed) for seed in range(3)]
+    plain, _ = read(animation_bytes(panels, scale=2))
+    texts = ["played", "", "a caption that is much too long for this panel"]
+    named, _ = read(animation_bytes(panels, scale=2, captions=texts))
+    strip = len(named[0]) - len(plain[0])
+    assert 10 < strip < 30
+    for with_text, without in zip(named, plain, strict=True):
+        np.testing.assert_array_equal(with_text[strip:], without)
+    head = named[0][:strip].min(axis=(0, 2))  # darkest of each column
+    first, second, third = head[2:82], head[84:164], head[166:246]
+    assert first.min() < 100 and third.min() < 100
+    assert (second == 255).all() and (head[164:166] == 255).all() and (head[246:] == 255).all()
+    short, _ = read(animation_bytes(panels, scale=2, captions=["played", "", "end"]))
+    assert len(short[0]) > len(named[0])  # a larger font, where all captions fit
+
+
+def test_file_and_data_uri_have_the_same_content(tmp_path: Path) -> None:
+    panels = [noise(3)]
+    save_animation(tmp_path / "video.webp", panels, scale=1, milliseconds=50, captions=["x"])
+    content = (tmp_path / "video.webp").read_bytes()
+    assert content == animation_bytes(panels, scale=1, milliseconds=50, captions=["x"])
+    kind, _, data = animation_uri(content).partition(",")
+    assert kind == "data:image/webp;base64" and base64.b64decode(data) == content
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"file/video\.webp: cannot be written"):
+        save_animation(tmp_path / "file" / "video.webp", panels)
+
+
+def test_one_frame_is_a_picture_that_stands_still() -> None:
+    with Image.open(io.BytesIO(animation_bytes([noise(1)], scale=1, gap=0))) as image:
+        assert getattr(image, "n_frames", 1) == 1
+        np.testing.assert_array_equal(np.asarray(image.convert("RGB")), noise(1)[0].transpose(1, 2, 0))
+
+
+def test_rows_of_frames_are_a_grid(tmp_path: Path) -> None:
+    top, bottom = noise(3), noise(3, channels=1, seed=1)
+    save_rows(tmp_path / "rows.png", [top, np.repeat(bottom, 3, axis=1)], scale=1, gap=2)
+    with Image.open(tmp_path / "rows.png") as image:
+        grid = np.asarray(image)
+    assert grid.shape == (2 * 8 + 3 * 2, 3 * 8 + 4 * 2, 3)
+    np.testing.assert_array_equal(grid[2:10, 12:20], top[1].transpose(1, 2, 0))
+    np.testing.assert_array_equal(grid[12:20, 22:30, 0], bottom[2, 0])
+    assert (grid[10:12] == 255).all() and (grid[:, 20:22] == 255).all()
