@@ -6,6 +6,7 @@ import json
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
 
 PositiveInt = Annotated[int, Field(ge=1)]
 NonEmpty = Annotated[str, Field(min_length=1)]
@@ -37,4 +38,9 @@ def section(kind: type[Section], description: str) -> Any:
 class Section(BaseModel):
     """Base of all sections: unknown keys and wrong types are errors, values cannot be changed afterwards."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, defer_build=True)
+
+    @classmethod
+    def all_fields(cls) -> dict[str, FieldInfo]:
+        """Every field by its name."""
+        return cls.model_fields

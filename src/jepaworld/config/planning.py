@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from jepaworld.config.components import Choice, custom
 from jepaworld.config.fields import JsonDict, NonEmpty, PositiveInt, Section, section, setting
 
 
@@ -59,7 +60,7 @@ class PlanningCostConfig(Section):
 class PlanningConfig(Section):
     """How a trained model plans; no influence on training."""
 
-    planner: Literal["auto", "cem", "icem", "mppi", "gradient", "categorical_cem", "random_shooting"] = setting(
+    planner: Annotated[str, Choice("planner")] = setting(
         "auto", "How plans are searched. auto: cem, for discrete actions categorical_cem. See docs/planning.md."
     )
     horizon: int = setting(12, "Steps of a plan.", unit="action blocks", ge=1)
@@ -91,6 +92,7 @@ class PlanningConfig(Section):
         "Candidate plans that are imagined at once, over all environments: bounds the memory of imagination.",
         ge=1,
     )
+    custom: JsonDict = custom("Settings of a planner from outside.")
     cost: PlanningCostConfig = section(PlanningCostConfig, "What a plan is judged by.")
 
 

@@ -1,232 +1,206 @@
-"""Which settings contradict each other, and which have no effect beside others."""
+"""Which settings contradict each other, and which have no effect beside others.
+
+Components bring rules about their own settings, see `components`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    from jepaworld.config.schema import Config
+from jepaworld.config import components
+from jepaworld.config.components import KINDS, value_at
+from jepaworld.config.schema import Settings
 
-# What else a run folder holds.
-RUN_ENTRIES = {
-    *("checkpoints", "resume", "tensorboard", "wandb", "config.yaml", "run.json", "metrics.jsonl"),
-    *("report.html", "report.json"),
-}
+# What only a JEPA looks at, not a model from outside.
+OF_A_JEPA = ("encoder_type", "encoder_params", "action_encoder_type", "action_encoder_params", "action_emb_dim")
+OF_A_JEPA += ("predictor_output_dim", "jepa_model", "dynamics_losses", "auxiliary_loss")
 
 
-def contradictions(config: Config) -> Iterator[str]:
-    """A sentence for each pair of settings that cannot stand together, with what to change."""
-    size = config.image_size
-    if config.predictor_output_dim not in (None, config.latent_dim):
-        yield (
-            f"predictor_output_dim is {config.predictor_output_dim} but latent_dim is {config.latent_dim}: the "
-            "predictor must return an embedding. Remove predictor_output_dim or set both to the same value."
-        )
-    if config.max_steps_per_episode_data_collection < config.frame_skipping:
-        yield (
-            f"max_steps_per_episode_data_collection is {config.max_steps_per_episode_data_collection}, less than one "
-            f"action block of frame_skipping = {config.frame_skipping} steps. Raise it or lower frame_skipping."
-        )
+def contradictions(config: Settings) -> Iterator[str]:
+    """A sentence for each pair of settings that cannot stand together, with what is possible.
+
+    Raises:
+        ConfigError: a class from outside is not trusted, cannot be imported, or does not take its settings.
+    """
+    for kind in _kinds(config):
+        for chosen in components.chosen(kind, config):
+            rules = getattr(chosen.checked, "contradictions", None)
+            yield from rules(config, chosen.prefix) if rules else ()
+    yield from _of_data(config)
+    yield from _of_the_jepa(config)
+    yield from _of_the_decoder(config)
+    yield from _of_planning(config)
+
+
+def _kinds(config: Settings) -> list[str]:
+    """The kinds of components that are in use: a model from outside has parts of its own."""
+    return list(KINDS) if config.model_type == "jepa" else ["model", "planner"]
+
+
+def _of_data(config: Settings) -> Iterator[str]:
+    longest, block = config.max_steps_per_episode_data_collection, config.frame_skipping
+    if longest < block:
+        yield f"max_steps_per_episode_data_collection is {longest}: at least frame_skipping = {block}, one action block."
     held_out = config.early_stopping.validation_split + config.evaluation_split
     if held_out >= 1.0:
+        yield f"early_stopping.validation_split + evaluation_split is {held_out:g}: keep it below 1, to train on the rest."
+    collection = config.collection
+    if collection.policy_path is not None and ":" not in collection.policy:
         yield (
-            f"early_stopping.validation_split + evaluation_split is {held_out:g}: nothing is left to train on. "
-            "Keep their sum below 1."
-        )
-    yield from _encoder_contradictions(config, size)
-    decoder = config.jepa_decoder_training
-    if decoder.enabled:
-        if size % config.decoder_patch_size:
-            yield (
-                f"decoder_patch_size is {config.decoder_patch_size}, which does not divide image_size = {size}. "
-                f"Possible: {_divisors(size)}."
-            )
-        if config.decoder_dim % config.decoder_heads:
-            yield (f"decoder_dim is {config.decoder_dim}, not a multiple of decoder_heads = {config.decoder_heads}.")
-        if decoder.embedding_source == "target" and config.jepa_model.target_encoder_mode == "none":
-            yield (
-                "jepa_decoder_training.embedding_source is target but jepa_model.target_encoder_mode is none, which "
-                "has no target encoder. Set embedding_source to online."
-            )
-    names = {
-        "early_stopping.checkpoint_path_jepa": config.early_stopping.checkpoint_path_jepa,
-        "jepa_decoder_training.checkpoint_path": decoder.checkpoint_path,
-    }
-    taken = ["last_jepa.safetensors", "last_jepa_decoder.safetensors"]
-    for key, name in names.items():
-        if name.lower() in taken:
-            yield f"{key} is {name}, which is the name of another checkpoint of the run. Choose another name."
-        taken.append(name.lower())
-    if decoder.validation_plot_dir.lower() in RUN_ENTRIES:
-        yield (
-            f"jepa_decoder_training.validation_plot_dir is {decoder.validation_plot_dir}, which is something else in "
-            "the run folder. Choose another name."
-        )
-    if config.early_stopping.validation_split == 0.0:
-        metrics = {"early_stopping.metric_jepa": config.early_stopping.metric_jepa}
-        if decoder.enabled:
-            metrics["jepa_decoder_training.early_stopping.metric"] = decoder.early_stopping.metric
-        for key, metric in metrics.items():
-            if metric.startswith("val_"):
-                yield (
-                    f"{key} is {metric} but early_stopping.validation_split is 0: there is no validation. Set {key} "
-                    f"to {metric.replace('val_', 'train_', 1)} or keep a validation split."
-                )
-    if config.training_options.skip_jepa_training_if_loaded and config.load_model_path is None:
-        yield (
-            "training_options.skip_jepa_training_if_loaded is true but load_model_path is null: there is no model to "
-            "skip the training of. Set load_model_path to a run folder or a checkpoint."
-        )
-    yield from _planning_contradictions(config)
-    if config.collection.policy_path is not None and ":" not in config.collection.policy:
-        yield (
-            f"collection.policy_path is set but collection.policy is {config.collection.policy}. Set collection.policy "
-            "to the algorithm's class, for example stable_baselines3:PPO."
+            f"collection.policy_path is set but collection.policy is {collection.policy}: it must be the algorithm's "
+            "class, such as stable_baselines3:PPO."
         )
 
 
-def _planning_contradictions(config: Config) -> Iterator[str]:
-    """Of the losses on dynamics, of planning, and of its evaluation."""
-    jepa, losses, planning = config.jepa_model, config.dynamics_losses, config.planning
-    if jepa.target_gradient and jepa.target_encoder_mode != "none":
+def _of_the_jepa(config: Settings) -> Iterator[str]:
+    jepa, losses = config.jepa_model, config.dynamics_losses
+    mode, transitions, context = jepa.target_encoder_mode, config.num_transitions, jepa.predictor_context_length
+    if config.predictor_output_dim not in (None, config.latent_dim):
+        yield f"predictor_output_dim is {config.predictor_output_dim}: only latent_dim is {config.latent_dim} is possible."
+    if jepa.target_gradient and mode != "none":
         yield (
-            f"jepa_model.target_gradient is true but jepa_model.target_encoder_mode is {jepa.target_encoder_mode}, "
-            "whose target encoder has no gradient. Set target_encoder_mode to none or target_gradient to false."
+            f"jepa_model.target_gradient is true but jepa_model.target_encoder_mode is {mode}, whose target encoder has "
+            "no gradient: set it to none."
         )
-    needed = losses.rollout_steps + jepa.predictor_context_length - 1
-    if losses.rollout_weight and needed > config.num_transitions:
+    needed = losses.rollout_steps + context - 1
+    if losses.rollout_weight and needed > transitions:
         yield (
             f"dynamics_losses.rollout_steps is {losses.rollout_steps} and jepa_model.predictor_context_length is "
-            f"{jepa.predictor_context_length}, but num_transitions is {config.num_transitions}: a window must hold the "
-            f"frames that imagined steps begin with and are compared with. Raise num_transitions to {needed} or lower "
-            "rollout_steps."
+            f"{context}, but num_transitions is {transitions}: raise num_transitions to {needed}, so that a window holds "
+            "what imagined steps begin with and are compared with."
         )
     for key in ("temporal_similarity_weight", "inverse_dynamics_weight"):
-        if getattr(losses, key) and jepa.target_encoder_mode == "vjepa2" and config.num_transitions < 2:
+        if getattr(losses, key) and mode == "vjepa2" and transitions < 2:
             yield (
-                f"dynamics_losses.{key} is {getattr(losses, key):g} but num_transitions is 1: in "
-                "target_encoder_mode vjepa2 the online encoder sees only the first frame of a pair. Raise it to 2."
+                f"dynamics_losses.{key} is {getattr(losses, key):g} but num_transitions is 1: in target_encoder_mode "
+                "vjepa2 the online encoder sees only the first frame of a pair; raise it to 2."
             )
-    if planning.context is not None and planning.context > jepa.predictor_context_length:
+    stopping = config.early_stopping
+    if stopping.validation_split == 0.0:
+        yield from _without_validation("early_stopping.metric_jepa", stopping.metric_jepa)
+    if config.training_options.skip_jepa_training_if_loaded and config.load_model_path is None:
         yield (
-            f"planning.context is {planning.context}, but jepa_model.predictor_context_length is "
-            f"{jepa.predictor_context_length}: the predictor uses no more. Lower planning.context, or leave it null."
+            "training_options.skip_jepa_training_if_loaded is true but load_model_path is null: it must name the model "
+            "that is not trained."
         )
-    with_elites = planning.planner in ("auto", "cem", "icem", "categorical_cem")
-    if with_elites and planning.num_elites > planning.num_samples:
+
+
+def _of_the_decoder(config: Settings) -> Iterator[str]:
+    decoder = config.jepa_decoder_training
+    if not decoder.enabled:
+        return
+    if config.image_size % config.decoder_patch_size:
+        yield does_not_divide("decoder_patch_size", config.decoder_patch_size, config.image_size)
+    if config.decoder_dim % config.decoder_heads:
+        yield f"decoder_dim is {config.decoder_dim}: it must be a multiple of decoder_heads = {config.decoder_heads}."
+    if decoder.embedding_source == "target" and config.jepa_model.target_encoder_mode == "none":
         yield (
-            f"planning.num_elites is {planning.num_elites}, more than planning.num_samples = {planning.num_samples}. "
-            "Lower num_elites."
+            "jepa_decoder_training.embedding_source is target but jepa_model.target_encoder_mode is none, which has no "
+            "target encoder: set embedding_source to online."
         )
+    if config.early_stopping.validation_split == 0.0:
+        yield from _without_validation("jepa_decoder_training.early_stopping.metric", decoder.early_stopping.metric)
+
+
+def _without_validation(key: str, metric: str) -> Iterator[str]:
+    if metric.startswith("val_"):
+        yield (
+            f"{key} is {metric} but early_stopping.validation_split is 0: set {key} to "
+            f"{metric.replace('val_', 'train_', 1)}, or keep a validation split."
+        )
+
+
+def _of_planning(config: Settings) -> Iterator[str]:
+    planning, context = config.planning, config.jepa_model.predictor_context_length
+    if planning.context is not None and planning.context > context and config.model_type == "jepa":
+        yield f"planning.context is {planning.context}: at most jepa_model.predictor_context_length is {context}."
+    samples = planning.num_samples
+    if planning.num_elites > samples and "num_elites" in _taken(config, "planner"):
+        yield f"planning.num_elites is {planning.num_elites}: at most planning.num_samples = {samples}."
     if planning.replan_every > planning.horizon:
-        yield (
-            f"planning.replan_every is {planning.replan_every}, more than planning.horizon = {planning.horizon}: a "
-            "plan has no more steps to play. Lower replan_every."
+        yield f"planning.replan_every is {planning.replan_every}: at most planning.horizon = {planning.horizon}."
+
+
+def does_not_divide(key: str, value: int, size: int) -> str:
+    """That a patch size does not fit the image size."""
+    possible = ", ".join(str(side) for side in range(1, size + 1) if size % side == 0)
+    return f"{key} is {value}: it must divide image_size = {size} ({possible})."
+
+
+# --- no effect -----------------------------------------------------------------------------------------------------
+
+
+def without_effect(config: Settings, default: Settings) -> Iterator[str]:
+    """A sentence for each setting that is not at its default and has no effect beside the others."""
+
+    def unused(reason: str, *keys: str) -> Iterator[str]:
+        for key in keys:
+            if value_at(config, key) != value_at(default, key):
+                yield f"{key} has no effect: {reason}."
+
+    if config.model_type != "jepa":
+        yield from unused(f"model_type is {config.model_type}", *OF_A_JEPA)
+    else:
+        yield from _of_a_jepa_without_effect(config, unused)
+    for kind in _kinds(config):
+        yield from unused(f"{KINDS[kind].switch} is {value_at(config, KINDS[kind].switch)}", *_unused_settings(config, kind))
+        for chosen in components.chosen(kind, config):
+            notices = getattr(chosen.checked, "notices", None)
+            yield from notices(config, chosen.prefix) if notices else ()
+    if config.early_stopping.metric_jepa == "latest":
+        yield from unused(
+            "early_stopping.metric_jepa is latest", "early_stopping.patience", "early_stopping.delta"
         )
+    if config.load_dataset_path is not None:
+        collected = ("dataset_dir", "collection", "num_episodes_data_collection")
+        reason = "load_dataset_path names a dataset, so that nothing is collected"
+        yield from unused(reason, *collected, "max_steps_per_episode_data_collection")
+    elif config.collection.policy != "smooth_random":
+        yield from unused(f"collection.policy is {config.collection.policy}", "collection.smoothness")
+    if config.data_location == "device":
+        yield from unused("data_location is device", "data_buffer_megabytes")
+    decoder = config.jepa_decoder_training
+    if not decoder.enabled:
+        keys = [key for key in type(config).model_fields if key.startswith("decoder_")]
+        yield from unused("jepa_decoder_training.enabled is false", *keys)
+    if config.learning_rate_jepa is not None and (decoder.learning_rate is not None or not decoder.enabled):
+        yield from unused("every phase sets its own", "learning_rate")
 
 
-def _encoder_contradictions(config: Config, size: int) -> Iterator[str]:
-    vit, cnn = config.encoder_params.vit, config.encoder_params.cnn
-    if config.encoder_type == "vit":
-        if size % vit.patch_size:
-            yield (
-                f"encoder_params.vit.patch_size is {vit.patch_size}, which does not divide image_size = {size}. "
-                f"Possible: {_divisors(size)}."
-            )
-        if vit.dim % vit.heads:
-            yield f"encoder_params.vit.dim is {vit.dim}, not a multiple of encoder_params.vit.heads = {vit.heads}."
-    if config.encoder_type == "cnn":
-        for key in ("num_filters", "kernel_size", "stride", "padding"):
-            value = getattr(cnn, key)
-            if isinstance(value, list) and len(value) != cnn.num_layers:
-                yield (
-                    f"encoder_params.cnn.{key} is {value}: {len(value)} entries, but encoder_params.cnn.num_layers is "
-                    f"{cnn.num_layers}. Give one entry per layer, or a single number for all."
-                )
-                return
-        side = size
-        layers = zip(
-            *(per_layer(getattr(cnn, k), cnn.num_layers) for k in ("kernel_size", "stride", "padding")), strict=True
-        )
-        for layer, (kernel, stride, padding) in enumerate(layers, start=1):
-            if side + 2 * padding < kernel:
-                yield (
-                    f"encoder_params.cnn.kernel_size of layer {layer} is {kernel}, but what reaches it is only "
-                    f"{side} pixels wide (image_size = {size}). Use fewer layers, smaller strides or more padding."
-                )
-                return
-            side = (side + 2 * padding - kernel) // stride + 1
-
-
-def without_effect(config: Config) -> Iterator[str]:
-    """A sentence for each setting that was changed from its default and has no effect in the chosen mode."""
-    default = type(config)()
-
-    def changed(*keys: str) -> list[str]:
-        return [key for key in keys if getattr(config, key) != getattr(default, key)]
-
-    mode, kind = config.jepa_model.target_encoder_mode, config.auxiliary_loss.type
-    if mode == "none" and config.jepa_model.ema_decay != default.jepa_model.ema_decay:
-        yield "jepa_model.ema_decay has no effect: target_encoder_mode none has no target encoder."
-    if kind == "none" and config.auxiliary_loss.weight != default.auxiliary_loss.weight:
-        yield "auxiliary_loss.weight has no effect: auxiliary_loss.type is none."
-    if mode == "default" and (kind == "none" or config.auxiliary_loss.weight == 0.0):
+def _of_a_jepa_without_effect(config: Settings, unused: Any) -> Iterator[str]:
+    mode, auxiliary, losses = config.jepa_model.target_encoder_mode, config.auxiliary_loss, config.dynamics_losses
+    if mode == "none":
+        yield from unused("target_encoder_mode none has no target encoder", "jepa_model.ema_decay")
+    if auxiliary.type == "none":
+        yield from unused("auxiliary_loss.type is none", "auxiliary_loss.weight")
+    if mode == "default" and (auxiliary.type == "none" or auxiliary.weight == 0.0):
         yield (
             "the online encoder is not trained at all: in target_encoder_mode default the prediction loss does not "
             "reach it, and there is no auxiliary loss."
         )
-    stopping = config.early_stopping
-    if stopping.metric_jepa == "latest":
-        for key in ("patience", "delta"):
-            if getattr(stopping, key) != getattr(default.early_stopping, key):
-                yield f"early_stopping.{key} has no effect: early_stopping.metric_jepa is latest."
-    losses = config.dynamics_losses
-    for weight, key in (
-        ("rollout_weight", "rollout_steps"),
-        ("inverse_dynamics_weight", "inverse_dynamics_hidden_dim"),
-    ):
-        if not getattr(losses, weight) and getattr(losses, key) != getattr(default.dynamics_losses, key):
-            yield f"dynamics_losses.{key} has no effect: dynamics_losses.{weight} is 0."
-    if kind == "vicreg" and config.auxiliary_loss.params.vicreg.sim_coeff:
-        yield (
-            "auxiliary_loss.params.vicreg.sim_coeff has no effect in training: the invariance term belongs to the "
-            "two-view forward(x, y), while training regularises each embedding by itself."
-        )
-    for section, switch, used in (
-        ("auxiliary_loss.params", "auxiliary_loss.type", kind),
-        ("encoder_params", "encoder_type", config.encoder_type),
-    ):
-        parameters, defaults = config, default
-        for part in section.split("."):
-            parameters, defaults = getattr(parameters, part), getattr(defaults, part)
-        for name in type(parameters).model_fields:
-            if name != used and getattr(parameters, name) != getattr(defaults, name):
-                yield f"{section}.{name} has no effect: {switch} is {used}."
-    if config.load_dataset_path is not None:
-        for key in changed(
-            "dataset_dir", "collection", "num_episodes_data_collection", "max_steps_per_episode_data_collection"
-        ):
-            yield f"{key} has no effect: load_dataset_path names a dataset, so that nothing is collected."
-    elif config.collection.policy != "smooth_random" and config.collection.smoothness != default.collection.smoothness:
-        yield f"collection.smoothness has no effect: collection.policy is {config.collection.policy}."
-    if config.data_location == "device":
-        for key in changed("data_buffer_megabytes"):
-            yield f"{key} has no effect: data_location is device."
-    decoder = config.jepa_decoder_training
-    if not decoder.enabled:
-        keys = [key for key in type(config).model_fields if key.startswith("decoder_")]
-        for key in changed(*keys):
-            yield f"{key} has no effect: jepa_decoder_training.enabled is false."
-    own_rates = config.learning_rate_jepa is not None and (decoder.learning_rate is not None or not decoder.enabled)
-    if own_rates and changed("learning_rate"):
-        yield "learning_rate has no effect: every phase sets its own."
+    if not losses.rollout_weight:
+        yield from unused("dynamics_losses.rollout_weight is 0", "dynamics_losses.rollout_steps")
+    if not losses.inverse_dynamics_weight:
+        yield from unused("dynamics_losses.inverse_dynamics_weight is 0", "dynamics_losses.inverse_dynamics_hidden_dim")
 
 
-def per_layer(value: int | list[int], num_layers: int) -> list[int]:
-    """A setting that is one number for all layers or a list with one number each, as that list."""
-    return value if isinstance(value, list) else [value] * num_layers
+def _taken(config: Settings, kind: str) -> set[str]:
+    """The settings that the chosen component of a kind takes, or any that "auto" may choose."""
+    return {name for chosen in components.chosen(kind, config) for name in chosen.settings}
 
 
-def _divisors(n: int) -> str:
-    return ", ".join(str(d) for d in range(1, n + 1) if n % d == 0)
+def _unused_settings(config: Settings, kind: str) -> Iterator[str]:
+    """The settings of components of a kind that the chosen one does not take."""
+    where, chosen = KINDS[kind], components.chosen(kind, config)
+    outside = ":" in chosen[0].name
+    if not outside:
+        yield where.custom
+    if not where.flat:
+        section = value_at(config, where.section)
+        names = [name for name in components.registered(kind) if hasattr(section, name)]
+        yield from (f"{where.section}.{name}" for name in names if name not in [one.name for one in chosen])
+        return
+    section = value_at(config, where.section)
+    every = {name for cls in components.registered(kind).values() for name in components.taken(cls, section)}
+    yield from (f"{where.section}.{where.prefix}{name}" for name in sorted(every - _taken(config, kind)))

@@ -1,7 +1,6 @@
 """The tree of settings: types, defaults, ranges, and the descriptions that become the comments of `config.yaml`.
 
-`loading` loads and writes it, `rules` says which settings contradict each other or have no effect. Derived
-values are never written back.
+Settings of components stand beside them (`components`); `rules` says which contradict each other or have no effect.
 """
 
 from __future__ import annotations
@@ -10,12 +9,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from jepaworld.config.components import Choice, ComponentSettings, custom
 from jepaworld.config.fields import JsonDict, NonEmpty, PositiveInt, Section, section, setting
 from jepaworld.config.planning import DynamicsLossesConfig, EvaluationConfig, PlanningConfig
-from jepaworld.config.rules import contradictions, without_effect
-from jepaworld.errors import ConfigError
 
-Activation = Literal["relu", "gelu", "silu", "elu", "leaky_relu", "tanh"]
 JepaMetric = Literal[
     "val_loss_jepa",
     "val_prediction_loss",
@@ -71,60 +68,24 @@ class CollectionConfig(Section):
     )
 
 
-class VitConfig(Section):
-    """Vision Transformer encoder."""
-
-    patch_size: int = setting(8, "Side of a square patch; must divide image_size.", unit="pixels", ge=1)
-    dim: int = setting(128, "Width of the tokens; must be a multiple of heads.", ge=1)
-    depth: int = setting(4, "Number of Transformer blocks.", ge=1)
-    heads: int = setting(4, "Attention heads.", ge=1)
-    mlp_dim: int = setting(256, "Hidden width of the blocks' MLPs.", ge=1)
-    pool: Literal["cls", "mean"] = setting("mean", "What becomes the embedding: a class token or the mean token.")
-    dropout: float = setting(0.0, "Dropout inside the blocks.", ge=0.0, lt=1.0)
-    emb_dropout: float = setting(0.0, "Dropout after the position embedding.", ge=0.0, lt=1.0)
-
-
-class CnnConfig(Section):
-    """Convolutional encoder. A list has one entry per layer; a single number holds for all layers."""
-
-    num_layers: int = setting(3, "Number of convolutions.", ge=1)
-    num_filters: PositiveInt | list[PositiveInt] = setting([32, 64, 64], "Output channels of each convolution.")
-    kernel_size: PositiveInt | list[PositiveInt] = setting([4, 3, 3], "Kernel sizes.", unit="pixels")
-    stride: PositiveInt | list[PositiveInt] = setting([4, 2, 2], "Strides.", unit="pixels")
-    padding: Annotated[int, Field(ge=0)] | list[Annotated[int, Field(ge=0)]] = setting(
-        [0, 1, 1], "Zero padding on each side.", unit="pixels"
-    )
-    activation: Activation = setting("relu", "Activation after each layer but the last.")
-    norm: Literal["none", "batch", "layer"] = setting(
-        "none", "Normalisation of each convolution's output: batch (BatchNorm) or layer (GroupNorm with one group)."
-    )
-    hidden_dim: PositiveInt | None = setting(
-        256, "Width of a hidden linear layer with LayerNorm before the embedding; null for none."
-    )
-
-
-class MlpConfig(Section):
-    """Multi-layer perceptron on the flattened pixels."""
-
-    num_layers: int = setting(2, "Number of hidden layers.", ge=1)
-    hidden_dim: int = setting(512, "Width of each hidden layer.", ge=1)
-    activation: Activation = setting("relu", "Activation after each hidden layer.")
-
-
-class EncoderParams(Section):
+class EncoderParams(ComponentSettings):
     """Parameters of each encoder type; only those of `encoder_type` are used."""
 
-    vit: VitConfig = section(VitConfig, "Used when encoder_type is vit.")
-    cnn: CnnConfig = section(CnnConfig, "Used when encoder_type is cnn.")
-    mlp: MlpConfig = section(MlpConfig, "Used when encoder_type is mlp.")
+    kind = "encoder"
+    custom: JsonDict = custom()
 
 
-class JepaModelConfig(Section):
-    """Predictor and target encoder."""
+class ActionEncoderParams(ComponentSettings):
+    """Parameters of each action encoder type; only those of `action_encoder_type` are used."""
 
-    predictor_hidden_dim: int = setting(256, "Hidden width of the predictor MLP.", ge=1)
-    predictor_num_layers: int = setting(2, "Hidden layers of the predictor MLP.", ge=1)
-    predictor_dropout_rate: float = setting(0.0, "Dropout after each hidden layer of the predictor.", ge=0.0, lt=1.0)
+    kind = "action_encoder"
+    custom: JsonDict = custom()
+
+
+class JepaModelConfig(ComponentSettings):
+    """Target encoder and predictor; the settings of all predictors share the prefix `predictor_`."""
+
+    kind = "predictor"
     ema_decay: float = setting(
         0.99,
         "Decay of the target encoder: target = ema_decay * target + (1 - ema_decay) * online after each step.",
@@ -137,57 +98,26 @@ class JepaModelConfig(Section):
         "is trained by the auxiliary loss alone. vjepa2: the online encoder gives the predictor input, the target "
         "encoder the target. none: the online encoder gives both. See docs/modes_and_losses.md.",
     )
-    predictor_residual: bool = setting(
-        False, "Let the predictor give the change of the embedding instead of the next embedding."
-    )
-    predictor_context_length: int = setting(
-        1,
-        "How many of the latest embeddings and actions a prediction is made from; 2 shows velocities that a single "
-        "frame hides.",
-        unit="frames",
-        ge=1,
-    )
     target_gradient: bool = setting(
         False,
         "Let the prediction loss train the target's embedding too, instead of detaching it; needs "
         "target_encoder_mode none, and a regulariser that prevents collapse.",
     )
+    predictor_type: Annotated[str, Choice("predictor")] = setting("mlp", "Architecture of the predictor.")
+    predictor_custom: JsonDict = custom()
 
 
-class VicregConfig(Section):
-    """VICReg (arXiv 2105.04906)."""
-
-    sim_coeff: float = setting(
-        0.0, "Weight of the invariance term; used only by the two-view forward(x, y), not during JEPA training.", ge=0.0
-    )
-    std_coeff: float = setting(10.0, "Weight of the variance term.", ge=0.0)
-    cov_coeff: float = setting(1.0, "Weight of the covariance term.", ge=0.0)
-
-
-class BarlowTwinsConfig(Section):
-    """Barlow Twins (arXiv 2103.03230)."""
-
-    lambda_param: float = setting(0.005, "Weight of the redundancy reduction term.", ge=0.0)
-
-
-class DinoConfig(Section):
-    """The centring of DINO (arXiv 2104.14294)."""
-
-    center_ema_decay: float = setting(0.9, "Decay of the running centre.", ge=0.0, le=1.0)
-
-
-class AuxiliaryLossParams(Section):
+class AuxiliaryLossParams(ComponentSettings):
     """Parameters of each auxiliary loss; only those of `auxiliary_loss.type` are used."""
 
-    vicreg: VicregConfig = section(VicregConfig, "Used when auxiliary_loss.type is vicreg.")
-    barlow_twins: BarlowTwinsConfig = section(BarlowTwinsConfig, "Used when auxiliary_loss.type is barlow_twins.")
-    dino: DinoConfig = section(DinoConfig, "Used when auxiliary_loss.type is dino.")
+    kind = "auxiliary_loss"
+    custom: JsonDict = custom()
 
 
 class AuxiliaryLossConfig(Section):
     """The loss that keeps the online encoder's embeddings from collapsing."""
 
-    type: Literal["vicreg", "barlow_twins", "dino", "none"] = setting(
+    type: Annotated[str, Choice("auxiliary_loss")] = setting(
         "vicreg", "Which loss. none is for the experiment that shows collapse."
     )
     statistics: Literal["pooled", "per_step"] = setting(
@@ -269,8 +199,8 @@ class LoggingConfig(Section):
     )
 
 
-class Config(Section):
-    """All settings of a run. `config.yaml` shows each with its comment."""
+class Settings(Section):
+    """All settings of a run, without the rules between them."""
 
     environment_name: str = setting(
         "jepaworld/TwoRoom-v0", "Gymnasium id, or module:id to import a module that registers it.", min_length=1
@@ -328,9 +258,17 @@ class Config(Section):
     )
     verify_checksums: bool = setting(True, "Compare every file of the dataset with its checksum before training.")
 
-    encoder_type: Literal["vit", "cnn", "mlp"] = setting("cnn", "Architecture of the online and target encoder.")
+    model_type: Annotated[str, Choice("model")] = setting(
+        "jepa", "The world model. For a class from outside the settings from encoder_type to auxiliary_loss do nothing."
+    )
+    model_params: JsonDict = custom("Settings of a model from outside.")
+    encoder_type: Annotated[str, Choice("encoder")] = setting("cnn", "Architecture of the online and target encoder.")
     encoder_params: EncoderParams = section(EncoderParams, "Parameters of each encoder type.")
     latent_dim: int = setting(64, "Size of the embeddings.", ge=1)
+    action_encoder_type: Annotated[str, Choice("action_encoder")] = setting(
+        "auto", "What embeds actions. auto: linear for Box, table for Discrete actions."
+    )
+    action_encoder_params: ActionEncoderParams = section(ActionEncoderParams, "Parameters of each action encoder type.")
     action_emb_dim: int = setting(32, "Size of the action embedding that the predictor takes.", ge=1)
     predictor_output_dim: PositiveInt | None = setting(
         None, "Size of the predictor's output; null means latent_dim, and nothing else is possible."
@@ -402,19 +340,10 @@ class Config(Section):
 
     logging: LoggingConfig = section(LoggingConfig, "Where metrics go beside metrics.jsonl.")
 
-    def model_post_init(self, _context: Any) -> None:
-        """Refuse settings that contradict each other."""
-        for problem in contradictions(self):
-            raise ConfigError(problem)
-
     @property
     def dataset_seed(self) -> int:
         """Seed of the episodes and of their split: `collection.seed`, or `seed` where that is null."""
         return self.seed if self.collection.seed is None else self.collection.seed
-
-    def notices(self) -> list[str]:
-        """Settings changed from their defaults that have no effect in the chosen mode, a sentence each."""
-        return list(without_effect(self))
 
     def to_dict(self) -> dict[str, Any]:
         """The resolved configuration as plain nested dictionaries."""

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor
 
-from jepaworld.config import Config
+from jepaworld.config import components
+from jepaworld.config.components import component
 from jepaworld.losses.barlow_twins import BarlowTwinsLoss
 from jepaworld.losses.base import AuxiliaryLoss
 from jepaworld.losses.dino import DINOLoss
 from jepaworld.losses.vicreg import VICRegLoss
 
+if TYPE_CHECKING:
+    from jepaworld.config import Config
+
 __all__ = ["AuxiliaryLoss", "BarlowTwinsLoss", "DINOLoss", "NoAuxiliaryLoss", "VICRegLoss", "make_auxiliary_loss"]
 
 
+@component("auxiliary_loss", "none")
 class NoAuxiliaryLoss(AuxiliaryLoss):
     """Zero, for the experiment that shows collapse."""
 
@@ -22,14 +29,5 @@ class NoAuxiliaryLoss(AuxiliaryLoss):
 
 
 def make_auxiliary_loss(config: Config) -> AuxiliaryLoss:
-    """The loss that `auxiliary_loss.type` names, with its parameters; `auxiliary_loss.weight` is left to the loop."""
-    params = config.auxiliary_loss.params
-    match config.auxiliary_loss.type:
-        case "vicreg":
-            return VICRegLoss(**params.vicreg.model_dump())
-        case "barlow_twins":
-            return BarlowTwinsLoss(**params.barlow_twins.model_dump())
-        case "dino":
-            return DINOLoss(config.latent_dim, **params.dino.model_dump())
-        case "none":
-            return NoAuxiliaryLoss()
+    """The loss that `auxiliary_loss.type` names, with its parameters; `auxiliary_loss.weight` is left to the objective."""
+    return components.make("auxiliary_loss", config, latent_dim=config.latent_dim)

@@ -8,9 +8,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from jepaworld.config.components import component
+from jepaworld.config.fields import Section, setting
 from jepaworld.losses.base import AuxiliaryLoss
 
 
+class BarlowTwinsSettings(Section):
+    """Barlow Twins (arXiv 2103.03230)."""
+
+    lambda_param: float = setting(0.005, "Weight of the redundancy reduction term.", ge=0.0)
+
+
+@component("auxiliary_loss", "barlow_twins", label="Barlow Twins")
 class BarlowTwinsLoss(AuxiliaryLoss):
     """Barlow Twins, Zbontar et al. 2021, arXiv 2103.03230, equations 1 and 2.
 
@@ -22,6 +31,8 @@ class BarlowTwinsLoss(AuxiliaryLoss):
         lambda_param: Weight of the redundancy reduction term (lambda in the paper).
         eps: Added to the variance before the square root. It decides below which scale a feature counts as constant.
     """
+
+    Settings = BarlowTwinsSettings
 
     def __init__(self, lambda_param: float = 0.005, eps: float = 1e-5) -> None:
         super().__init__()

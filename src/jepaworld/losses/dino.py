@@ -8,9 +8,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from jepaworld.config.components import component
+from jepaworld.config.fields import Section, setting
 from jepaworld.losses.base import AuxiliaryLoss
 
 
+class DINOSettings(Section):
+    """The centring of DINO (arXiv 2104.14294)."""
+
+    center_ema_decay: float = setting(0.9, "Decay of the running centre.", ge=0.0, le=1.0)
+
+
+@component("auxiliary_loss", "dino", label="DINO centring")
 class DINOLoss(AuxiliaryLoss):
     """Pulls the batch mean towards its running average, after the centring of DINO (Caron et al. 2021, 2104.14294).
 
@@ -22,6 +31,8 @@ class DINOLoss(AuxiliaryLoss):
         latent_dim: Size D of the embeddings.
         center_ema_decay: Decay of the running centre, 0 to 1.
     """
+
+    Settings = DINOSettings
 
     center: Tensor
 

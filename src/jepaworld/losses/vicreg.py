@@ -5,13 +5,36 @@ Shapes: N samples, D latent.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from jepaworld.config.components import component
+from jepaworld.config.fields import Section, setting
 from jepaworld.losses.base import AuxiliaryLoss
 
 
+class VICRegSettings(Section):
+    """VICReg (arXiv 2105.04906)."""
+
+    sim_coeff: float = setting(
+        0.0, "Weight of the invariance term; used only by the two-view forward(x, y), not during JEPA training.", ge=0.0
+    )
+    std_coeff: float = setting(10.0, "Weight of the variance term.", ge=0.0)
+    cov_coeff: float = setting(1.0, "Weight of the covariance term.", ge=0.0)
+
+    def notices(self, _config: object, prefix: str) -> Iterator[str]:
+        """What has no effect in training."""
+        if self.sim_coeff:
+            yield (
+                f"{prefix}sim_coeff has no effect in training: the invariance term belongs to the two-view "
+                "forward(x, y), while training regularises each embedding by itself."
+            )
+
+
+@component("auxiliary_loss", "vicreg", label="VICReg")
 class VICRegLoss(AuxiliaryLoss):
     """VICReg, Bardes, Ponce and LeCun 2022, arXiv 2105.04906, equations 1 to 6.
 
@@ -28,6 +51,8 @@ class VICRegLoss(AuxiliaryLoss):
         std_target: Standard deviation below which a dimension is penalised (gamma).
         eps: Added to the variance before the square root, so that its gradient is finite at zero variance.
     """
+
+    Settings = VICRegSettings
 
     def __init__(
         self,

@@ -6,12 +6,22 @@ returns embeddings (N, D) without a final activation or normalisation, so that t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from jepaworld.config.rules import per_layer
-from jepaworld.config.schema import CnnConfig, Config, MlpConfig, VitConfig
+from jepaworld.config import components
+from jepaworld.config.components import component
+from jepaworld.config.fields import PositiveInt, Section, setting
+from jepaworld.config.rules import does_not_divide
 
+if TYPE_CHECKING:
+    from jepaworld.config import Config
+
+Activation = Literal["relu", "gelu", "silu", "elu", "leaky_relu", "tanh"]
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "gelu": nn.GELU,
@@ -22,18 +32,41 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
+class ViTSettings(Section):
+    """Vision Transformer encoder."""
+
+    patch_size: int = setting(8, "Side of a square patch; must divide image_size.", unit="pixels", ge=1)
+    dim: int = setting(128, "Width of the tokens; must be a multiple of heads.", ge=1)
+    depth: int = setting(4, "Number of Transformer blocks.", ge=1)
+    heads: int = setting(4, "Attention heads.", ge=1)
+    mlp_dim: int = setting(256, "Hidden width of the blocks' MLPs.", ge=1)
+    pool: Literal["cls", "mean"] = setting("mean", "What becomes the embedding: a class token or the mean token.")
+    dropout: float = setting(0.0, "Dropout inside the blocks.", ge=0.0, lt=1.0)
+    emb_dropout: float = setting(0.0, "Dropout after the position embedding.", ge=0.0, lt=1.0)
+
+    def contradictions(self, config: Config, prefix: str) -> Iterator[str]:
+        """What cannot stand together."""
+        if config.image_size % self.patch_size:
+            yield does_not_divide(f"{prefix}patch_size", self.patch_size, config.image_size)
+        if self.dim % self.heads:
+            yield f"{prefix}dim is {self.dim}: it must be a multiple of {prefix}heads = {self.heads}."
+
+
+@component("encoder", "vit", label="ViT")
 class ViTEncoder(nn.Module):
     """Vision Transformer (Dosovitskiy et al. 2021, arXiv 2010.11929) with pre-normalised blocks.
 
     Args:
-        image_size: Side of the square images, a multiple of `params.patch_size`.
-        input_channels: C.
+        frame_shape: C, H and W of the square images.
         latent_dim: D.
-        params: Patch size, widths, depth, pooling and dropouts.
+        settings: As in `ViTSettings`.
     """
 
-    def __init__(self, image_size: int, input_channels: int, latent_dim: int, params: VitConfig) -> None:
+    Settings = ViTSettings
+
+    def __init__(self, frame_shape: tuple[int, int, int], latent_dim: int, **settings: Any) -> None:
         super().__init__()
+        params, (input_channels, image_size, _) = ViTSettings(**settings), frame_shape
         self.pool = params.pool
         num_tokens = (image_size // params.patch_size) ** 2 + (params.pool == "cls")
         self.patch_embedding = nn.Conv2d(
@@ -78,28 +111,70 @@ def initialize_blocks(blocks: nn.Module) -> None:
             nn.init.zeros_(parameter)
 
 
+class CNNSettings(Section):
+    """Convolutional encoder. A list has one entry per layer; a single number holds for all layers."""
+
+    num_layers: int = setting(3, "Number of convolutions.", ge=1)
+    num_filters: PositiveInt | list[PositiveInt] = setting([32, 64, 64], "Output channels of each convolution.")
+    kernel_size: PositiveInt | list[PositiveInt] = setting([4, 3, 3], "Kernel sizes.", unit="pixels")
+    stride: PositiveInt | list[PositiveInt] = setting([4, 2, 2], "Strides.", unit="pixels")
+    padding: Annotated[int, Field(ge=0)] | list[Annotated[int, Field(ge=0)]] = setting(
+        [0, 1, 1], "Zero padding on each side.", unit="pixels"
+    )
+    activation: Activation = setting("relu", "Activation after each layer but the last.")
+    norm: Literal["none", "batch", "layer"] = setting(
+        "none", "Normalisation of each convolution's output: batch (BatchNorm) or layer (GroupNorm with one group)."
+    )
+    hidden_dim: PositiveInt | None = setting(
+        256, "Width of a hidden linear layer with LayerNorm before the embedding; null for none."
+    )
+
+    def layers(self) -> list[tuple[int, int, int, int]]:
+        """Filters, kernel size, stride and padding of each layer."""
+        values = (self.num_filters, self.kernel_size, self.stride, self.padding)
+        lists = (value if isinstance(value, list) else [value] * self.num_layers for value in values)
+        return list(zip(*lists, strict=True))
+
+    def contradictions(self, config: Config, prefix: str) -> Iterator[str]:
+        """What cannot stand together."""
+        for key in ("num_filters", "kernel_size", "stride", "padding"):
+            value = getattr(self, key)
+            if isinstance(value, list) and len(value) != self.num_layers:
+                yield (
+                    f"{prefix}{key} is {value}: give one entry for each of {prefix}num_layers = {self.num_layers}, or a "
+                    "single number."
+                )
+                return
+        side = config.image_size
+        for number, (_, kernel, stride, padding) in enumerate(self.layers(), start=1):
+            if side + 2 * padding < kernel:
+                yield (
+                    f"{prefix}kernel_size of layer {number} is {kernel}, but only {side} pixels of image_size = "
+                    f"{config.image_size} reach it: use fewer layers, smaller strides or more padding."
+                )
+                return
+            side = (side + 2 * padding - kernel) // stride + 1
+
+
+@component("encoder", "cnn", label="CNN")
 class CNNEncoder(nn.Module):
     """Convolutions, an optional hidden linear layer with LayerNorm, and a linear layer to the embedding.
 
     Args:
-        image_size: Side of the square images.
-        input_channels: C.
+        frame_shape: C, H and W of the square images.
         latent_dim: D.
-        params: Layers, filters, kernels, strides, padding, activation, normalisation, hidden width.
+        settings: As in `CNNSettings`.
     """
 
-    def __init__(self, image_size: int, input_channels: int, latent_dim: int, params: CnnConfig) -> None:
+    Settings = CNNSettings
+
+    def __init__(self, frame_shape: tuple[int, int, int], latent_dim: int, **settings: Any) -> None:
         super().__init__()
+        params, (input_channels, image_size, _) = CNNSettings(**settings), frame_shape
         activation = ACTIVATIONS[params.activation]
         layers: list[nn.Module] = []
         channels, side = input_channels, image_size
-        for filters, kernel, stride, padding in zip(
-            *(
-                per_layer(value, params.num_layers)
-                for value in (params.num_filters, params.kernel_size, params.stride, params.padding)
-            ),
-            strict=True,
-        ):
+        for filters, kernel, stride, padding in params.layers():
             layers.append(nn.Conv2d(channels, filters, kernel, stride, padding))
             if params.norm == "batch":
                 layers.append(nn.BatchNorm2d(filters))
@@ -120,18 +195,29 @@ class CNNEncoder(nn.Module):
         return self.layers(images)
 
 
+class MLPSettings(Section):
+    """Multi-layer perceptron on the flattened pixels."""
+
+    num_layers: int = setting(2, "Number of hidden layers.", ge=1)
+    hidden_dim: int = setting(512, "Width of each hidden layer.", ge=1)
+    activation: Activation = setting("relu", "Activation after each hidden layer.")
+
+
+@component("encoder", "mlp", label="MLP")
 class MLPEncoder(nn.Module):
     """Hidden layers of one width on the flattened pixels.
 
     Args:
-        image_size: Side of the square images.
-        input_channels: C.
+        frame_shape: C, H and W of the square images.
         latent_dim: D.
-        params: Layers, width, activation.
+        settings: As in `MLPSettings`.
     """
 
-    def __init__(self, image_size: int, input_channels: int, latent_dim: int, params: MlpConfig) -> None:
+    Settings = MLPSettings
+
+    def __init__(self, frame_shape: tuple[int, int, int], latent_dim: int, **settings: Any) -> None:
         super().__init__()
+        params, (input_channels, image_size, _) = MLPSettings(**settings), frame_shape
         layers: list[nn.Module] = [nn.Flatten()]
         features = input_channels * image_size**2
         for _ in range(params.num_layers):
@@ -146,12 +232,6 @@ class MLPEncoder(nn.Module):
 
 
 def make_encoder(config: Config) -> nn.Module:
-    """The encoder that `encoder_type` names, from images (N, C, H, W) to embeddings (N, `latent_dim`)."""
-    shape = config.image_size, config.input_channels, config.latent_dim
-    match config.encoder_type:
-        case "vit":
-            return ViTEncoder(*shape, config.encoder_params.vit)
-        case "cnn":
-            return CNNEncoder(*shape, config.encoder_params.cnn)
-        case "mlp":
-            return MLPEncoder(*shape, config.encoder_params.mlp)
+    """The encoder that `encoder_type` names, from images (N, C, H, W) to embeddings (N, `latent_dim`) or tokens."""
+    frame_shape = config.input_channels, config.image_size, config.image_size
+    return components.make("encoder", config, frame_shape=frame_shape, latent_dim=config.latent_dim)

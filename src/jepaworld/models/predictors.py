@@ -6,13 +6,21 @@ Shapes: B windows, T transitions, A numbers of one action block, D latent, E act
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
 
 import gymnasium
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from jepaworld.config import components
+from jepaworld.config.components import component
+from jepaworld.config.fields import Section, setting
 from jepaworld.envs.spaces import UNBOUNDED
+from jepaworld.errors import ConfigError
+
+if TYPE_CHECKING:
+    from jepaworld.config import Config
 
 
 def action_scale(space: gymnasium.spaces.Box, frame_skipping: int) -> tuple[Tensor, Tensor]:
@@ -27,11 +35,12 @@ def action_scale(space: gymnasium.spaces.Box, frame_skipping: int) -> tuple[Tens
     return torch.tensor(center, dtype=torch.float32), torch.tensor(half_range, dtype=torch.float32)
 
 
+@component("action_encoder", "linear")
 class ContinuousActionEmbedding(nn.Module):
     """A linear map of the action block, each bounded dimension scaled to [-1, 1] first.
 
     Args:
-        space: The environment's action space.
+        action_space: The environment's action space.
         frame_skipping: Environment steps in an action block.
         action_emb_dim: E.
     """
@@ -39,9 +48,9 @@ class ContinuousActionEmbedding(nn.Module):
     center: Tensor
     half_range: Tensor
 
-    def __init__(self, space: gymnasium.spaces.Box, frame_skipping: int, action_emb_dim: int) -> None:
+    def __init__(self, action_space: gymnasium.spaces.Box, frame_skipping: int, action_emb_dim: int) -> None:
         super().__init__()
-        center, half_range = action_scale(space, frame_skipping)
+        center, half_range = action_scale(action_space, frame_skipping)
         self.register_buffer("center", center)
         self.register_buffer("half_range", half_range)
         self.linear = nn.Linear(len(center), action_emb_dim)
@@ -51,19 +60,20 @@ class ContinuousActionEmbedding(nn.Module):
         return self.linear((actions - self.center) / self.half_range)
 
 
+@component("action_encoder", "table")
 class DiscreteActionEmbedding(nn.Module):
     """A learned vector per action; those of a block are concatenated and mapped to one embedding.
 
     Args:
-        space: The environment's action space.
+        action_space: The environment's action space.
         frame_skipping: Environment steps in an action block.
         action_emb_dim: E.
     """
 
-    def __init__(self, space: gymnasium.spaces.Discrete, frame_skipping: int, action_emb_dim: int) -> None:
+    def __init__(self, action_space: gymnasium.spaces.Discrete, frame_skipping: int, action_emb_dim: int) -> None:
         super().__init__()
-        self.start = int(space.start)
-        self.table = nn.Embedding(int(space.n), action_emb_dim)
+        self.start = int(action_space.start)
+        self.table = nn.Embedding(int(action_space.n), action_emb_dim)
         self.block = nn.Linear(frame_skipping * action_emb_dim, action_emb_dim) if frame_skipping > 1 else nn.Identity()
 
     def forward(self, actions: Tensor) -> Tensor:
@@ -71,12 +81,24 @@ class DiscreteActionEmbedding(nn.Module):
         return self.block(self.table(actions.long() - self.start).flatten(-2))
 
 
-def make_action_embedding(space: gymnasium.Space, frame_skipping: int, action_emb_dim: int) -> nn.Module:
-    """The embedding for a `Box` or `Discrete` action space."""
-    if isinstance(space, gymnasium.spaces.Discrete):
-        return DiscreteActionEmbedding(space, frame_skipping, action_emb_dim)
-    assert isinstance(space, gymnasium.spaces.Box), f"check_action_space lets only Box and Discrete pass, got {space}"
-    return ContinuousActionEmbedding(space, frame_skipping, action_emb_dim)
+def make_action_encoder(config: Config, action_space: gymnasium.Space) -> nn.Module:
+    """The action embedding that `action_encoder_type` names: action blocks (B, T, A) to (B, T, E).
+
+    Raises:
+        ConfigError: it does not take this kind of actions.
+    """
+    discrete = isinstance(action_space, gymnasium.spaces.Discrete)
+    kind = config.action_encoder_type
+    if (kind == "linear" and discrete) or (kind == "table" and not discrete):
+        raise ConfigError(f"action_encoder_type is {kind}, but the action space is {action_space}: set it to auto.")
+    facts = {"frame_skipping": config.frame_skipping, "action_emb_dim": config.action_emb_dim}
+    return components.make("action_encoder", config, discrete, action_space=action_space, **facts)
+
+
+def make_predictor(config: Config, latent_shape: tuple[int, ...]) -> Predictor:
+    """The predictor that `jepa_model.predictor_type` names, for latents (D,) or (N, D)."""
+    facts = {"latent_dim": latent_shape[-1], "action_emb_dim": config.action_emb_dim}
+    return components.make("predictor", config, latent_shape=latent_shape, **facts)
 
 
 class Predictor(nn.Module, ABC):
@@ -93,6 +115,23 @@ class Predictor(nn.Module, ABC):
         """Next embeddings (B, T, D) from embeddings (B, T, D) and action embeddings (B, T, E)."""
 
 
+class MLPPredictorSettings(Section):
+    """The predictor MLP."""
+
+    hidden_dim: int = setting(256, "Hidden width of the predictor MLP.", ge=1)
+    num_layers: int = setting(2, "Hidden layers of the predictor MLP.", ge=1)
+    dropout_rate: float = setting(0.0, "Dropout after each hidden layer of the predictor.", ge=0.0, lt=1.0)
+    residual: bool = setting(False, "Let the predictor give the change of the embedding instead of the next embedding.")
+    context_length: int = setting(
+        1,
+        "How many of the latest embeddings and actions a prediction is made from; 2 shows velocities that a single "
+        "frame hides.",
+        unit="frames",
+        ge=1,
+    )
+
+
+@component("predictor", "mlp", label="MLP")
 class MLPPredictor(Predictor):
     """An MLP with dropout on the concatenation of embeddings and action embeddings of the latest steps.
 
@@ -109,6 +148,8 @@ class MLPPredictor(Predictor):
         residual: Whether the output is added to the embedding.
         context_length: Steps that a prediction is made from; 1 is Markov.
     """
+
+    Settings = MLPPredictorSettings
 
     def __init__(
         self,

@@ -1,0 +1,300 @@
+"""The registry of components: classes that a setting chooses by a name, or by `module:Class` from outside.
+
+A component is registered where it is written, with its settings beside it:
+
+    class CNNSettings(Section):
+        num_layers: int = setting(3, "Number of convolutions.", ge=1)
+
+    @component("encoder", "cnn", label="CNN")
+    class CNNEncoder(nn.Module):
+        Settings = CNNSettings
+
+Its part of the configuration, the comments in `config.yaml`, checks, notices and the report's label follow. Settings may
+have two methods: `contradictions(config, prefix)` and `notices(config, prefix)`, each yielding sentences.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import pkgutil
+import re
+from collections.abc import Callable, Iterator, Mapping
+from copy import copy
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import core_schema
+
+from jepaworld.config.fields import JsonDict, Section, section, setting
+from jepaworld.config.words import explain
+from jepaworld.errors import ConfigError
+
+PACKAGES = ("jepaworld.models", "jepaworld.losses", "jepaworld.planning")
+TRUST = "JEPAWORLD_TRUST"
+OUTSIDE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+T = TypeVar("T", bound=type)
+
+
+class Kind(NamedTuple):
+    """Where the configuration chooses a component and has its settings.
+
+    Attributes:
+        switch: The setting that chooses.
+        section: The section with the settings of all components of the kind.
+        prefix: Before the names in the section.
+        flat: Whether the settings of all components share the section, instead of a part for each.
+        auto: What "auto" chooses for `Box` and for `Discrete` actions.
+    """
+
+    switch: str
+    section: str
+    prefix: str = ""
+    flat: bool = False
+    auto: tuple[str, str] | None = None
+
+    @property
+    def custom(self) -> str:
+        """The setting with the settings of a class from outside."""
+        return "model_params" if self.section == "model_params" else f"{self.section}.{self.prefix}custom"
+
+
+KINDS = {
+    "model": Kind("model_type", "model_params"),
+    "encoder": Kind("encoder_type", "encoder_params"),
+    "action_encoder": Kind("action_encoder_type", "action_encoder_params", auto=("linear", "table")),
+    "predictor": Kind("jepa_model.predictor_type", "jepa_model", "predictor_", flat=True),
+    "auxiliary_loss": Kind("auxiliary_loss.type", "auxiliary_loss.params"),
+    "planner": Kind("planning.planner", "planning", flat=True, auto=("cem", "categorical_cem")),
+}
+_registered: dict[str, dict[str, type]] = {kind: {} for kind in KINDS}
+_labels: dict[tuple[str, str], str] = {}
+_trusted: set[str] = set()
+
+
+def component(kind: str, name: str, *, label: str | None = None) -> Callable[[T], T]:
+    """Register a class of this package under the name that the setting of its kind chooses it by.
+
+    Args:
+        kind: A key of `KINDS`.
+        name: The setting's value.
+        label: How reports call it; None takes the name.
+    """
+
+    def register(cls: T) -> T:
+        _registered[kind][name] = cls
+        _labels[kind, name] = label or name
+        return cls
+
+    return register
+
+
+@cache
+def _find_components() -> None:
+    for package in map(importlib.import_module, PACKAGES):
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            importlib.import_module(module.name)
+
+
+def registered(kind: str) -> Mapping[str, type]:
+    """The built-in classes of a kind by their names."""
+    _find_components()
+    return _registered[kind]
+
+
+def label(kind: str, name: str) -> str:
+    """How reports call a component: its label, or the name of a class from outside."""
+    registered(kind)
+    return _labels.get((kind, name), name.rpartition(":")[2])
+
+
+def values(kind: str) -> list[str]:
+    """What the setting of a kind may be, beside classes from outside."""
+    return [*(["auto"] if KINDS[kind].auto else []), *registered(kind)]
+
+
+# --- in the configuration ------------------------------------------------------------------------------------------
+
+
+class Choice:
+    """For `Annotated[str, Choice(kind)]`, the type of the setting that chooses a component of that kind."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def choices(self) -> str:
+        """What is allowed, in words."""
+        return f"{', '.join(values(self.kind))}, module:Class"
+
+    def _check(self, value: str) -> str:
+        if value not in values(self.kind) and not OUTSIDE.fullmatch(value):
+            raise ValueError(f"no {self.kind.replace('_', ' ')} of that name")
+        return value
+
+
+class ComponentSettings(Section):
+    """A section with the settings of all registered components of a kind; what they are is asked on first use.
+
+    Not on import: components import the configuration themselves.
+    """
+
+    kind: ClassVar[str]
+    complete: ClassVar[bool] = False
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        cls.all_fields()
+        return handler(source)
+
+    @classmethod
+    def all_fields(cls) -> dict[str, FieldInfo]:
+        fields = cls.model_fields
+        if not cls.complete:
+            cls.complete = True
+            own = fields.pop(f"{KINDS[cls.kind].prefix}custom")  # stands last
+            fields |= dict(_fields(cls.kind))
+            fields[f"{KINDS[cls.kind].prefix}custom"] = own
+        return fields
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+
+
+def custom(description: str = "Settings of a class from outside.") -> Any:
+    """The field of a section for the settings of a class from outside."""
+    return setting({}, description)
+
+
+def _fields(kind: str) -> Iterator[tuple[str, FieldInfo]]:
+    where = KINDS[kind]
+    for name, cls in registered(kind).items():
+        settings: type[Section] | None = getattr(cls, "Settings", None)
+        if settings is None:
+            continue
+        if where.flat:
+            yield from ((where.prefix + key, copy(field)) for key, field in settings.model_fields.items())
+        else:
+            part = section(settings, f"Used when {where.switch} is {name}.")
+            yield name, FieldInfo.from_annotated_attribute(settings, part)
+
+
+class Chosen(NamedTuple):
+    """A component that a configuration chooses.
+
+    Attributes:
+        name: Its name, or `module:Class`.
+        cls: The class.
+        settings: Its settings by name.
+        checked: The same as the class's `Settings`, if it has that.
+        prefix: What stands before their names in the configuration.
+    """
+
+    name: str
+    cls: type
+    settings: dict[str, Any]
+    checked: Section | None
+    prefix: str
+
+    def make(self, **facts: Any) -> Any:
+        """The component. Its constructor is given those of the facts that it has parameters for, and all settings."""
+        known = inspect.signature(self.cls).parameters
+        return self.cls(**{name: fact for name, fact in facts.items() if name in known}, **self.settings)
+
+
+def choose(kind: str, name: str, section: Any, discrete: bool | None = None) -> list[Chosen]:
+    """The component of that name with its settings, or what "auto" may choose.
+
+    Args:
+        kind: A key of `KINDS`.
+        name: The value of the setting that chooses.
+        section: The section with the settings.
+        discrete: Whether actions are `Discrete`, which "auto" goes by; None where that is not known.
+
+    Raises:
+        ConfigError: a class from outside is not trusted, cannot be imported, or does not take its settings.
+    """
+    where = KINDS[kind]
+    if name == "auto" and where.auto:
+        names = where.auto if discrete is None else [where.auto[discrete]]
+        return [choose(kind, one, section)[0] for one in names]
+    if name not in registered(kind):
+        return [_from_outside(kind, name, section)]
+    cls = registered(kind)[name]
+    part, prefix = (section, where.prefix) if where.flat else (getattr(section, name, None), f"{name}.")
+    settings = {one: getattr(part, where.prefix + one) for one in taken(cls, section)}
+    checked = cls.Settings(**settings) if hasattr(cls, "Settings") else None  # pyright: ignore[reportAttributeAccessIssue]
+    return [Chosen(name, cls, settings, checked, f"{where.section}.{prefix}")]
+
+
+def chosen(kind: str, config: Any, discrete: bool | None = None) -> list[Chosen]:
+    """As `choose`, with name and settings as a configuration has them."""
+    where = KINDS[kind]
+    return choose(kind, value_at(config, where.switch), value_at(config, where.section), discrete)
+
+
+def make(kind: str, config: Any, discrete: bool = False, **facts: Any) -> Any:
+    """The component of a kind that a configuration chooses, see `Chosen.make`."""
+    return chosen(kind, config, discrete)[0].make(**facts)
+
+
+def taken(cls: type, section: Any) -> list[str]:
+    """The names of the settings that a class takes: of its `Settings`, or else of its parameters in the section."""
+    settings: type[Section] | None = getattr(cls, "Settings", None)
+    if settings is not None:
+        return list(settings.model_fields)
+    shared = type(section).model_fields if isinstance(section, Section) else {}
+    return [name for name in inspect.signature(cls).parameters if name in shared]
+
+
+def value_at(config: Any, key: str) -> Any:
+    """The value of a setting by its dotted path."""
+    for part in key.split("."):
+        config = config.get(part) if isinstance(config, dict) else getattr(config, part)
+    return config
+
+
+# --- from outside --------------------------------------------------------------------------------------------------
+
+
+def trust(settings: Mapping[str, Any]) -> None:
+    """Let the classes that a user's own settings name be imported, from here on in this process.
+
+    Args:
+        settings: Nested dictionaries; those of a file of somebody else's do not belong here.
+    """
+    for where in KINDS.values():
+        node: Any = settings
+        for part in where.switch.split("."):
+            node = node.get(part) if isinstance(node, Mapping) else None
+        if isinstance(node, str):
+            _trusted.add(node)
+
+
+def _from_outside(kind: str, name: str, section: Any) -> Chosen:
+    switch, key = KINDS[kind].switch, KINDS[kind].custom
+    if name not in _trusted and os.environ.get(TRUST) != "1":
+        raise ConfigError(
+            f"{switch} is {name}, code that importing would run: set the environment variable {TRUST}=1 if you trust it."
+        )
+    module, _, attribute = name.partition(":")
+    try:
+        cls = getattr(importlib.import_module(module), attribute)
+    except Exception as error:
+        raise ConfigError(f"{switch} is {name}, which cannot be imported: {type(error).__name__}: {error}") from error
+    given = section if isinstance(section, dict) else getattr(section, key.rpartition(".")[2])
+    kind_of_settings = getattr(cls, "Settings", None)
+    if kind_of_settings is None:
+        shared = {one: getattr(section, one) for one in taken(cls, section)}
+        return Chosen(name, cls, shared | given, None, f"{key}.")
+    try:
+        checked = kind_of_settings.model_validate(given)
+    except ValidationError as error:
+        raise ConfigError("\n".join(explain(error, kind_of_settings, f"{key}."))) from None
+    return Chosen(name, cls, {one: getattr(checked, one) for one in type(checked).model_fields}, checked, f"{key}.")
