@@ -25,8 +25,7 @@ from jepaworld.errors import ConfigError, PlanningError
 from jepaworld.evaluation.encoding import paint
 from jepaworld.evaluation.planning import AgentResult, Outcome, Recording, evaluate_planning
 from jepaworld.evaluation.results import PLANNING_FILE, PLANNING_FOLDER
-from jepaworld.models import checkpoints
-from jepaworld.models.jepa import JEPA
+from jepaworld.models import checkpoints, load, load_decoder
 from jepaworld.models.state_decoder import JEPAStateDecoder
 from jepaworld.planning import WorldModelPolicy
 from jepaworld.runs.folder import RunFolder, read_run
@@ -68,7 +67,7 @@ def evaluate_run(
     device = resolve_device(config.device)
     checkpoint = checkpoints.load(folder, "jepa").path
     with torch.random.fork_rng(devices=[]):  # models draw their first weights; the caller's numbers go on as before
-        model = JEPA.from_pretrained(folder, device)
+        model = load(folder, device)
         decoder = _decoder(folder, config, device)  # before minutes of playing, as it may be damaged
     dataset, episodes = _heldout(read_run(folder), progress)
     bf16 = use_bf16(config.mixed_precision, device, model)
@@ -218,7 +217,7 @@ def _heldout(run: RunFolder, progress: Progress) -> tuple[EpisodeDataset | None,
 
 def _decoder(folder: Path, config: Config, device: torch.device) -> JEPAStateDecoder | None:
     path = checkpoints.checkpoint_path(folder, config, "jepa_decoder")
-    return JEPAStateDecoder.from_pretrained(folder, device) if path.is_file() else None
+    return load_decoder(folder, device) if path.is_file() else None
 
 
 def _read_picture(path: Path, what: str, config: Config, progress: Progress) -> NDArray[np.uint8]:

@@ -20,11 +20,11 @@ from jepaworld.config import Config, load_config, to_commented_yaml
 from jepaworld.data.collect import collect
 from jepaworld.data.store import EpisodeDataset
 from jepaworld.data.windows import Split, WindowLoader, split_episodes
-from jepaworld.envs.spaces import space_to_dict
+from jepaworld.envs.spaces import Spaces, space_to_dict
 from jepaworld.errors import CheckpointError, ConfigError, DatasetError
 from jepaworld.losses.collapse import collapse_diagnostics
-from jepaworld.models import checkpoints
-from jepaworld.models.jepa import JEPA
+from jepaworld.losses.objective import make_objective
+from jepaworld.models import JEPA, build, checkpoints, load
 from jepaworld.runs.metrics import MetricsLog, forget_phase
 from jepaworld.runs.record import (
     RUN_FILE,
@@ -35,7 +35,7 @@ from jepaworld.runs.record import (
     open_run_folder,
     read_info,
 )
-from jepaworld.training_loops.epoch_loop import JEPAObjective, Updater
+from jepaworld.training_loops.epoch_loop import TrainingStep
 from jepaworld.training_loops.jepa_decoder_loop import train_jepa_state_decoder
 from jepaworld.training_loops.phase_loop import Phase, Run, run_phase
 from jepaworld.utils.devices import autocast, resolve_device, use_bf16
@@ -173,7 +173,8 @@ def _train_jepa(
 ) -> None:
     config = run.config
     torch.manual_seed(config.seed)
-    model = JEPA.from_config(config, dataset.action_space).to(run.device)
+    spaces = Spaces.of(config, dataset.action_space)
+    model = build(config, spaces).to(run.device)
     if config.load_model_path is not None:
         _load_weights(model, config, dataset, run.progress)
         run.progress.message(f"JEPA loaded from {config.load_model_path}")
@@ -182,7 +183,7 @@ def _train_jepa(
         checkpoints.save(path, model, "jepa", config, run.action_space)
         run.progress.message("JEPA training skipped (training_options.skip_jepa_training_if_loaded)")
         return
-    objective = JEPAObjective.from_config(config, model, dataset.action_space)
+    objective = make_objective(config, model, spaces)
 
     def loader(episodes: np.ndarray) -> WindowLoader:
         return WindowLoader(
@@ -199,18 +200,19 @@ def _train_jepa(
         kind="jepa",
         objective=objective,
         module=model,
-        updater=Updater(
-            objective.parameters(),
-            config.learning_rate_jepa or config.learning_rate,
+        step=TrainingStep(
+            objective,
             config,
+            config.learning_rate_jepa or config.learning_rate,
             config.num_epochs * steps_per_epoch,
+            run.device,
+            use_bf16(config.mixed_precision, run.device, objective),
         ),
         train=train,
         validation=validation,
         num_epochs=config.num_epochs,
         steps_per_epoch=steps_per_epoch,
         metric=config.early_stopping.metric_jepa,
-        shown="loss_jepa",
         patience=config.early_stopping.patience,
         delta=config.early_stopping.delta,
         after_epoch=_CollapseWatch(model, dataset, diagnosed, run),
@@ -221,7 +223,7 @@ def _train_jepa(
 def _train_decoder(
     run: Run, dataset: EpisodeDataset, split: Split, buffer_bytes: int | None, resume: bool, record: RunRecord
 ) -> None:
-    jepa = JEPA.from_pretrained(run.folder, run.device)
+    jepa = load(run.folder, run.device)
     record.note_phase("decoder", train_jepa_state_decoder(jepa, dataset, split, buffer_bytes, run, resume))
 
 

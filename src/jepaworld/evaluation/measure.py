@@ -14,6 +14,7 @@ import torch
 
 from jepaworld.data.store import EpisodeDataset
 from jepaworld.data.windows import Split
+from jepaworld.envs.spaces import Spaces
 from jepaworld.evaluation.encoding import (
     encode_frames,
     gather_rows,
@@ -25,7 +26,7 @@ from jepaworld.evaluation.probes import ProbeResult, probe_states
 from jepaworld.evaluation.results import PlanningReport, read_planning
 from jepaworld.evaluation.state_probes import choose_state_probes
 from jepaworld.losses.collapse import CollapseDiagnostics, collapse_diagnostics
-from jepaworld.models.jepa import JEPA
+from jepaworld.models import JEPA, build, load, load_decoder
 from jepaworld.models.state_decoder import JEPAStateDecoder
 from jepaworld.runs.folder import RunFolder
 from jepaworld.utils.devices import resolve_device
@@ -167,7 +168,7 @@ def _load(kind: type[JEPA] | type[JEPAStateDecoder], run: RunFolder, device: str
             f"`jepaworld train --run {run.path} --resume`."
         )
         return None
-    return kind.from_pretrained(run.path, resolve_device(device))
+    return (load if kind is JEPA else load_decoder)(run.path, resolve_device(device))
 
 
 def _open_dataset(run: RunFolder, measured: Measurements) -> EpisodeDataset | None:
@@ -247,7 +248,7 @@ def _measure_model(
 def _untrained(run: RunFolder, dataset: EpisodeDataset, device: torch.device) -> JEPA:
     """The same architecture with other random weights."""
     torch.manual_seed(run.config.seed + 1)
-    return JEPA.from_config(run.config, dataset.action_space).to(device)
+    return build(run.config, Spaces.of(run.config, dataset.action_space)).to(device)
 
 
 def _headline_variable(probes: Sequence[ProbeResult]) -> str | None:

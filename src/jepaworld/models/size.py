@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from jepaworld.config import Config
 from jepaworld.data.windows import Batch
 from jepaworld.envs.pixels import make_env
-from jepaworld.envs.spaces import block_size
-from jepaworld.models.jepa import JEPA
-from jepaworld.models.state_decoder import JEPAStateDecoder
-from jepaworld.training_loops.epoch_loop import JEPAObjective
+from jepaworld.envs.spaces import Spaces, block_size
+from jepaworld.losses.objective import JEPAObjective, make_objective
+from jepaworld.models.building import build, build_decoder
 from jepaworld.training_loops.jepa_decoder_loop import StateDecoderObjective
 from jepaworld.utils.devices import resolve_device
 
@@ -35,8 +34,9 @@ def describe_config(config: Config) -> str:
     env = make_env(config.environment_name, config.environment_kwargs)
     action_space = env.action_space
     env.close()
-    model = JEPA.from_config(config, action_space)
-    decoder = JEPAStateDecoder.from_config(config)
+    spaces = Spaces.of(config, action_space)
+    model = build(config, spaces)
+    decoder = build_decoder(config, model.latent_shape)
     lines = [f"device               {device}", f"action space         {action_space}", "", "parameters"]
     parts: dict[str, nn.Module | None] = {
         "online encoder": model.online_encoder,
@@ -56,7 +56,7 @@ def describe_config(config: Config) -> str:
         f"  dataset            {_size(frames * config.input_channels * config.image_size**2)} "
         f"({frames:,} frames at most, from {config.num_episodes_data_collection:,} episodes)"
     )
-    jepa = JEPAObjective.from_config(config, model, action_space)
+    jepa = make_objective(config, model, spaces)
     lines.append(f"  JEPA step          {_size(_step_bytes(jepa, jepa, config, action_space))}")
     if config.jepa_decoder_training.enabled:
         objective = StateDecoderObjective(decoder, model, config.jepa_decoder_training.embedding_source)

@@ -9,14 +9,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from jepaworld.data.store import EpisodeDataset
 from jepaworld.data.windows import Batch, Split, WindowLoader
-from jepaworld.models.jepa import JEPA, to_images
-from jepaworld.models.state_decoder import JEPAStateDecoder
-from jepaworld.training_loops.epoch_loop import Objective, Updater
+from jepaworld.losses.objective import Objective
+from jepaworld.models import JEPA, JEPAStateDecoder, build_decoder
+from jepaworld.models.jepa import to_images
+from jepaworld.models.protocol import Source, encoder_of
+from jepaworld.training_loops.epoch_loop import TrainingStep
 from jepaworld.training_loops.phase_loop import Phase, PhaseState, Run, run_phase
+from jepaworld.utils.devices import use_bf16
 from jepaworld.utils.pictures import save_rows
 from jepaworld.utils.storage import storage_errors
 
@@ -28,15 +31,17 @@ class StateDecoderObjective(Objective):
 
     Args:
         decoder: The only part that is trained.
-        jepa: Gives the embeddings, in eval mode and without gradients; it is no part of this module's state.
+        model: Gives the embeddings, in eval mode and without gradients; it is no part of this module's state.
         embedding_source: "online" or "target".
     """
 
-    def __init__(self, decoder: JEPAStateDecoder, jepa: JEPA, embedding_source: str) -> None:
+    loss_name = "loss_jepa_decoder"
+
+    def __init__(self, decoder: JEPAStateDecoder, model: nn.Module, embedding_source: Source) -> None:
         super().__init__()
         self.decoder = decoder
-        jepa.eval()
-        self._encode = jepa.encode_target if embedding_source == "target" else jepa.encode_online
+        model.eval()
+        self._encode = encoder_of(model, embedding_source)
 
     @torch.no_grad()
     def embed(self, frames: Tensor) -> Tensor:
@@ -47,10 +52,7 @@ class StateDecoderObjective(Objective):
         """Loss of a batch whose windows are single frames (N, 1, C, H, W)."""
         frames = batch.frames.squeeze(1)
         loss = (self.decoder(self.embed(frames)).float() - to_images(frames)).square().mean()
-        return loss, {"loss_jepa_decoder": loss.detach()}
-
-    def after_step(self) -> None:
-        """Nothing: the JEPA is frozen."""
+        return loss, {}
 
 
 def train_jepa_state_decoder(
@@ -76,7 +78,7 @@ def train_jepa_state_decoder(
     config = run.config
     settings = config.jepa_decoder_training
     torch.manual_seed(config.seed + 1)
-    decoder = JEPAStateDecoder.from_config(config).to(run.device)
+    decoder = build_decoder(config, jepa.latent_shape).to(run.device)
     objective = StateDecoderObjective(decoder, jepa, settings.embedding_source)
 
     def loader(episodes: np.ndarray) -> WindowLoader:
@@ -91,18 +93,19 @@ def train_jepa_state_decoder(
         kind="jepa_decoder",
         objective=objective,
         module=decoder,
-        updater=Updater(
-            decoder.parameters(),
-            settings.learning_rate or config.learning_rate,
+        step=TrainingStep(
+            objective,
             config,
+            settings.learning_rate or config.learning_rate,
             settings.num_epochs * steps_per_epoch,
+            run.device,
+            use_bf16(config.mixed_precision, run.device, objective),
         ),
         train=train,
         validation=validation,
         num_epochs=settings.num_epochs,
         steps_per_epoch=steps_per_epoch,
         metric=settings.early_stopping.metric,
-        shown="loss_jepa_decoder",
         patience=settings.early_stopping.patience,
         delta=settings.early_stopping.delta,
         after_epoch=lambda epoch: _plot_validation(objective, dataset, split, run, epoch),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -13,14 +14,15 @@ from typing import Any
 
 import gymnasium
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from jepaworld.config import Config
 from jepaworld.data.windows import WindowLoader
 from jepaworld.errors import NonFiniteLossError
+from jepaworld.losses.objective import Objective
 from jepaworld.models import checkpoints
 from jepaworld.runs.metrics import MetricsLog
-from jepaworld.training_loops.epoch_loop import Meter, Objective, Updater, train_validate_model_epoch
+from jepaworld.training_loops.epoch_loop import Meter, TrainingStep, train_validate_model_epoch
 from jepaworld.utils.devices import use_bf16
 from jepaworld.utils.progress import Progress
 
@@ -38,13 +40,12 @@ class Phase:
         kind: Kind of the checkpoint, see `checkpoints`.
         objective: Maps a batch to the loss.
         module: What checkpoints hold.
-        updater: Optimizer and schedule.
+        step: One step of it, with optimizer and schedule.
         train: Training batches.
         validation: Validation batches, or `None`.
         num_epochs: Longest training.
         steps_per_epoch: Training steps in an epoch.
         metric: Name of the metric, lower is better, that picks the best checkpoint; LATEST for the last epoch.
-        shown: Name of the loss beside the progress bar.
         patience: Epochs without an improvement after which the phase ends.
         delta: Smallest decrease that counts as an improvement.
         after_epoch: Called with the epoch's number before its checkpoints; returns more metrics for the epoch.
@@ -55,13 +56,12 @@ class Phase:
     kind: str
     objective: Objective
     module: nn.Module
-    updater: Updater
+    step: TrainingStep
     train: WindowLoader
     validation: WindowLoader | None
     num_epochs: int
     steps_per_epoch: int
     metric: str
-    shown: str
     patience: int
     delta: float
     after_epoch: Callable[[int], dict[str, Any]]
@@ -126,6 +126,11 @@ def run_phase(phase: Phase, run: Run, resume: bool) -> PhaseState:
     return _PhaseRunner(phase, run).run(resume)
 
 
+def _current_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The objective's state with the names of this release; in 0.1.0 the losses on dynamics were `plannable`."""
+    return {re.sub(r"^plannable\.", "dynamics_losses.", name): tensor for name, tensor in state.items()}
+
+
 class _PhaseRunner:
     def __init__(self, phase: Phase, run: Run) -> None:
         self.phase, self.owner = phase, run
@@ -176,7 +181,7 @@ class _PhaseRunner:
                 self.meter,
                 run.device,
                 self.bf16,
-                phase.updater,
+                phase.step,
                 lambda: self._after_step(began),
             )
         state.train_seconds = time.perf_counter() - began
@@ -196,7 +201,7 @@ class _PhaseRunner:
     def _after_step(self, began: float) -> None:
         phase, run, state = self.phase, self.owner, self.state
         state.batches_done += 1
-        step = phase.updater.step_count
+        step = phase.step.step_count
         last = state.batches_done == phase.steps_per_epoch
         save = step % run.config.checkpoint_every_steps == 0 and not last
         stop = run.stop_requested()
@@ -204,15 +209,14 @@ class _PhaseRunner:
         if step % self.meter.log_every_steps == 0 or last or save or stop:
             # Nothing may be saved before the losses up to here are known to be finite.
             recent = self.meter.read_recent(step)
-            note = f"epoch {state.epoch}  loss {recent[phase.shown]:.4f}"
+            note = f"epoch {state.epoch}  loss {recent[phase.objective.loss_name]:.4f}"
             run.log.write(
                 "step",
                 phase.name,
                 state.epoch,
                 step,
                 self._seconds(),
-                {f"train_{name}": value for name, value in recent.items()}
-                | {"learning_rate": phase.updater.optimizer.param_groups[0]["lr"]},
+                {f"train_{name}": value for name, value in recent.items()} | {"learning_rate": phase.step.rate.item()},
             )
         run.progress.advance(1, note)
         if save or (stop and not last):
@@ -229,14 +233,14 @@ class _PhaseRunner:
         if best:
             state.best, state.best_epoch = value, state.epoch
         record = metrics | {"best": best}
-        run.log.write("epoch", phase.name, state.epoch, phase.updater.step_count, self._seconds(), record)
+        run.log.write("epoch", phase.name, state.epoch, phase.step.step_count, self._seconds(), record)
         for which in ("last", "best") if best else ("last",):
             path = checkpoints.checkpoint_path(run.folder, run.config, phase.kind, which)
             checkpoints.save(path, phase.module, phase.kind, run.config, run.action_space)
         state.finished = state.epoch == phase.num_epochs or state.epoch - state.best_epoch >= phase.patience
         state.epoch += 1
         state.batches_done, state.train_seconds = 0, 0.0
-        self.meter = Meter(run.config.logging.log_every_steps)
+        self.meter.reset()
         self._save()
         if run.stop_requested():
             raise KeyboardInterrupt
@@ -249,14 +253,12 @@ class _PhaseRunner:
         phase, state = self.phase, self.state
         self._seconds()
         state.meter = self.meter.state() if state.batches_done else None
-        optimizer = phase.updater.optimizer.state_dict()
         checkpoints.save_state(
             self.owner.state_path(phase.name),
             {
                 "phase": vars(state).copy(),
                 "objective": phase.objective.state_dict(),
-                "optimizer": {str(index): entry for index, entry in optimizer["state"].items()},
-                "step_count": phase.updater.step_count,
+                **phase.step.state(),
                 "random": checkpoints.random_state(),
                 "metrics_bytes": self.owner.log.flush(),
             },
@@ -270,14 +272,10 @@ class _PhaseRunner:
             self.meter.load_state(self.state.meter)
         if self.state.finished:
             return  # the best checkpoint holds the result, and later phases may have written metrics since
-        phase.objective.load_state_dict(saved["objective"])
-        optimizer = phase.updater.optimizer
-        optimizer.load_state_dict(
-            optimizer.state_dict() | {"state": {int(index): entry for index, entry in saved["optimizer"].items()}}
-        )
-        phase.updater.step_count = saved["step_count"]
+        phase.objective.load_state_dict(_current_names(saved["objective"]))
+        phase.step.load_state(saved)
         checkpoints.set_random_state(saved["random"])
-        self.owner.log.rewind(saved["metrics_bytes"], phase.name, phase.updater.step_count)
+        self.owner.log.rewind(saved["metrics_bytes"], phase.name, phase.step.step_count)
 
     def _explain(self, error: NonFiniteLossError) -> str:
         phase, run = self.phase, self.owner
