@@ -15,9 +15,10 @@ import jepaworld
 from jepaworld.config import Config
 from jepaworld.data.manifest import MANIFEST, SCHEMA_VERSION, Manifest, read_manifest, write_manifest
 from jepaworld.data.policies import BUILT_IN, make_policy, policy_file
-from jepaworld.data.rollout import discover_state_variables, make_player
+from jepaworld.data.rollout import discover_state_variables
 from jepaworld.data.store import EpisodeDataset, file_checksum, finished_shards, remove_unfinished
 from jepaworld.data.workers import collect_shards
+from jepaworld.envs.player import Player
 from jepaworld.envs.seeding import kept_random_state
 from jepaworld.envs.spaces import block_size, space_to_dict
 from jepaworld.errors import DatasetError
@@ -144,7 +145,7 @@ def _begin(config: Config, path: Path, expected: Manifest, progress: Progress) -
             f"{path}: not a dataset (it has no {MANIFEST}) and not empty: it holds {', '.join(others[:5])}"
             f"{' and more' if len(others) > 5 else ''}. Set dataset_dir to a new or empty folder."
         )
-    with make_player(config) as player:
+    with Player.of(config) as player:
         states = discover_state_variables(config, player)
     manifest = dataclasses.replace(expected, state_variables=states)
     write_manifest(path, manifest)
@@ -155,7 +156,7 @@ def _expected_manifest(config: Config) -> Manifest:
     """The manifest that the settings ask for; the state variables are not known yet."""
     settings = config.collection
     # What is wrong with environment, frames or policy is found here, in one process and before a folder exists.
-    with make_player(config) as player:
+    with Player.of(config) as player:
         action_size = block_size(player.action_space, config.frame_skipping)
         action_space = space_to_dict(player.action_space)
         make_policy(settings, player.action_space)

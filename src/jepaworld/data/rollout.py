@@ -48,25 +48,10 @@ def play_shard(config: Config, manifest: Manifest, first: int, count: int) -> Ge
             if history is not None:
                 yield from history.episodes(manifest, first)
                 return
-    with make_player(config) as player:
+    with Player.of(config) as player:
         policy = make_policy(config.collection, player.action_space)
         for episode in range(first, first + count):
             yield from _play_one(player, policy, config, episode, frames=True).episodes(manifest, episode)
-
-
-def make_player(config: Config) -> Player:
-    """One lane of the environment that is collected from.
-
-    Raises:
-        EnvironmentNotUsableError: it cannot be made, or gives no frames.
-    """
-    return Player(
-        config.environment_name,
-        config.environment_kwargs,
-        image_size=config.image_size,
-        input_channels=config.input_channels,
-        frame_source=config.collection.frame_source,
-    )
 
 
 def discover_state_variables(config: Config, player: Player) -> dict[str, list[int]]:
