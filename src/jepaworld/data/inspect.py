@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from jepaworld.data.manifest import Manifest
+from jepaworld.data.spec import Collected, DatasetSpec
 from jepaworld.data.store import EpisodeDataset
 from jepaworld.errors import DatasetError
 from jepaworld.utils.storage import atomic_write_bytes
@@ -47,8 +47,10 @@ class DatasetSummary:
     """
 
     path: Path
-    manifest: Manifest | None
-    """Environment, spaces, policy, seed and all other settings; `None` where too much is damaged."""
+    spec: DatasetSpec | None
+    """What it is; `None` where too much is damaged."""
+    provenance: Collected | None
+    """Where it comes from; `None` where too much is damaged."""
     action_space: str
     episodes: int
     frames: int
@@ -77,16 +79,15 @@ class DatasetSummary:
     def __str__(self) -> str:
         """A table for the terminal."""
         lines = [f"{self.path}"]
-        manifest = self.manifest
-        if manifest is not None:
-            kwargs = f" {manifest.environment_kwargs}" if manifest.environment_kwargs else ""
-            channels = manifest.input_channels
+        spec, collected = self.spec, self.provenance
+        if spec is not None and collected is not None:
+            kwargs = f" {collected.environment_kwargs}" if collected.environment_kwargs else ""
             lines += [
-                f"  environment  {manifest.environment_name}{kwargs}, {self.action_space}",
-                f"  frames       {channels} x {manifest.image_size} x {manifest.image_size}, "
-                f"{manifest.frame_skipping} environment step(s) apart",
-                f"  policy       {manifest.policy}, seed {manifest.seed}",
-                f"  collected    {self.episodes} of {manifest.num_episodes} episodes, {self.frames:,} frames, "
+                f"  environment  {collected.environment_name}{kwargs}, {self.action_space}",
+                f"  frames       {spec.input_channels} x {spec.image_size} x {spec.image_size}, "
+                f"{spec.frame_skipping} environment step(s) apart",
+                f"  policy       {collected.policy}, seed {collected.seed}",
+                f"  collected    {self.episodes} of {spec.num_episodes} episodes, {self.frames:,} frames, "
                 f"{self.disk_bytes / 2**20:,.1f} MiB",
             ]
         lines += [
@@ -131,7 +132,7 @@ def inspect_dataset(path: str | Path) -> DatasetSummary:
         problem = str(error)
         try:
             dataset = EpisodeDataset.open(path, verify_checksums=False)
-        except DatasetError:  # sizes or the manifest are wrong too; the first problem is reported
+        except DatasetError:  # sizes or dataset.json are wrong too; the first problem is reported
             dataset = None
     return _summarise(path, dataset, problem)
 
@@ -143,7 +144,8 @@ def _summarise(path: Path, dataset: EpisodeDataset | None, problem: str | None) 
     states = {} if dataset is None else dataset.state_variables
     return DatasetSummary(
         path=path,
-        manifest=None if dataset is None else dataset.manifest,
+        spec=None if dataset is None else dataset.spec,
+        provenance=None if dataset is None else dataset.provenance,
         action_space="" if dataset is None else str(dataset.action_space),
         episodes=len(lengths),
         frames=0 if dataset is None else dataset.num_frames,
@@ -205,10 +207,10 @@ def contact_sheet(dataset: EpisodeDataset, path: str | Path, episodes: int = 6, 
     total = len(dataset.episode_lengths)
     if total == 0:
         raise DatasetError(f"{dataset.path}: has no episodes yet. Continue its collection.")
-    manifest = dataset.manifest
+    spec, collected = dataset.spec, dataset.provenance
     chosen = _spread(total, episodes)
-    scale = max(1, -(-_SMALLEST_TILE // manifest.image_size))
-    tile = manifest.image_size * scale
+    scale = max(1, -(-_SMALLEST_TILE // spec.image_size))
+    tile = spec.image_size * scale
     font, small = ImageFont.load_default(14), ImageFont.load_default(12)
     label, header, caption = 92, 30, 16
     columns = min(frames, int(dataset.episode_lengths[chosen].max()) + 1)
@@ -216,8 +218,8 @@ def contact_sheet(dataset: EpisodeDataset, path: str | Path, episodes: int = 6, 
     height = header + len(chosen) * (tile + caption + _GAP) + _GAP
     sheet = Image.new("RGB", (width, height), _BACKGROUND)
     draw = ImageDraw.Draw(sheet)
-    skip = "" if manifest.frame_skipping == 1 else f", a frame every {manifest.frame_skipping} steps"
-    title = f"{manifest.environment_name}: {total} episodes, policy {manifest.policy}{skip}"
+    skip = "" if spec.frame_skipping == 1 else f", a frame every {spec.frame_skipping} steps"
+    title = f"{collected.environment_name}: {total} episodes, policy {collected.policy}{skip}"
     draw.text((_GAP, 7), _fitting(draw, title, font, width - 2 * _GAP), _INK, font)
     for row, episode in enumerate(chosen):
         top = header + row * (tile + caption + _GAP)

@@ -25,6 +25,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 from jepaworld.config.schema import CollectionConfig
+from jepaworld.data.spec import Collected
 from jepaworld.envs.spaces import UNBOUNDED
 from jepaworld.errors import ConfigError
 
@@ -244,7 +245,7 @@ def _policy_errors(name: str, doing: str) -> Iterator[None]:
 # --- making one
 
 
-def make_policy(settings: CollectionConfig, action_space: gym.Space[Any]) -> Policy:
+def make_policy(settings: CollectionConfig | Collected, action_space: gym.Space[Any]) -> Policy:
     """The policy that the section `collection` names.
 
     `module:attribute` may name
@@ -257,7 +258,7 @@ def make_policy(settings: CollectionConfig, action_space: gym.Space[Any]) -> Pol
     `deterministic: true` in `policy_kwargs` makes it take its best action.
 
     Args:
-        settings: the section `collection`.
+        settings: the section `collection`, or what a dataset says of its collection.
         action_space: Box or Discrete; the policy gets its own copy.
 
     Raises:
@@ -265,7 +266,7 @@ def make_policy(settings: CollectionConfig, action_space: gym.Space[Any]) -> Pol
     """
     name, kwargs = settings.policy, dict(settings.policy_kwargs)
     if name in BUILT_IN:
-        return RandomPolicy(action_space, settings.smoothness if name == "smooth_random" else 0.0)
+        return RandomPolicy(action_space, (settings.smoothness or 0.0) if name == "smooth_random" else 0.0)
     target: Any = import_attribute(name)
     action_space = copy.deepcopy(action_space)
     # Model libraries take `deterministic` when acting, not when loading.

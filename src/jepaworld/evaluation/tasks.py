@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from jepaworld.config import Config
 from jepaworld.config.planning import EvaluationConfig
 from jepaworld.data.store import EpisodeDataset
-from jepaworld.envs.frames import FrameSource
 from jepaworld.envs.player import Lane, Player
 from jepaworld.envs.restore import DrawnStart, RecordedStart, RestoreMethod, draw_start, goal_frame
 from jepaworld.envs.seeding import episode_seeds, kept_random_state
@@ -65,14 +64,13 @@ def make_task_player(config: Config, dataset: EpisodeDataset | None, num_lanes: 
     Raises:
         EnvironmentNotUsableError: as `make_env`.
     """
-    manifest = None if dataset is None else dataset.manifest
     return Player(
         config.environment_name,
         config.environment_kwargs | {"max_episode_steps": -1},
         num_lanes,
         image_size=config.image_size,
         input_channels=config.input_channels,
-        frame_source=config.collection.frame_source if manifest is None else _known_source(manifest.frame_source),
+        frame_source=config.collection.frame_source if dataset is None else dataset.provenance.frame_source,
     )
 
 
@@ -149,10 +147,6 @@ def _unsolved(
     return tuple(tasks), solved
 
 
-def _known_source(source: str) -> FrameSource:
-    return {"observation": "observation", "render": "render"}.get(source, "auto")  # pyright: ignore[reportReturnType]
-
-
 # --- recorded starts and goals ------------------------------------------------------------------------------
 
 
@@ -203,7 +197,7 @@ def _recorded_tasks(
     Tasks of one episode are alike, while an interval takes them for independent.
     """
     blocks = _goal_blocks(settings.goal_steps, dataset, episodes)
-    manifest, rng = dataset.manifest, np.random.default_rng(settings.seed)
+    rng = np.random.default_rng(settings.seed)
     # The last frame of an episode is no goal: its block of actions may have been cut short by the end.
     counts = np.maximum(dataset.episode_lengths[episodes] - blocks, 0)
     numbers, starts = np.repeat(episodes, counts), np.concatenate([rng.permutation(count) for count in counts])
@@ -213,7 +207,7 @@ def _recorded_tasks(
         last, episode = first + blocks, dataset.episode(number)
         start = RecordedStart(
             method=method,
-            seed=manifest.seed,
+            seed=dataset.provenance.seed,
             episode=dataset.episode_number(number),
             actions=_environment_actions(dataset, episode.actions[:first]),
             frame=episode.frames[first],
@@ -235,7 +229,7 @@ def _environment_actions(dataset: EpisodeDataset, blocks: NDArray[Any]) -> NDArr
 
 
 def _goal_blocks(goal_steps: int, dataset: EpisodeDataset, episodes: NDArray[np.int64]) -> int:
-    skip = dataset.manifest.frame_skipping
+    skip = dataset.spec.frame_skipping
     longest = (int(dataset.episode_lengths[episodes].max()) - 1) * skip
     if longest < skip:
         raise PlanningError(
@@ -265,7 +259,7 @@ def _draw_from_environment(config: Config, lane: Lane, dataset: EpisodeDataset |
     if dataset is None:
         collected, num_collected = config.dataset_seed, config.num_episodes_data_collection
     else:
-        collected, num_collected = dataset.manifest.seed, dataset.manifest.num_episodes
+        collected, num_collected = dataset.provenance.seed, dataset.spec.num_episodes
     used = {episode_seeds(collected, episode).environment for episode in range(num_collected)}
     seeds = (seed for index in count() if (seed := _drawn_seed(settings.seed, index)) not in used)
     criterion = _criterion_for_drawn(settings, lane, next(seeds))
