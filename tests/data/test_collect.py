@@ -12,12 +12,14 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
 from toy_envs import DISCRETE_START, shade
 
+import jepaworld
 from jepaworld.config import Config
 from jepaworld.data import collect as collect_module
 from jepaworld.data import rollout
@@ -666,3 +668,15 @@ def test_the_manifest_says_what_was_collected(settings: Settings):
     assert (manifest["policy"], manifest["smoothness"], manifest["seed"]) == ("smooth_random", 0.5, 4)
     assert manifest["action_space"]["type"] == "Box" and manifest["complete"] is True
     assert set(manifest["versions"]) == {"jepaworld", "gymnasium", "numpy"}
+
+
+def test_a_package_that_is_on_the_path_but_not_installed_collects(settings: Settings, monkeypatch):
+    def nothing(name: str):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", nothing)
+    assert collect(settings()).provenance.versions == {
+        "jepaworld": jepaworld.__version__,
+        "gymnasium": "unknown",
+        "numpy": "unknown",
+    }

@@ -28,6 +28,11 @@ def test_it_is_found_without_an_import_through_its_module():
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 
+def test_importing_the_package_makes_it_known_whatever_the_program_is_called():
+    code = "import sys; sys.argv = ['jepaworld']; import jepaworld, gymnasium; gymnasium.spec('jepaworld/TwoRoom-v0')"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
 def test_it_is_registered_once():
     before = gymnasium.spec(jepaworld.envs.TWO_ROOM_ID)
     jepaworld.envs.register()

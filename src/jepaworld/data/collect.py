@@ -11,7 +11,7 @@ import dataclasses
 from pathlib import Path
 
 from jepaworld.config import Config
-from jepaworld.data.policies import BUILT_IN, make_policy, policy_file
+from jepaworld.data.policies import BUILT_IN, current_name, make_policy, policy_file
 from jepaworld.data.rollout import discover_state_variables
 from jepaworld.data.shards import file_checksum, finished_shards, remove_unfinished
 from jepaworld.data.spec import (
@@ -207,6 +207,7 @@ def _require_same_settings(path: Path, spec: DatasetSpec, collected: Collected) 
         f"{setting} is {found[name]!r} there and {expected[name]!r} now"
         for name, setting in _SETTINGS.items()
         if found[name] != expected[name]
+        and not (name == "policy" and current_name(found[name]) == current_name(expected[name]))
     ]
     if differing:
         raise DatasetError(

@@ -26,10 +26,11 @@ from gymnasium.spaces import Box, Discrete
 
 from jepaworld.config.schema import CollectionConfig
 from jepaworld.data.spec import Collected
-from jepaworld.envs.spaces import UNBOUNDED
+from jepaworld.envs.spaces import action_bounds
 from jepaworld.errors import ConfigError
 
 BUILT_IN = ("random", "smooth_random")
+_MOVED = {"jepaworld.envs.push_t:NearBlockPolicy": "jepaworld.data.push_t_policy:NearBlockPolicy"}
 
 
 class Policy(Protocol):
@@ -123,8 +124,8 @@ class RandomPolicy:
 
 def _spread(normal: np.ndarray, space: Box) -> np.ndarray:
     """Bring standard normal numbers (steps, N) into the bounds of the space, in its dtype."""
-    low, high = space.low.ravel().astype(np.float64), space.high.ravel().astype(np.float64)
-    below, above = low > -UNBOUNDED, high < UNBOUNDED
+    low, high, _, _ = action_bounds(space)
+    below, above = np.isfinite(low), np.isfinite(high)
     integer = np.issubdtype(space.dtype, np.integer)
     # The math module, entry by entry: numpy has no erf, and its vectorised logarithm may round differently in
     # arrays of another length, while act() and sequence() must agree to the last bit.
@@ -309,6 +310,11 @@ def _load_model(name: str, cls: Any, path: str, kwargs: dict[str, Any]) -> Any:
         return cls.load(str(file), **kwargs)
 
 
+def current_name(policy: str) -> str:
+    """The name of a policy today, also where a dataset or a configuration has that of an earlier version."""
+    return _MOVED.get(policy, policy)
+
+
 def policy_file(path: str) -> Path:
     """The file that `policy_path` means: Stable-Baselines3 lets one leave out the ending .zip."""
     given = Path(path)
@@ -321,7 +327,7 @@ def import_attribute(name: str) -> Any:
     Raises:
         ConfigError: no built-in policy and no such import path.
     """
-    module_name, separator, attribute = name.partition(":")
+    module_name, separator, attribute = current_name(name).partition(":")
     if not separator or not module_name or not attribute:
         close = difflib.get_close_matches(name, BUILT_IN, n=1, cutoff=0.5)
         hint = f" Did you mean {close[0]}?" if close else ""

@@ -22,6 +22,7 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from jepaworld.envs import register
 from jepaworld.envs.calls import close
 from jepaworld.envs.frames import is_image_space
 from jepaworld.envs.hooks import hook
@@ -142,6 +143,7 @@ def _checked_kwargs(environment_name: str, environment_kwargs: Mapping[str, Any]
 
 
 def _find_spec(environment_name: str) -> EnvSpec:
+    register()
     module, _, name = environment_name.rpartition(":")
     plugin = _PLUGINS.get(name.partition("/")[0], ("ale_py", "", ""))[0]  # ALE also registers ids without it
     if name not in gymnasium.registry and importlib.util.find_spec(plugin) is not None:
