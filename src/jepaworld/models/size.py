@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from jepaworld.config import Config
 from jepaworld.data.windows import Batch
-from jepaworld.envs.pixels import make_env
+from jepaworld.envs.calls import close
+from jepaworld.envs.make import make_env
 from jepaworld.envs.spaces import Spaces, block_size
 from jepaworld.losses.objective import JEPAObjective, make_objective
 from jepaworld.models.building import build, build_decoder
@@ -33,7 +34,7 @@ def describe_config(config: Config) -> str:
     device = resolve_device(config.device)
     env = make_env(config.environment_name, config.environment_kwargs)
     action_space = env.action_space
-    env.close()
+    close(env)
     spaces = Spaces.of(config, action_space)
     model = build(config, spaces)
     decoder = build_decoder(config, model.latent_shape)
