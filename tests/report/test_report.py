@@ -215,7 +215,7 @@ def test_user_text_is_escaped(run: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda run: shutil.rmtree(run), "there is no such run folder"),
+        (lambda run: shutil.rmtree(run), "is no run folder"),
         (lambda run: (run / "config.yaml").unlink(), "has no config.yaml"),
         (lambda run: (run / "config.yaml").write_text("nonsense: 1\n"), "does not fit this version"),
         (lambda run: (run / "run.json").write_text("{"), "run.json: damaged"),

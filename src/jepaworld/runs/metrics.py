@@ -31,7 +31,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
             record = json.loads(line)
         except ValueError:
             record = None
-        if isinstance(record, dict) and {"kind", "phase", "epoch", "step"} <= record.keys():
+        if isinstance(record, dict) and {"kind", "phase", "epoch"} <= record.keys():
             records.append(record)
         elif number < len(lines):
             raise CheckpointError(f"{path}: damaged in line {number}. Remove that line, or restore the file.")
