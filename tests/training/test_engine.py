@@ -23,6 +23,7 @@ from jepaworld.envs.spaces import Spaces
 from jepaworld.errors import CheckpointError, ConfigError, DatasetError, NonFiniteLossError, StorageError
 from jepaworld.losses import VICRegLoss, make_objective
 from jepaworld.models import build, checkpoints, load_decoder
+from jepaworld.runs.state import load_state
 from jepaworld.training_engine import train_decoder_of_run
 from jepaworld.training_loops import phase_loop
 from jepaworld.utils.progress import Progress
@@ -146,7 +147,7 @@ def test_a_run_trains_the_inverse_dynamics_head(training_config: MakeConfig, tmp
         jepa_decoder_training={"enabled": False},
     )
     run = run_training(config, tmp_path / "run").run_dir
-    trained = checkpoints.load_state(run / "resume" / "jepa.safetensors")["objective"]
+    trained = load_state(run / "resume" / "jepa.safetensors")["objective"]
     space = checkpoints.load(run, "jepa").action_space
     torch.manual_seed(config.seed)
     fresh = make_objective(config, build(config, Spaces.of(config, space)), Spaces.of(config, space)).state_dict()
@@ -293,7 +294,7 @@ def test_nan_stops_with_step_and_term_and_keeps_the_last_good_checkpoint(
         run_training(config, tmp_path / "run")
     weights_now = checkpoints.load(tmp_path / "run", "jepa").weights
     assert all(tensor.isfinite().all() for tensor in weights_now.values())
-    state = checkpoints.load_state(tmp_path / "run" / "resume" / "jepa.safetensors")
+    state = load_state(tmp_path / "run" / "resume" / "jepa.safetensors")
     assert all(tensor.isfinite().all() for tensor in state["objective"].values())
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"
 
@@ -381,7 +382,7 @@ def test_run_folders_are_never_mixed_up(training_config: MakeConfig, tmp_path: P
     run = run_training(config, tmp_path / "run").run_dir
     with pytest.raises(ConfigError, match="already holds a run"):
         run_training(config, run)
-    with pytest.raises(ConfigError, match=r"these settings differ: auxiliary_loss.weight, batch_size\."):
+    with pytest.raises(ConfigError, match=r"auxiliary_loss.weight, batch_size: cannot change"):
         run_training(
             training_config(
                 num_epochs=1, jepa_decoder_training={"enabled": False}, batch_size=4, auxiliary_loss={"weight": 2.0}
@@ -406,7 +407,7 @@ def test_resume_refuses_another_dataset(tiny_config: MakeConfig, tmp_path: Path)
     content = json.loads(manifest.read_text())
     content["dataset"]["fingerprint"] = "0" * 64
     manifest.write_text(json.dumps(content))
-    with pytest.raises(DatasetError, match="not the dataset that this run was begun with"):
+    with pytest.raises(DatasetError, match="is not the dataset"):
         run_training(config, tmp_path / "run", resume=True)
 
 

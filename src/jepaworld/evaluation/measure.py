@@ -156,13 +156,11 @@ def _load(kind: type[JEPA] | type[JEPAStateDecoder], run: RunFolder, device: str
             f"no reconstructions, no decoded imagination. `jepaworld decode {run.path}` trains one."
         )
         return None
-    name = training.checkpoint_path
-    if kind is JEPA:
-        name = run.config.early_stopping.checkpoint_path_jepa
-    if not (run.path / "checkpoints" / name).is_file():
+    path = run.checkpoint("jepa" if kind is JEPA else "jepa_decoder")
+    if not path.is_file():
         what = "JEPA" if kind is JEPA else "state decoder"
         measured.missing.append(
-            f"checkpoints/{name} does not exist: the {what} has not finished an epoch. Continue with "
+            f"checkpoints/{path.name} does not exist: the {what} has not finished an epoch. Continue with "
             f"`jepaworld train --run {run.path} --resume`."
         )
         return None

@@ -9,11 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from jepaworld.data.store import file_checksum
 from jepaworld.errors import CheckpointError
-from jepaworld.models.checkpoints import CHECKPOINT_FOLDER
 from jepaworld.runs.folder import RunFolder
-
-PLANNING_FOLDER = "evaluation"
-PLANNING_FILE = "planning.json"
 
 
 class _Record(BaseModel):
@@ -92,8 +88,7 @@ def read_planning(run: RunFolder) -> tuple[PlanningReport | None, str | None]:
     Raises:
         CheckpointError: the file is damaged.
     """
-    path = run.path / PLANNING_FOLDER / PLANNING_FILE
-    checkpoint = run.path / CHECKPOINT_FOLDER / run.config.early_stopping.checkpoint_path_jepa
+    path, checkpoint = run.planning_file, run.checkpoint("jepa")
     remedy = f"`jepaworld evaluate {run.path}`"
     if not path.is_file():
         if not checkpoint.is_file():
@@ -117,7 +112,7 @@ def read_planning(run: RunFolder) -> tuple[PlanningReport | None, str | None]:
     here = file_checksum(checkpoint) if checkpoint.is_file() else "no checkpoint"
     if here != content.checkpoint_sha256:
         return None, (
-            f"{PLANNING_FOLDER}/{PLANNING_FILE} is about another model than the best one that is now in this folder "
+            f"{path.parent.name}/{path.name} is about another model than the best one that is now in this folder "
             f"({content.checkpoint_sha256[:12]}, here {here[:12]}), so that it is not shown. {remedy} measures again."
         )
     return content.model_copy(update={"folder": path.parent}), None
