@@ -17,7 +17,7 @@ from PIL import Image
 
 from jepaworld import load_config
 from jepaworld.config import Config, to_commented_yaml
-from jepaworld.report.headline import number, percent
+from jepaworld.utils.text import number, percent
 from tests.integration.conftest import SHORT_EVALUATION, Command, Outcome, refused, tree
 
 ROOMS = ["goal_room=same", "goal_room=other"]

@@ -5,7 +5,6 @@ Shapes: T frames, C H W image, uint8; one channel is shown in grey.
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -117,11 +116,6 @@ def animation_bytes(
     settings = {"lossless": True, "quality": 80, "method": 4}  # higher ones take minutes and save a tenth
     frame(0).save(buffer, "WEBP", save_all=True, append_images=rest, duration=durations, loop=0, **settings)
     return buffer.getvalue()
-
-
-def animation_uri(content: bytes) -> str:
-    """An animated WebP as a data URI, for a page that loads nothing from elsewhere."""
-    return "data:image/webp;base64," + base64.b64encode(content).decode()
 
 
 def _colour(frames: np.ndarray, scale: int) -> np.ndarray:
