@@ -102,9 +102,7 @@ def test_noise_in_every_other_episode_changes_nothing_and_noise_in_those_held_ou
     found = measure_in(home)
     for name, value in of_evaluation(*found).items():
         np.testing.assert_array_equal(value, before[name], err_msg=name)
-    assert [p.r2 for p in found[0].probes] != [p.r2 for p in measured[0].probes], (
-        "probes are fitted on training episodes"
-    )
+    assert [p.r2 for p in found[0].probes] != [p.r2 for p in measured[0].probes], "fitted on training episodes"
     assert {pair.episode for pair in found[1].frames} <= set(split.evaluation.tolist())
     corrupt(home, split.evaluation)
     for name, value in of_evaluation(*measure_in(home)).items():
@@ -115,10 +113,8 @@ def test_probes_are_judged_on_evaluation_episodes_alone(home: Path, measured: tu
     split = measured[0].dataset
     assert split is not None and measured[0].heldout is not None and measured[0].heldout.split == "evaluation"
     for probe in measured[0].probes:
-        assert (probe.num_train_episodes, probe.num_heldout_episodes) == (
-            split.train_episodes,
-            split.evaluation_episodes,
-        )
+        assert probe.num_train_episodes == split.train_episodes
+        assert probe.num_heldout_episodes == split.evaluation_episodes
     run = read_run(home / "run")
     dataset = run.open_dataset()
     assert dataset is not None
