@@ -68,9 +68,9 @@ def test_captions_stand_above_their_panels_and_stay_inside_them() -> None:
 
 def test_the_file_has_the_same_content(tmp_path: Path) -> None:
     panels = [noise(3)]
-    save_animation(tmp_path / "video.webp", panels, scale=1, milliseconds=50, captions=["x"])
+    save_animation(tmp_path / "video.webp", panels, captions=["x"])
     content = (tmp_path / "video.webp").read_bytes()
-    assert content == animation_bytes(panels, scale=1, milliseconds=50, captions=["x"])
+    assert content == animation_bytes(panels, captions=["x"])
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"file/video\.webp: cannot be written"):
         save_animation(tmp_path / "file" / "video.webp", panels)

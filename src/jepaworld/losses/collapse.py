@@ -48,10 +48,8 @@ class CollapseDiagnostics(Record):
     """How spread out a batch of embeddings is; every number is NaN if the embeddings are not finite.
 
     Attributes:
-        std: D values, standard deviation of each dimension over the batch (unbiased), in units of the embedding.
-        std_mean: Mean of `std`.
-        std_min: Smallest of `std`.
-        std_max: Largest of `std`.
+        std: D values, standard deviation of each dimension over the batch (unbiased), in units of the embedding;
+            `std_mean`, `std_min` and `std_max` sum it up.
         relative_variation: Root of the total variance over root of the mean squared length, in [0, 1]; 0 is a
             constant embedding.
         effective_rank: RankMe (see `collapse_diagnostics`), in [1, min(N, D)].
@@ -86,7 +84,7 @@ class CollapseDiagnostics(Record):
             return "The embedding has collapsed, and a low prediction loss means nothing. " + " ".join(self.reasons)
         return (
             f"The embedding keeps frames apart: mean standard deviation {number(self.std_mean)}, effective rank "
-            f"{self.effective_rank:.1f} of {len(self.std)}."
+            f"{number(self.effective_rank)} of {len(self.std)}."
         )
 
     def as_metrics(self) -> dict[str, float | bool]:
@@ -121,15 +119,12 @@ def judge_collapse(model: Any, frames: Tensor, batch_size: int = 256) -> Collaps
 def collapse_diagnostics(z: Tensor) -> CollapseDiagnostics:
     """Measure the spread of a batch of embeddings and judge it.
 
-    The effective rank is RankMe (arXiv 2210.02885, equation 1): the exponential of the entropy of the
-    singular values of Z, normalised to sum 1. As published, Z is not centred: a constant embedding with any
-    small noise then has rank 1, whereas centring would leave the noise alone and give it full rank. The
-    price is that a large common offset lowers the number and that a line away from the origin has rank up
-    to 2. The alarm for dimensional collapse therefore looks at the centred embeddings, beside the alarms for
-    scale that see the constant.
-
-    Differs from the paper in: no epsilon is added to the normalised singular values (0 log 0 is 0); a rank
-    of all zeros is 1.
+    The effective rank is RankMe (arXiv 2210.02885, equation 1): the exponential of the entropy of the singular values
+    of Z, normalised to sum 1. As published, Z is not centred: a constant embedding with any small noise then has rank
+    1, whereas centring would give the noise full rank. But a large common offset lowers the number, and a line away
+    from the origin has rank up to 2: the alarm for dimensional collapse looks at the centred embeddings, beside the
+    alarms for scale that see the constant. Differs from the paper in: no epsilon is added to the normalised singular
+    values (0 log 0 is 0); a rank of all zeros is 1.
 
     Args:
         z: (N, D) embeddings of N >= 2 different frames, on any device, or (N, M, D) tokens, which are averaged to the
@@ -139,17 +134,15 @@ def collapse_diagnostics(z: Tensor) -> CollapseDiagnostics:
     Returns:
         The diagnostics. If an embedding is NaN or infinite, all numbers are NaN and the verdict is collapsed.
     """
-    # Float64, and thus the CPU (MPS has none): squared singular values span twice as many digits as singular
-    # values.
+    # Float64, and thus the CPU (MPS has none): squared singular values span twice as many digits as singular values.
     z = z.detach().to("cpu").double()
     z = z if z.ndim == 2 else z.flatten(1, -2).mean(dim=1)
     num_samples, dimensions = z.shape
     assert num_samples >= 2, "one sample has no spread"
     if not bool(torch.isfinite(z).all()):
         reasons = ("The embeddings contain NaN or infinite values: the training has diverged.",)
-        return CollapseDiagnostics(
-            std=[math.nan] * dimensions, collapsed=True, reasons=reasons, num_samples=num_samples
-        )
+        nothing = [math.nan] * dimensions
+        return CollapseDiagnostics(std=nothing, collapsed=True, reasons=reasons, num_samples=num_samples)
     std = z.std(dim=0, unbiased=True)
     centred = z - z.mean(dim=0)
     length = z.square().sum(dim=1).mean().sqrt().item()
