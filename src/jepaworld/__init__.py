@@ -33,7 +33,7 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-# The command makes environments through `envs.pixels`, which registers them too: its --help need not wait for them.
+# The command makes environments through `envs.make`, which registers them too: its --help need not wait for them.
 # ("-m" stands there while `python -m jepaworld` looks for what to run.)
 if Path(sys.argv[0] if sys.argv else "").stem not in ("jepaworld", "-m"):
     import_module("jepaworld.envs")

@@ -24,7 +24,7 @@ from jepaworld.data import rollout
 from jepaworld.data.collect import collect
 from jepaworld.data.store import Episode, EpisodeDataset
 from jepaworld.envs.seeding import episode_seeds
-from jepaworld.errors import ConfigError, DatasetError, EnvironmentNotUsableError, StorageError
+from jepaworld.errors import ConfigError, DatasetError, EnvironmentFailedError, EnvironmentNotUsableError, StorageError
 from jepaworld.utils.progress import Progress
 from tests.conftest import heed_interrupts
 from tests.data.conftest import ECHO, folder_bytes
@@ -549,7 +549,7 @@ def test_two_collections_into_one_folder(settings: Settings):
 def test_an_environment_that_fails(settings: Settings, workers: int):
     config = settings({"num_workers": workers}, environment_kwargs={"fail_at": 3, "first_seed": FIRST_SEED})
     with pytest.raises(
-        EnvironmentNotUsableError, match=r"toy/Echo-v0: failed in episode \d: ValueError: the joint is"
+        EnvironmentFailedError, match=r"toy/Echo-v0: step\(\) failed in episode \d: ValueError: the joint is"
     ) as caught:
         collect(config)
     assert any("toy_envs.py" in note for note in caught.value.__notes__)  # the traceback, from a worker too

@@ -8,7 +8,6 @@ and in every run on the same machine with the same versions.
 from __future__ import annotations
 
 import dataclasses
-from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,10 +15,9 @@ import jepaworld
 from jepaworld.config import Config
 from jepaworld.data.manifest import MANIFEST, SCHEMA_VERSION, Manifest, read_manifest, write_manifest
 from jepaworld.data.policies import BUILT_IN, make_policy, policy_file
-from jepaworld.data.rollout import discover_state_variables
+from jepaworld.data.rollout import discover_state_variables, make_player
 from jepaworld.data.store import EpisodeDataset, file_checksum, finished_shards, remove_unfinished
 from jepaworld.data.workers import collect_shards
-from jepaworld.envs.pixels import FrameReader, make_env
 from jepaworld.envs.seeding import kept_random_state
 from jepaworld.envs.spaces import block_size, space_to_dict
 from jepaworld.errors import DatasetError
@@ -146,8 +144,8 @@ def _begin(config: Config, path: Path, expected: Manifest, progress: Progress) -
             f"{path}: not a dataset (it has no {MANIFEST}) and not empty: it holds {', '.join(others[:5])}"
             f"{' and more' if len(others) > 5 else ''}. Set dataset_dir to a new or empty folder."
         )
-    with closing(make_env(config.environment_name, config.environment_kwargs)) as env:
-        states = discover_state_variables(config, env)
+    with make_player(config) as player:
+        states = discover_state_variables(config, player)
     manifest = dataclasses.replace(expected, state_variables=states)
     write_manifest(path, manifest)
     return manifest
@@ -156,12 +154,11 @@ def _begin(config: Config, path: Path, expected: Manifest, progress: Progress) -
 def _expected_manifest(config: Config) -> Manifest:
     """The manifest that the settings ask for; the state variables are not known yet."""
     settings = config.collection
-    with closing(make_env(config.environment_name, config.environment_kwargs)) as env:
-        action_size = block_size(env.action_space, config.frame_skipping)
-        action_space = space_to_dict(env.action_space)
-        # Both fail here, if they do, in one process and before a folder exists.
-        FrameReader(env, config.image_size, config.input_channels, settings.frame_source)
-        make_policy(settings, env.action_space)
+    # What is wrong with environment, frames or policy is found here, in one process and before a folder exists.
+    with make_player(config) as player:
+        action_size = block_size(player.action_space, config.frame_skipping)
+        action_space = space_to_dict(player.action_space)
+        make_policy(settings, player.action_space)
     built_in = settings.policy in BUILT_IN
     skip = config.frame_skipping
     max_steps = config.max_steps_per_episode_data_collection // skip * skip

@@ -222,7 +222,7 @@ def contact_sheet(dataset: EpisodeDataset, path: str | Path, episodes: int = 6, 
     for row, episode in enumerate(chosen):
         top = header + row * (tile + caption + _GAP)
         length = int(dataset.episode_lengths[episode])
-        number = _number_of(dataset, int(episode))
+        number = dataset.episode_number(int(episode))
         draw.text((_GAP, top + tile // 2 - 18), f"episode {number}", _INK, font)
         draw.text((_GAP, top + tile // 2), f"{length} transitions\n{_ending(dataset, int(episode))}", _FAINT, small)
         for column, step in enumerate(_spread(length + 1, columns)):
@@ -240,15 +240,6 @@ def contact_sheet(dataset: EpisodeDataset, path: str | Path, episodes: int = 6, 
 def _spread(total: int, wanted: int) -> np.ndarray:
     """Up to `wanted` different numbers from 0 to `total - 1`, evenly spread, with both ends."""
     return np.unique(np.linspace(0, total - 1, min(total, max(1, wanted))).round().astype(np.int64))
-
-
-def _number_of(dataset: EpisodeDataset, episode: int) -> int:
-    """The number of an episode in the complete dataset, which may have more shards than this one yet."""
-    for shard in dataset.shards:
-        if episode < len(shard.episode_lengths):
-            return shard.first_episode + episode
-        episode -= len(shard.episode_lengths)
-    raise AssertionError("no such episode")
 
 
 def _ending(dataset: EpisodeDataset, episode: int) -> str:

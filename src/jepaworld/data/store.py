@@ -407,6 +407,17 @@ class EpisodeDataset:
                 result[first - start : last - start] = source[first - shard.start : last - shard.start]
         return result
 
+    def episode_number(self, index: int) -> int:
+        """The number of episode `index` in the complete dataset, which its seeds follow from.
+
+        It is another one where shards are missing before it.
+        """
+        for shard in self.shards:
+            if index < len(shard.episode_lengths):
+                return shard.first_episode + index
+            index -= len(shard.episode_lengths)
+        raise IndexError("no such episode")
+
     def episode(self, index: int) -> Episode:
         """Episode `index` (0 to E - 1) as copies in memory."""
         length, start = int(self.episode_lengths[index]), int(self.episode_starts[index])

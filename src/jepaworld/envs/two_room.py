@@ -143,7 +143,7 @@ class TwoRoomEnv(gymnasium.Env[NDArray[np.uint8], Float32Array]):
 
     `reset(options=...)` takes "state", "goal" and "wall" as given by `info` and restores them exactly; what
     is left out is drawn. Starts and goals are uniform over the free space. "goal_room" holds for this episode
-    instead of the argument. For planning there are the methods of `jepaworld.envs.offers`.
+    instead of the argument. For planning there are the methods of `jepaworld.envs.hooks`.
 
     Args:
         render_mode: "rgb_array" or None.

@@ -220,7 +220,7 @@ class Controller:
         if frames.dtype != uint8 or frames.ndim != 4:
             raise PlanningError(
                 f"{name} are {frames.dtype} {tuple(frames.shape)}; expected uint8 (environments, channels, height, "
-                "width), as jepaworld.envs.pixels.image_to_frame makes them of pictures."
+                "width), as jepaworld.envs.frames.image_to_frame makes them of pictures."
             )
         tensor = torch.tensor(np.ascontiguousarray(frames)) if isinstance(frames, np.ndarray) else frames
         return tensor.to(self.device)

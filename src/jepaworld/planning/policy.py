@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from jepaworld.config import Config, load_config
 from jepaworld.config.planning import PlanningConfig
-from jepaworld.envs.pixels import image_to_frame
+from jepaworld.envs.frames import image_to_frame
 from jepaworld.errors import ConfigError, PlanningError
 from jepaworld.models import checkpoints
 from jepaworld.models.jepa import JEPA

@@ -1,14 +1,8 @@
-"""Any Gymnasium environment as a source of square uint8 frames.
-
-`make_env` builds an environment that can give frames, or says what is missing. `FrameReader` and
-`VectorFrameReader` turn its observation or its rendering into frames of the size and the channels that the
-model takes.
+"""Making an environment that can give frames, or saying what is missing.
 
 On Linux without a display, `make_env` sets MUJOCO_GL=egl (rendering on the GPU or in software, without a
 window) where MuJoCo is installed and the variable is not set; set it yourself, for example to osmesa, to
 choose otherwise.
-
-Shapes: S side of a frame; C channels, 1 or 3; N lanes of a vector environment.
 """
 
 from __future__ import annotations
@@ -22,22 +16,19 @@ import sys
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any
 
 import gymnasium
-import numpy as np
 from gymnasium.envs.registration import EnvSpec, load_env_creator
-from gymnasium.spaces import Box, Space
 from gymnasium.vector import AutoresetMode, VectorEnv
-from numpy.typing import NDArray
-from PIL import Image
 
-from jepaworld.envs.offers import with_state
+from jepaworld.envs.calls import close
+from jepaworld.envs.frames import is_image_space
+from jepaworld.envs.hooks import hook
+from jepaworld.envs.mujoco import MujocoState, is_mujoco
+from jepaworld.envs.push_t import PushTState, is_push_t
 from jepaworld.errors import EnvironmentNotUsableError
 
-FrameSource = Literal["auto", "observation", "render"]
-
-_SMALLEST_IMAGE = 16  # a smaller uint8 grid is more likely a map of cells (MiniGrid: 7x7x3) than a picture
 _EXTRAS = {  # part of an entry point or of an id -> what to install
     "mujoco": 'pip install "jepaworld[mujoco]"',
     "box2d": 'pip install "jepaworld[box2d]"',
@@ -54,9 +45,6 @@ _PLUGINS = {  # namespace of ids -> the package whose import registers them, and
 }
 
 
-# --- making environments ------------------------------------------------------------------------------------
-
-
 def make_env(environment_name: str, environment_kwargs: Mapping[str, Any] | None = None) -> gymnasium.Env:
     """Make an environment that can give frames, with `render_mode="rgb_array"` where it has that mode.
 
@@ -66,7 +54,7 @@ def make_env(environment_name: str, environment_kwargs: Mapping[str, Any] | None
 
     Returns:
         The environment; its image observation or its `render()` gives frames. Gymnasium's MuJoCo environments and
-        Push-T come with state variables and `restore_state` (`jepaworld.envs.offers`).
+        Push-T come with state variables and `restore_state` (`jepaworld.envs.hooks`).
 
     Raises:
         EnvironmentNotUsableError: the id is unknown, a dependency is missing, an argument is refused, or
@@ -84,12 +72,12 @@ def make_env(environment_name: str, environment_kwargs: Mapping[str, Any] | None
     except Exception as error:  # whatever an environment raises is the user's to know
         raise _not_made(environment_name, spec, kwargs, error) from error
     if env.render_mode != "rgb_array" and not is_image_space(env.observation_space):
-        env.close()
+        close(env)
         raise EnvironmentNotUsableError(
             f"environment {environment_name} gives no frames: its render modes are {modes}, without "
             f"'rgb_array', and its observation {env.observation_space} is no image. Give it one of the two."
         )
-    return with_state(env)
+    return _with_state(env)
 
 
 def make_vector_env(
@@ -125,7 +113,7 @@ def make_vector_env(
         raise _not_made(environment_name, spec, kwargs, error) from error
     if getattr(env.unwrapped, "fixed_length", False):
         return env
-    env.close()
+    close(env)
     return None
 
 
@@ -244,161 +232,10 @@ def _prefer_headless_mujoco() -> None:
         os.environ.setdefault("MUJOCO_GL", "egl")
 
 
-# --- frames -------------------------------------------------------------------------------------------------
-
-
-def is_image_space(space: Space) -> bool:
-    """Whether an observation is a picture: uint8 Box over 0..255, HxW, HxWx1 or HxWx3, sides at least 16."""
-    if not (isinstance(space, Box) and space.dtype == np.uint8 and len(space.shape) in (2, 3)):
-        return False
-    if len(space.shape) == 3 and space.shape[2] not in (1, 3):
-        return False
-    return min(space.shape[:2]) >= _SMALLEST_IMAGE and bool((space.low == 0).all() and (space.high == 255).all())
-
-
-def image_to_frame(image: NDArray[np.uint8], image_size: int, input_channels: Literal[1, 3]) -> NDArray[np.uint8]:
-    """One picture as a frame.
-
-    Colour becomes grey by ITU-R 601 luma (0.299 R + 0.587 G + 0.114 B); grey becomes colour by repeating it.
-    Where neither side grows, a new pixel is the average of the old ones whose centres fall into it; otherwise
-    sizes change by bilinear interpolation. A picture that is not square is squashed.
-
-    Args:
-        image: uint8 (H, W), (H, W, 1) or (H, W, 3).
-        image_size: S, pixels.
-        input_channels: C.
-
-    Returns:
-        uint8 (C, S, S), contiguous.
-    """
-    picture = Image.fromarray(np.ascontiguousarray(image[..., 0] if image.shape[2:] == (1,) else image))
-    if input_channels == 1 and picture.mode != "L":
-        picture = picture.convert("L")
-    if picture.size != (image_size, image_size):
-        grows = min(picture.size) < image_size
-        resampling = Image.Resampling.BILINEAR if grows else Image.Resampling.BOX
-        picture = picture.resize((image_size, image_size), resampling)
-    if input_channels == 3 and picture.mode != "RGB":
-        picture = picture.convert("RGB")
-    pixels = np.asarray(picture)
-    return pixels[None].copy() if input_channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
-
-
-class FrameReader:
-    """Frames of an environment: `reader(observation)` is the frame that belongs to its current state.
-
-    The environment is rendered only when called, so that frames which frame skipping drops cost nothing.
-
-    Args:
-        env: environment from `make_env`.
-        image_size: S, pixels.
-        input_channels: C, 1 (luma) or 3.
-        frame_source: "observation", "render", or "auto" for the observation where it is an image.
-
-    Attributes:
-        source: "observation" or "render".
-
-    Raises:
-        EnvironmentNotUsableError: the source is "observation" and that is no image, or "render" and the
-            environment was not made with `render_mode="rgb_array"`.
-    """
-
-    def __init__(
-        self,
-        env: gymnasium.Env,
-        image_size: int,
-        input_channels: Literal[1, 3],
-        frame_source: FrameSource = "auto",
-    ) -> None:
-        is_image = is_image_space(env.observation_space)
-        if frame_source == "auto":
-            frame_source = "observation" if is_image else "render"
-        if frame_source == "observation" and not is_image:
-            raise EnvironmentNotUsableError(
-                f"frame_source is observation, but the observation {env.observation_space} of {_name(env)} "
-                f"is no image (uint8 from 0 to 255, HxW, HxWx1 or HxWx3, sides at least {_SMALLEST_IMAGE}). "
-                "Set frame_source to render or auto."
-            )
-        if frame_source == "render" and env.render_mode != "rgb_array":
-            raise EnvironmentNotUsableError(
-                f"frame_source is render, but {_name(env)} has render_mode {env.render_mode!r}, not "
-                f"'rgb_array'. "
-                "Set frame_source to observation, or use an environment that renders rgb_array."
-            )
-        self.source: Literal["observation", "render"] = "observation" if frame_source == "observation" else "render"
-        self._env, self._image_size = env, image_size
-        self._channels: Literal[1, 3] = input_channels
-
-    def __call__(self, observation: Any) -> NDArray[np.uint8]:
-        """The frame (C, S, S) uint8 of the environment's current state, to which `observation` belongs.
-
-        Raises:
-            EnvironmentNotUsableError: rendering fails, or gives no picture.
-        """
-        image = np.asarray(observation) if self.source == "observation" else self._render()
-        return image_to_frame(image, self._image_size, self._channels)
-
-    def _render(self) -> NDArray[np.uint8]:
-        try:
-            image: Any = self._env.render()
-        except Exception as error:  # whatever a renderer raises is the user's to know
-            raise EnvironmentNotUsableError(
-                f"{_name(self._env)} cannot render: {type(error).__name__}: {error}. Without a display, "
-                f"MuJoCo needs "
-                f"MUJOCO_GL=egl or osmesa (now {os.environ.get('MUJOCO_GL')!r}) and its libraries."
-            ) from error
-        is_picture = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (2, 3)
-        if not is_picture or (image.ndim == 3 and image.shape[2] not in (1, 3)):
-            found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-            raise EnvironmentNotUsableError(
-                f"{_name(self._env)} renders {found}; expected a uint8 array of HxW, HxWx1 or HxWx3. "
-                "Correct its render(), or set frame_source to observation."
-            )
-        return image
-
-
-@runtime_checkable
-class _PaintsChannelsFirst(Protocol):
-    def frames_chw(self, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]: ...
-
-
-class VectorFrameReader:
-    """Frames of all lanes of a vector environment from `make_vector_env`.
-
-    They come from `frames_chw()` where the environment has it, else from its image observations.
-
-    Args:
-        env: vector environment.
-        image_size: S, pixels.
-        input_channels: C, 1 (luma) or 3.
-
-    Raises:
-        EnvironmentNotUsableError: there is neither `frames_chw()` nor an image observation.
-    """
-
-    def __init__(self, env: VectorEnv, image_size: int, input_channels: Literal[1, 3]) -> None:
-        self._painter = env.unwrapped if isinstance(env.unwrapped, _PaintsChannelsFirst) else None
-        if self._painter is None and not is_image_space(env.single_observation_space):
-            raise EnvironmentNotUsableError(
-                f"{env} has neither frames_chw() nor image observations ({env.single_observation_space}). "
-                "Collect from the environment without its vector version."
-            )
-        self._image_size = image_size
-        self._channels: Literal[1, 3] = input_channels
-
-    def __call__(self, observations: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-        """The frames (N, C, S, S) uint8 of the current states.
-
-        `observations` are looked at only where the environment has no `frames_chw()`.
-        """
-        if self._painter is not None:
-            frames = self._painter.frames_chw()
-            if frames.shape[1:] == (self._channels, self._image_size, self._image_size):
-                return frames
-            observations = frames.transpose(0, 2, 3, 1)
-        assert observations is not None
-        return np.stack([image_to_frame(image, self._image_size, self._channels) for image in observations])
-
-
-def _name(env: gymnasium.Env) -> str:
-    return f"environment {env.spec.id}" if env.spec is not None else f"environment {env}"
+def _with_state(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
+    """The environment with state variables and `restore_state`, where this library knows how to give them."""
+    if hook(env, "restore_state") is not None:
+        return env
+    if is_mujoco(env.unwrapped):
+        return MujocoState(env)
+    return PushTState(env) if is_push_t(env.unwrapped) else env
