@@ -266,8 +266,12 @@ def _evaluate(run: Path, overrides: list[str], progress: RichProgress) -> None:
 
     planning = evaluate_run(run, overrides, progress)
     progress.message("measuring probes, collapse and imagination; writing the report")
-    path = _write_report(run, planning["device"])
-    typer.echo(summary(planning, json.loads(path.with_name("report.json").read_text(encoding="utf-8"))))
+    path = _write_report(run, planning.device)
+    typer.echo(
+        summary(
+            planning.model_dump(by_alias=True), json.loads(path.with_name("report.json").read_text(encoding="utf-8"))
+        )
+    )
     progress.message(f"look at {path}")
 
 

@@ -22,7 +22,7 @@ from jepaworld.evaluation.encoding import (
 )
 from jepaworld.evaluation.imagination import ImaginationResult, imagination_error, imagine
 from jepaworld.evaluation.probes import ProbeResult, probe_states
-from jepaworld.evaluation.results import PlanningReport, read_planning
+from jepaworld.evaluation.results import PlanningResults, read_planning
 from jepaworld.evaluation.state_probes import choose_state_probes
 from jepaworld.losses.collapse import CollapseDiagnostics, collapse_diagnostics
 from jepaworld.models.jepa import JEPA
@@ -101,7 +101,7 @@ class Measurements:
     collapse: CollapseDiagnostics | None = None
     probes: list[ProbeResult] = field(default_factory=list)
     headline_variable: str | None = None
-    planning: PlanningReport | None = None
+    planning: PlanningResults | None = None
     imagination: ImaginationResult | None = None
     reconstructions: Reconstructions | None = None
     strips: list[ImaginedStrip] = field(default_factory=list)

@@ -21,7 +21,7 @@ from PIL import Image
 
 from jepaworld.evaluation.imagination import ImaginationResult, StateError
 from jepaworld.evaluation.probes import ProbeKind, ProbeResult
-from jepaworld.evaluation.results import PlanningReport
+from jepaworld.evaluation.results import PlanningResults
 from jepaworld.losses.collapse import CollapseDiagnostics
 
 MODEL, OTHER, PLAIN = "#2f7fd6", "#de7326", "#8a929c"
@@ -156,7 +156,7 @@ def state_error_chart(state: StateError) -> str:
         return _svg(figure, title)
 
 
-def success_chart(planning: PlanningReport) -> str:
+def success_chart(planning: PlanningResults) -> str:
     """Share of goals reached at any time by each agent with its interval, over all tasks and in each group."""
     title = "Goals reached, with 95 % intervals"
     agents = [agent for agent in planning.agents if agent.missing is None]

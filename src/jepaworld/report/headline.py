@@ -12,7 +12,7 @@ from jepaworld.config import Config
 from jepaworld.evaluation.imagination import ImaginationResult
 from jepaworld.evaluation.measure import UNTRAINED, Measurements
 from jepaworld.evaluation.probes import mean_r2
-from jepaworld.evaluation.results import SuccessRate
+from jepaworld.evaluation.rates import Rate
 from jepaworld.report.figures import PROBE_NAMES
 from jepaworld.runs.folder import RunFolder
 from jepaworld.training_loops.phase_loop import LATEST
@@ -285,7 +285,7 @@ def percent(rate: float) -> str:
     return f"{100 * rate:.1f}".removesuffix(".0")
 
 
-def share_with_interval(rate: SuccessRate) -> str:
+def share_with_interval(rate: Rate) -> str:
     """`98.5 % (95.7 to 99.5)`."""
     return f"{percent(rate.rate)} % ({percent(rate.low)} to {percent(rate.high)})"
 

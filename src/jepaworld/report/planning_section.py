@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from html import escape
 
-from jepaworld.evaluation.results import PlanningReport, PlanningVideo
+from jepaworld.evaluation.results import PlanningResults, PlanningVideo
 from jepaworld.report.figures import AGENT_NAMES, success_chart
 from jepaworld.report.headline import duration, number, share_with_interval
 from jepaworld.report.markup import absent, chart_row, prose, table
 from jepaworld.utils.pictures import animation_uri
 
 
-def planning_section(found: PlanningReport) -> str:
+def planning_section(found: PlanningResults) -> str:
     """The section's HTML, the videos in it."""
     facts = f"Solved at the start and left out: {found.excluded_solved} · seed {found.seed} · {found.created}"
     if found.duration_seconds is not None:
@@ -25,7 +25,7 @@ def planning_section(found: PlanningReport) -> str:
     )
 
 
-def _success_table(found: PlanningReport) -> str:
+def _success_table(found: PlanningResults) -> str:
     header = ["", "goals", "reached at any time", "at the goal at the end", "episodes", "median steps", "s per episode"]
     header.append("s per plan")
     rows, absences = [], []
@@ -55,7 +55,7 @@ def _success_table(found: PlanningReport) -> str:
     )  # fmt: skip
 
 
-def _videos(found: PlanningReport) -> str:
+def _videos(found: PlanningResults) -> str:
     planner = found.agent("planner")
     if planner is None or planner.missing is not None:
         return ""
@@ -74,7 +74,7 @@ def _videos(found: PlanningReport) -> str:
     )
 
 
-def _video(found: PlanningReport, video: PlanningVideo) -> str:
+def _video(found: PlanningResults, video: PlanningVideo) -> str:
     path = found.folder / video.file
     caption = prose(video.caption)
     if path.is_file():
