@@ -19,7 +19,8 @@ from PIL import Image
 
 from jepaworld.config import Config, load_config
 from jepaworld.data.store import EpisodeDataset, file_checksum
-from jepaworld.envs.pixels import FrameReader, image_to_frame, make_env
+from jepaworld.envs.frames import image_to_frame
+from jepaworld.envs.player import Player
 from jepaworld.errors import ConfigError, PlanningError
 from jepaworld.evaluation.encoding import paint
 from jepaworld.evaluation.planning import evaluate_planning
@@ -213,9 +214,6 @@ def _read_picture(path: Path, what: str, config: Config, progress: Progress) -> 
 
 def _first_frame(config: Config) -> NDArray[np.uint8]:
     """The first frame of an episode, (H, W, C)."""
-    env = make_env(config.environment_name, config.environment_kwargs)
-    try:
-        read = FrameReader(env, config.image_size, config.input_channels, config.collection.frame_source)
-        return read(env.reset(seed=config.evaluation.seed)[0]).transpose(1, 2, 0)
-    finally:
-        env.close()
+    with Player.of(config) as player:
+        player.lanes[0].reset(config.evaluation.seed)
+        return player.lanes[0].frame().transpose(1, 2, 0)

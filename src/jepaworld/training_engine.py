@@ -18,8 +18,8 @@ import torch
 
 from jepaworld.config import Config, load_config, to_commented_yaml
 from jepaworld.data.collect import collect
-from jepaworld.data.store import EpisodeDataset
-from jepaworld.data.windows import Split, WindowLoader, split_episodes
+from jepaworld.data.store import EpisodeDataset, Split
+from jepaworld.data.windows import WindowLoader
 from jepaworld.envs.spaces import space_to_dict
 from jepaworld.errors import CheckpointError, ConfigError, DatasetError
 from jepaworld.losses.collapse import collapse_diagnostics
@@ -242,7 +242,7 @@ class _CollapseWatch:
             ]
         )
         rows = np.sort(rng.permutation(rows)[:DIAGNOSED_FRAMES])
-        self.frames = torch.from_numpy(np.concatenate([dataset.rows("frames", row, row + 1) for row in rows.tolist()]))
+        self.frames = torch.from_numpy(dataset.gather("frames", rows))
 
     @torch.no_grad()
     def __call__(self, epoch: int) -> dict[str, Any]:
@@ -313,7 +313,7 @@ def _shapes_weights(key: str, config: Config) -> bool:
 
 def _split(dataset: EpisodeDataset, config: Config) -> Split:
     splits = config.early_stopping.validation_split, config.evaluation_split
-    return split_episodes(len(dataset.episode_lengths), *splits, config.seed)
+    return dataset.split(*splits, config.seed)
 
 
 def _require_batches(dataset: EpisodeDataset, split: Split, config: Config, device: torch.device) -> None:
@@ -346,13 +346,14 @@ def _dataset(config: Config, progress: Progress) -> EpisodeDataset:
     if config.load_dataset_path is None:
         return collect(config, progress=progress)
     dataset = EpisodeDataset.open(config.load_dataset_path, verify_checksums=config.verify_checksums)
-    if not dataset.manifest.complete:
+    if not dataset.spec.complete:
         progress.warn(
             f"{dataset.path}: its collection was interrupted; training on the {len(dataset.episode_lengths)} of "
-            f"{dataset.manifest.num_episodes} episodes that are there."
+            f"{dataset.spec.num_episodes} episodes that are there."
         )
     for key in ENVIRONMENT_KEYS:
-        found, expected = getattr(dataset.manifest, key), getattr(config, key)
+        described = dataset.spec if hasattr(dataset.spec, key) else dataset.provenance
+        found, expected = getattr(described, key), getattr(config, key)
         if found != expected:
             raise DatasetError(
                 f"{dataset.path}: was collected with {key} = {found!r}, but the configuration says {expected!r}. Set "

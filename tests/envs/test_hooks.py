@@ -123,7 +123,7 @@ def test_environments_that_are_known_to_be_neither_are_left_alone():
 def pushed():
     """Push-T after the disc pushed the block, with its states, frame and info."""
     pytest.importorskip("gym_pusht")
-    from jepaworld.envs.push_t import NearBlockPolicy
+    from jepaworld.data.push_t_policy import NearBlockPolicy
 
     env = make_env("jepaworld/PushT-v0")
     policy = NearBlockPolicy(env.action_space)
@@ -214,7 +214,7 @@ def test_the_policy_pushes_the_block_in_most_episodes_and_is_decided_by_its_gene
 
 
 def test_the_policy_is_refused_elsewhere():
-    from jepaworld.envs.push_t import NearBlockPolicy
+    from jepaworld.data.push_t_policy import NearBlockPolicy
 
     with pytest.raises(ValueError, match=r"is for jepaworld/PushT-v0"):
         NearBlockPolicy(gymnasium.spaces.Box(0.0, 512.0, (2,), np.float32))

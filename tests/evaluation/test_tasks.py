@@ -15,7 +15,7 @@ import pytest
 from gymnasium.spaces import Box, Discrete
 
 from jepaworld.data.collect import collect
-from jepaworld.data.manifest import read_manifest, write_manifest
+from jepaworld.data.spec import write_description
 from jepaworld.data.store import EpisodeDataset
 from jepaworld.envs.seeding import episode_seeds
 from jepaworld.envs.state import extract_state
@@ -351,11 +351,11 @@ def test_what_an_environment_does_not_offer_is_refused_with_the_remedy(play, eva
 def test_tasks_of_an_incomplete_dataset_are_restored_by_their_numbers(play):
     """Episodes are replayed from the seeds of their numbers, whatever shards are missing before them."""
     config, lane, dataset = play("tasks/Dial-v0", NEAR | {"num_episodes": 9}, **LONG)
-    manifest = read_manifest(dataset.path)
-    write_manifest(dataset.path, dataclasses.replace(manifest, complete=False, shards=None))
+    spec = dataclasses.replace(dataset.spec, complete=False, shards=None)
+    write_description(dataset.path, spec, dataset.provenance)
     shutil.rmtree(dataset.path / "shard-00001")
     incomplete = EpisodeDataset.open(dataset.path)
-    present = [number for number in range(8) if number // manifest.episodes_per_shard != 1]
+    present = [number for number in range(8) if number // spec.episodes_per_shard != 1]
     assert [incomplete.episode_number(index) for index in range(len(present))] == present
     drawn = draw_tasks(config, lane, incomplete, np.arange(1, len(present)))
     assert {task.start.episode for task in drawn.tasks} <= set(present[1:])

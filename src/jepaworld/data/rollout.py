@@ -16,10 +16,9 @@ from contextlib import closing
 
 import numpy as np
 
-from jepaworld.config import Config
-from jepaworld.data.manifest import Manifest
 from jepaworld.data.policies import BUILT_IN, Policy, RandomPolicy, make_policy
-from jepaworld.data.store import Episode
+from jepaworld.data.shards import Episode
+from jepaworld.data.spec import Collected, DatasetSpec
 from jepaworld.envs.make import make_vector_env
 from jepaworld.envs.player import Player, VectorPlayer
 from jepaworld.envs.seeding import episode_seeds, seed_everything_else
@@ -27,7 +26,7 @@ from jepaworld.envs.state import States
 from jepaworld.errors import DatasetError
 
 
-def play_shard(config: Config, manifest: Manifest, first: int, count: int) -> Generator[Episode, None, None]:
+def play_shard(spec: DatasetSpec, collected: Collected, first: int, count: int) -> Generator[Episode, None, None]:
     """Play `count` episodes from episode `first` on.
 
     Environment and policy are made anew for each shard, so that nothing a badly behaved one carries over from
@@ -37,49 +36,43 @@ def play_shard(config: Config, manifest: Manifest, first: int, count: int) -> Ge
         EnvironmentNotUsableError, ConfigError: the environment or the policy failed.
         DatasetError: a state variable changed its shape.
     """
-    if config.collection.policy in BUILT_IN and config.collection.frame_source != "render":
-        lanes = make_vector_env(config.environment_name, config.environment_kwargs, count)
+    if collected.policy in BUILT_IN and collected.frame_source != "render":
+        lanes = make_vector_env(collected.environment_name, collected.environment_kwargs, count)
         if lanes is not None:
-            sizes = config.image_size, config.input_channels
-            with closing(VectorPlayer(lanes, config.environment_name, *sizes)) as player:
-                policy = make_policy(config.collection, lanes.single_action_space)
+            sizes = spec.image_size, spec.input_channels
+            with closing(VectorPlayer(lanes, collected.environment_name, *sizes)) as player:
+                policy = make_policy(collected, lanes.single_action_space)
                 assert isinstance(policy, RandomPolicy)
-                history = _play_lanes(player, policy, config, manifest, first)
+                history = _play_lanes(player, policy, spec, collected, first)
             if history is not None:
-                yield from history.episodes(manifest, first)
+                yield from history.episodes(spec, first)
                 return
-    with make_player(config) as player:
-        policy = make_policy(config.collection, player.action_space)
+    with make_player(spec, collected) as player:
+        policy = make_policy(collected, player.action_space)
         for episode in range(first, first + count):
-            yield from _play_one(player, policy, config, episode, frames=True).episodes(manifest, episode)
+            yield from _play_one(player, policy, spec, collected, episode, frames=True).episodes(spec, episode)
 
 
-def make_player(config: Config) -> Player:
-    """One lane of the environment that is collected from.
-
-    Raises:
-        EnvironmentNotUsableError: it cannot be made, or gives no frames.
-    """
+def make_player(spec: DatasetSpec, collected: Collected) -> Player:
+    """One lane of the environment that a dataset is collected from."""
     return Player(
-        config.environment_name,
-        config.environment_kwargs,
-        image_size=config.image_size,
-        input_channels=config.input_channels,
-        frame_source=config.collection.frame_source,
+        collected.environment_name,
+        collected.environment_kwargs,
+        image_size=spec.image_size,
+        input_channels=spec.input_channels,
+        frame_source=collected.frame_source,
     )
 
 
-def discover_state_variables(config: Config, player: Player) -> dict[str, list[int]]:
+def discover_state_variables(spec: DatasetSpec, collected: Collected) -> dict[str, list[int]]:
     """Name and shape of each state variable: those with one shape at every frame of the first episode.
 
     A variable that a later episode lacks is stored as NaN there; one that appears later is not stored.
-
-    Args:
-        config: settings of the collection.
-        player: its lane is stepped through the first episode without reading frames.
+    The episode is played without reading frames.
     """
-    policy = make_policy(config.collection, player.action_space)
-    first, *others = _play_one(player, policy, config, 0, frames=False).states
+    with make_player(spec, collected) as player:
+        policy = make_policy(collected, player.action_space)
+        first, *others = _play_one(player, policy, spec, collected, 0, frames=False).states
     return {
         name: list(value.shape[1:])
         for name, value in sorted(first.items())
@@ -98,11 +91,11 @@ class _History:
         self.terminated: list[np.ndarray] = []
         self.truncated: list[np.ndarray] = []
 
-    def episodes(self, manifest: Manifest, first: int) -> Iterator[Episode]:
+    def episodes(self, spec: DatasetSpec, first: int) -> Iterator[Episode]:
         """The episode of each lane; that of the first lane has the number `first`."""
         blocks, terminated, truncated = (np.stack(r, axis=1) for r in (self.blocks, self.terminated, self.truncated))
         rewards = np.stack(self.rewards, axis=1).astype(np.float32)
-        states = {name: self._state_rows(name, tuple(s), first) for name, s in manifest.state_variables.items()}
+        states = {name: self._state_rows(name, tuple(s), first) for name, s in spec.state_variables.items()}
         for lane in range(len(blocks)):
             yield Episode(
                 frames=np.stack([frames[lane] for frames in self.frames]),
@@ -128,18 +121,20 @@ class _History:
         return rows
 
 
-def _play_one(player: Player, policy: Policy, config: Config, episode: int, *, frames: bool) -> _History:
+def _play_one(
+    player: Player, policy: Policy, spec: DatasetSpec, collected: Collected, episode: int, *, frames: bool
+) -> _History:
     """Play an episode in the only lane of a player."""
-    seeds = episode_seeds(config.dataset_seed, episode)
+    seeds = episode_seeds(collected.seed, episode)
     # Before the policy, which may use these generators when it begins.
     seed_everything_else(seeds.everything_else)
     policy.reset(seeds.policy)
     player.reset([seeds.environment], f"episode {episode}")
-    return _play(player, lambda _: np.array(policy.act(player.observations[0]))[None], config, frames=frames)
+    return _play(player, lambda _: np.array(policy.act(player.observations[0]))[None], spec, collected, frames=frames)
 
 
 def _play_lanes(
-    player: VectorPlayer, policy: RandomPolicy, config: Config, manifest: Manifest, first: int
+    player: VectorPlayer, policy: RandomPolicy, spec: DatasetSpec, collected: Collected, first: int
 ) -> _History | None:
     """Play one episode in each lane, all at once; bit for bit what `_play_one` gives for the same episodes.
 
@@ -147,27 +142,35 @@ def _play_lanes(
     one by one.
     """
     lanes = len(player)
-    seeds = [episode_seeds(config.dataset_seed, first + lane) for lane in range(lanes)]
-    longest = config.max_steps_per_episode_data_collection
+    seeds = [episode_seeds(collected.seed, first + lane) for lane in range(lanes)]
+    longest = collected.max_steps_per_episode
     actions = np.stack([policy.sequence(one.policy, longest) for one in seeds], axis=1)  # (steps, N, *shape)
     player.reset([one.environment for one in seeds], f"episodes {first} to {first + lanes - 1}")
     states = player.states()
-    if any(name not in states or states[name].shape != (lanes, *s) for name, s in manifest.state_variables.items()):
+    if any(name not in states or states[name].shape != (lanes, *s) for name, s in spec.state_variables.items()):
         return None
-    return _play(player, actions.__getitem__, config, frames=True)
+    return _play(player, actions.__getitem__, spec, collected, frames=True)
 
 
-def _play(player: Player | VectorPlayer, act: Callable[[int], np.ndarray], config: Config, *, frames: bool) -> _History:
+def _play(
+    player: Player | VectorPlayer,
+    act: Callable[[int], np.ndarray],
+    spec: DatasetSpec,
+    collected: Collected,
+    *,
+    frames: bool,
+) -> _History:
     """Play the episodes that the lanes were reset to; they end together.
 
     Args:
         player: the lanes.
         act: number of the environment step -> actions (N, *shape).
-        config: settings of the collection.
+        spec: of the dataset.
+        collected: how it is collected.
         frames: whether they are recorded.
     """
-    skip = config.frame_skipping
-    blocks = config.max_steps_per_episode_data_collection // skip
+    skip = spec.frame_skipping
+    blocks = collected.max_steps_per_episode // skip
     history = _History()
 
     def record() -> None:

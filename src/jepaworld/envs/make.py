@@ -1,8 +1,7 @@
 """Making an environment that can give frames, or saying what is missing.
 
-On Linux without a display, `make_env` sets MUJOCO_GL=egl (rendering on the GPU or in software, without a
-window) where MuJoCo is installed and the variable is not set; set it yourself, for example to osmesa, to
-choose otherwise.
+On Linux without a display, `make_env` sets MUJOCO_GL=egl (rendering on the GPU or in software, without a window) where
+MuJoCo is installed and the variable is not set; set it yourself, for example to osmesa, to choose otherwise.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from jepaworld.envs import register
 from jepaworld.envs.calls import close
 from jepaworld.envs.frames import is_image_space
 from jepaworld.envs.hooks import hook
@@ -37,8 +37,6 @@ _EXTRAS = {  # part of an entry point or of an id -> what to install
     "toy_text": 'pip install "gymnasium[toy-text]"',
     "pusht": 'pip install "jepaworld[pusht]"',
 }
-
-
 _PLUGINS = {  # namespace of ids -> the package whose import registers them, and what to install
     "ALE": ("ale_py", "ale-py", _EXTRAS["ale_py"]),
     "gym_pusht": ("gym_pusht", "gym-pusht", _EXTRAS["pusht"]),
@@ -77,7 +75,11 @@ def make_env(environment_name: str, environment_kwargs: Mapping[str, Any] | None
             f"environment {environment_name} gives no frames: its render modes are {modes}, without "
             f"'rgb_array', and its observation {env.observation_space} is no image. Give it one of the two."
         )
-    return _with_state(env)
+    if hook(env, "restore_state") is not None:
+        return env
+    if is_mujoco(env.unwrapped):
+        return MujocoState(env)
+    return PushTState(env) if is_push_t(env.unwrapped) else env
 
 
 def make_vector_env(
@@ -101,14 +103,9 @@ def make_vector_env(
     spec = _find_spec(environment_name)
     if not _plays_side_by_side(spec):
         return None
+    settings: Any = kwargs | {"vectorization_mode": "vector_entry_point", "render_mode": "rgb_array"}
     try:
-        env = gymnasium.make_vec(
-            environment_name,
-            num_envs,
-            vectorization_mode="vector_entry_point",
-            render_mode="rgb_array",
-            **kwargs,
-        )
+        env = gymnasium.make_vec(environment_name, num_envs, **settings)
     except Exception as error:  # whatever an environment raises is the user's to know
         raise _not_made(environment_name, spec, kwargs, error) from error
     if getattr(env.unwrapped, "fixed_length", False):
@@ -135,13 +132,14 @@ def _checked_kwargs(environment_name: str, environment_kwargs: Mapping[str, Any]
     mode = kwargs.pop("render_mode", "rgb_array")
     if mode != "rgb_array":
         raise EnvironmentNotUsableError(
-            f"environment_kwargs of {environment_name} set render_mode to {mode!r}, but frames need "
-            "'rgb_array', which is set without being asked for. Remove render_mode."
+            f"environment_kwargs of {environment_name} set render_mode to {mode!r}, but frames need 'rgb_array'. "
+            "Remove render_mode."
         )
     return kwargs
 
 
 def _find_spec(environment_name: str) -> EnvSpec:
+    register()
     module, _, name = environment_name.rpartition(":")
     plugin = _PLUGINS.get(name.partition("/")[0], ("ale_py", "", ""))[0]  # ALE also registers ids without it
     if name not in gymnasium.registry and importlib.util.find_spec(plugin) is not None:
@@ -158,19 +156,14 @@ def _import(module: str, environment_name: str) -> None:
     """Import a module, which registers its environments."""
     try:
         importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is not None and module.split(".")[0] != error.name.split(".")[0]:
-            remedy = f"Install {error.name}, which it imports."
-        else:
-            remedy = (
-                "Install the package that has this module, start in the folder that holds it (this is "
-                f"{Path.cwd()}), or correct the part before the colon."
-            )
-        raise EnvironmentNotUsableError(f"environment {environment_name}: {error}. {remedy}") from error
     except Exception as error:  # whatever a user's module raises is the user's to know
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing is not None and module.split(".")[0] == missing.split(".")[0]:
+            remedy = f"Install its package, or start in the folder that holds it (this is {Path.cwd()})."
+        else:
+            remedy = "Correct the module." if missing is None else f"Install {missing}, which it imports."
         problem = EnvironmentNotUsableError(
-            f"environment {environment_name}: importing {module} failed: {type(error).__name__}: {error}. Correct the "
-            "module."
+            f"environment {environment_name}: importing {module} failed: {type(error).__name__}: {error}. {remedy}"
         )
         problem.add_note(traceback.format_exc())
         raise problem from error
@@ -193,7 +186,7 @@ def _unknown(environment_name: str, error: Exception) -> str:
 
 def _render_modes(spec: EnvSpec) -> list[str]:
     """Render modes that the environment declares; for a function, which cannot, what its arguments tell."""
-    creator = spec.entry_point
+    creator: Any = spec.entry_point
     try:
         if isinstance(creator, str):
             creator = load_env_creator(creator)
@@ -202,7 +195,6 @@ def _render_modes(spec: EnvSpec) -> list[str]:
     metadata = getattr(creator, "metadata", None)
     if isinstance(metadata, Mapping):
         return list(metadata.get("render_modes", []))
-    assert callable(creator), creator
     parameters = inspect.signature(creator).parameters.values()
     takes_mode = any(p.name == "render_mode" or p.kind is p.VAR_KEYWORD for p in parameters)
     return ["rgb_array"] if takes_mode else []
@@ -211,17 +203,17 @@ def _render_modes(spec: EnvSpec) -> list[str]:
 def _not_made(
     environment_name: str, spec: EnvSpec, kwargs: Mapping[str, Any], error: Exception
 ) -> EnvironmentNotUsableError:
+    reason = str(error).rstrip(".")
     if isinstance(error, ImportError | gymnasium.error.DependencyNotInstalled):
         home = f"{spec.entry_point} {environment_name}".lower()
-        extra = next((command for part, command in _EXTRAS.items() if part in home), None)
-        remedy = f"Install it: {extra}." if extra else "Install the package that it names."
+        extra = next((command for part, command in _EXTRAS.items() if part in home), "the package that it names")
         return EnvironmentNotUsableError(
-            f"environment {environment_name} lacks a dependency: {str(error).rstrip('.')}. {remedy}"
+            f"environment {environment_name} lacks a dependency: {reason}. Install it: {extra}."
         )
     given = {name: value for name, value in kwargs.items() if name != "render_mode"}
-    remedy = f"Correct environment_kwargs, which are {given}." if given else "It was given no environment_kwargs."
     return EnvironmentNotUsableError(
-        f"environment {environment_name} cannot be made: {type(error).__name__}: {str(error).rstrip('.')}. {remedy}"
+        f"environment {environment_name} cannot be made with environment_kwargs {given}: {type(error).__name__}: "
+        f"{reason}."
     )
 
 
@@ -230,12 +222,3 @@ def _prefer_headless_mujoco() -> None:
     has_display = "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
     if sys.platform == "linux" and not has_display and importlib.util.find_spec("mujoco") is not None:
         os.environ.setdefault("MUJOCO_GL", "egl")
-
-
-def _with_state(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
-    """The environment with state variables and `restore_state`, where this library knows how to give them."""
-    if hook(env, "restore_state") is not None:
-        return env
-    if is_mujoco(env.unwrapped):
-        return MujocoState(env)
-    return PushTState(env) if is_push_t(env.unwrapped) else env

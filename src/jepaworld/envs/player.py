@@ -20,6 +20,7 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 from numpy.typing import ArrayLike, NDArray
 
+from jepaworld.config import Config
 from jepaworld.envs.calls import close, env_name, environment_errors
 from jepaworld.envs.frames import Frame, FrameReader, FrameSource, VectorFrameReader
 from jepaworld.envs.hooks import Hook, hook
@@ -183,6 +184,17 @@ class Player:
         except BaseException:
             self.close()
             raise
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        """One lane of the environment that a configuration collects from."""
+        return cls(
+            config.environment_name,
+            config.environment_kwargs,
+            image_size=config.image_size,
+            input_channels=config.input_channels,
+            frame_source=config.collection.frame_source,
+        )
 
     def __enter__(self) -> Self:
         return self

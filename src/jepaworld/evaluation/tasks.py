@@ -18,9 +18,17 @@ from numpy.typing import NDArray
 from jepaworld.config import Config
 from jepaworld.config.planning import EvaluationConfig
 from jepaworld.data.store import EpisodeDataset
-from jepaworld.envs.frames import Frame, FrameSource
+from jepaworld.envs.frames import Frame
 from jepaworld.envs.player import Lane, Player
-from jepaworld.envs.restore import DrawnStart, RecordedStart, RestoreMethod, goal_frame, require_same, restore
+from jepaworld.envs.restore import (
+    DrawnStart,
+    RecordedStart,
+    RestoreMethod,
+    draw_start,
+    goal_frame,
+    require_same,
+    restore,
+)
 from jepaworld.envs.seeding import episode_seeds, kept_random_state
 from jepaworld.envs.state import States, extract_state
 from jepaworld.errors import ConfigError, EnvironmentNotUsableError, PlanningError
@@ -125,17 +133,13 @@ def make_task_player(config: Config, dataset: EpisodeDataset | None, num_lanes: 
     Raises:
         EnvironmentNotUsableError: As `Player`.
     """
-    source: FrameSource = config.collection.frame_source
-    if dataset is not None:
-        known: Mapping[str, FrameSource] = {"observation": "observation", "render": "render"}
-        source = known.get(dataset.manifest.frame_source, "auto")
     return Player(
         config.environment_name,
         config.environment_kwargs | {"max_episode_steps": -1},
         num_lanes,
         image_size=config.image_size,
         input_channels=config.input_channels,
-        frame_source=source,
+        frame_source=config.collection.frame_source if dataset is None else dataset.provenance.frame_source,
     )
 
 
@@ -313,7 +317,7 @@ def _recorded_tasks(
         last, episode = first + blocks, dataset.episode(number)
         start = RecordedStart(
             method=method,
-            seed=dataset.manifest.seed,
+            seed=dataset.provenance.seed,
             episode=dataset.episode_number(number),
             actions=_environment_actions(dataset, episode.actions[:first]),
             frame=episode.frames[first],
@@ -335,7 +339,7 @@ def _environment_actions(dataset: EpisodeDataset, blocks: NDArray[Any]) -> NDArr
 
 
 def _goal_blocks(goal_steps: int, dataset: EpisodeDataset, episodes: NDArray[np.int64]) -> int:
-    skip = dataset.manifest.frame_skipping
+    skip = dataset.spec.frame_skipping
     longest = (int(dataset.episode_lengths[episodes].max()) - 1) * skip
     if longest < skip:
         raise PlanningError(
@@ -360,7 +364,7 @@ def _draw_from_environment(config: Config, lane: Lane, dataset: EpisodeDataset |
     if dataset is None:
         collected, num_collected = config.dataset_seed, config.num_episodes_data_collection
     else:
-        collected, num_collected = dataset.manifest.seed, dataset.manifest.num_episodes
+        collected, num_collected = dataset.provenance.seed, dataset.spec.num_episodes
     used = {episode_seeds(collected, episode).environment for episode in range(num_collected)}
     seeds = (seed for index in count() if (seed := _drawn_seed(settings.seed, index)) not in used)
     criterion = _criterion_for_drawn(settings, lane, next(seeds))
@@ -368,22 +372,20 @@ def _draw_from_environment(config: Config, lane: Lane, dataset: EpisodeDataset |
     def drawn(options: Mapping[str, Any], group: str) -> Iterator[Task]:
         for seed in seeds:
             with _start_errors(lane, "evaluation.goals"):
-                lane.reset(seed, options=options, place=f"reset(seed={seed}, options={dict(options) or None})")
-                start = DrawnStart(seed, options, lane.frame())
+                start = draw_start(lane, seed, options)
                 task = Task(group, goal_frame(lane, start.frame), _goal_state(lane), None, start)
             yield task
 
     kinds = [drawn(options, _in_words(options)) for options in settings.reset_options] or [drawn({}, "all")]
     tasks, solved = _unsolved(lane, kinds, criterion, settings.num_episodes)
-    notes = ["evaluation.split has no effect, as the environment draws starts and goals: tune with another seed."]
-    return TaskSet(
-        tasks, criterion, "environment", None, solved, tuple(notes if settings.split == "validation" else ())
-    )
+    note = "evaluation.split has no effect, as the environment draws starts and goals: tune with another seed."
+    notes = (note,) if settings.split == "validation" else ()
+    return TaskSet(tasks, criterion, "environment", None, solved, notes)
 
 
 def _criterion_for_drawn(settings: EvaluationConfig, lane: Lane, seed: int) -> Criterion:
     with _start_errors(lane, "evaluation.goals"):
-        lane.reset(seed, place=f"reset(seed={seed})")
+        draw_start(lane, seed, {})
     if settings.success is not None and not lane.has("goal_state"):
         raise PlanningError(
             f"evaluation.success is set, but {lane.name} does not tell the state at the goal that it draws: give it "

@@ -8,23 +8,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import gymnasium
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from jepaworld.envs.spaces import UNBOUNDED
+from jepaworld.envs.spaces import action_bounds
 
 
 def action_scale(space: gymnasium.spaces.Box, frame_skipping: int) -> tuple[Tensor, Tensor]:
     """Centre and half range (A,) of each entry of an action block; 0 and 1 where an entry is not bounded."""
-    low = np.tile(space.low.astype(np.float64).reshape(-1), frame_skipping)
-    high = np.tile(space.high.astype(np.float64).reshape(-1), frame_skipping)
-    # Spaces without real limits often carry the largest float instead of infinity.
-    bounded = (low > -UNBOUNDED) & (high < UNBOUNDED) & (high > low)
-    with np.errstate(invalid="ignore"):
-        center = np.where(bounded, (low + high) / 2, 0.0)
-        half_range = np.where(bounded, (high - low) / 2, 1.0)
-    return torch.tensor(center, dtype=torch.float32), torch.tensor(half_range, dtype=torch.float32)
+    bounds = action_bounds(space, frame_skipping)
+    return torch.tensor(bounds.center, dtype=torch.float32), torch.tensor(bounds.half_range, dtype=torch.float32)
 
 
 class ContinuousActionEmbedding(nn.Module):

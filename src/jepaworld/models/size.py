@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from jepaworld.config import Config
 from jepaworld.data.windows import Batch
-from jepaworld.envs.pixels import make_env
+from jepaworld.envs.calls import close
+from jepaworld.envs.make import make_env
 from jepaworld.envs.spaces import block_size
 from jepaworld.models.jepa import JEPA
 from jepaworld.models.state_decoder import JEPAStateDecoder
@@ -34,7 +35,7 @@ def describe_config(config: Config) -> str:
     device = resolve_device(config.device)
     env = make_env(config.environment_name, config.environment_kwargs)
     action_space = env.action_space
-    env.close()
+    close(env)
     model = JEPA.from_config(config, action_space)
     decoder = JEPAStateDecoder.from_config(config)
     lines = [f"device               {device}", f"action space         {action_space}", "", "parameters"]

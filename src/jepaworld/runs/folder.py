@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jepaworld.config import Config, load_config
-from jepaworld.data.store import EpisodeDataset
-from jepaworld.data.windows import Split, split_episodes
+from jepaworld.data.store import EpisodeDataset, Split
 from jepaworld.errors import CheckpointError, ConfigError, DatasetError
 from jepaworld.models.checkpoints import CONFIG_FILE
 from jepaworld.runs.metrics import METRICS_FILE
@@ -79,7 +78,7 @@ class RunFolder:
     def split(self, dataset: EpisodeDataset) -> Split:
         """Which episodes the run trained on, validated on and kept for evaluation."""
         splits = self.config.early_stopping.validation_split, self.config.evaluation_split
-        return split_episodes(len(dataset.episode_lengths), *splits, self.config.seed)
+        return dataset.split(*splits, self.config.seed)
 
 
 def read_run(run_dir: str | Path) -> RunFolder:

@@ -17,8 +17,7 @@ from typing import Any
 import torch
 
 from jepaworld.config import Config, load_config, to_commented_yaml
-from jepaworld.data.store import EpisodeDataset
-from jepaworld.data.windows import Split
+from jepaworld.data.store import EpisodeDataset, Split
 from jepaworld.errors import CheckpointError, ConfigError, DatasetError
 from jepaworld.models import checkpoints
 from jepaworld.runs.metrics import METRICS_FILE

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jepaworld.data.store import EpisodeDataset
-from jepaworld.data.windows import Batch, Split, WindowLoader
+from jepaworld.data.store import EpisodeDataset, Split
+from jepaworld.data.windows import Batch, WindowLoader
 from jepaworld.models.jepa import JEPA, to_images
 from jepaworld.models.state_decoder import JEPAStateDecoder
 from jepaworld.training_loops.epoch_loop import Objective, Updater
@@ -121,7 +121,7 @@ def _plot_validation(
         int(dataset.episode_starts[episode] + rng.integers(dataset.episode_lengths[episode] + 1))
         for episode in np.resize(episodes, PLOTTED_FRAMES)
     ]
-    frames = np.concatenate([dataset.rows("frames", row, row + 1) for row in rows])
+    frames = dataset.gather("frames", np.asarray(rows))
     objective.eval()
     painted = objective.decoder(objective.embed(torch.from_numpy(frames).to(run.device)))
     painted = painted.clamp(0, 1).mul(255).round().to("cpu", torch.uint8).numpy()
