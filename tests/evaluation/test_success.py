@@ -72,7 +72,7 @@ def test_conditions_that_do_not_fit_are_refused_with_what_there_is(condition, me
 
 
 def test_no_condition_at_all_is_refused():
-    with pytest.raises(ConfigError, match="evaluation.success"):
+    with pytest.raises(ConfigError, match=r"evaluation\.success"):
         Criterion([], VARIABLES)
 
 
