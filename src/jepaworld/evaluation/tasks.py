@@ -112,11 +112,11 @@ class StartError(PlanningError):
             left.append("evaluation.goals=recorded with evaluation.restore=state")
         if "replay" not in tried:
             left.append("evaluation.goals=recorded with evaluation.restore=replay, if it is deterministic")
-        nothing = (
-            "nothing: let it draw everything random from self.np_random, or give it restore_state() or goal_image() "
-            "(docs/bring_your_own.md)"
-        )
-        super().__init__(f"{reason} What remains: {', or '.join(left) or nothing}.")
+        remains = f"What remains: {', or '.join(left)}." if left else (
+            "No protocol remains: let it draw everything random from self.np_random, or give it restore_state() or "
+            "goal_image() (docs/bring_your_own.md)."
+        )  # fmt: skip
+        super().__init__(f"{reason} {remains}")
         self.reason = reason
 
 
