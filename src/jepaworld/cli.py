@@ -261,7 +261,7 @@ def _evaluate(run: Path, overrides: list[str], progress: RichProgress) -> None:
 
     planning = evaluate_run(run, overrides, progress)
     progress.message("measuring probes, collapse and imagination; writing the report")
-    path = _write_report(run, planning["device"])
+    path = _write_report(run, planning.device)
     typer.echo(summary(read_results(run)))
     progress.message(f"look at {path}")
 

@@ -11,7 +11,7 @@ from jepaworld.evaluation.results import (
     Heldout,
     Imagination,
     MLPReading,
-    PlanningReport,
+    PlanningResults,
     Probe,
     Results,
     StateError,
@@ -65,8 +65,8 @@ PLANNING: dict[str, Any] = {
 }
 
 
-def planning(**changes: Any) -> PlanningReport:
-    return PlanningReport.model_validate(PLANNING | changes)
+def planning(**changes: Any) -> PlanningResults:
+    return PlanningResults.model_validate(PLANNING | changes)
 
 
 def probe(variable: str, r2: float | None, mlp: float | None) -> Probe:

@@ -31,7 +31,8 @@ from jepaworld.evaluation.results import (
 )
 from jepaworld.evaluation.state_probes import choose_state_probes
 from jepaworld.losses.collapse import judge_collapse
-from jepaworld.models import build, load_decoder
+from jepaworld.models import build, load, load_decoder
+from jepaworld.models.protocol import encoder_of
 from jepaworld.models.state_decoder import JEPAStateDecoder
 from jepaworld.runs.folder import RunFolder
 from jepaworld.utils.devices import resolve_device
@@ -257,7 +258,6 @@ def _measure_decoder(
     results: Results,
     pictures: Pictures,
 ) -> None:
-    online = config.jepa_decoder_training.embedding_source == "online"
     encode = encoder_of(model, config.jepa_decoder_training.embedding_source)
     rows, owners = sample_rows(dataset, heldout, 512, config.seed)
     real = dataset.gather("frames", rows)

@@ -6,53 +6,103 @@ Shapes: N frames or windows. Lists by imagined step begin with step 1.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from jepaworld.data.store import file_checksum
 from jepaworld.errors import CheckpointError
+from jepaworld.evaluation.rates import Rate
 from jepaworld.losses.collapse import CollapseDiagnostics
 from jepaworld.runs.folder import RunFolder
 from jepaworld.utils.records import Number, Record, beside
-
-PLANNING_FOLDER = "evaluation"
-PLANNING_FILE = "planning.json"
+from jepaworld.utils.storage import atomic_write_text, storage_errors
 
 ProbeKind = Literal["linear", "mlp"]
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, populate_by_name=True)
 
 
-class SuccessRate(_Record):
-    """Share of episodes that succeeded, 0 to 1, with Wilson's 95 % interval."""
+class PlayedTask(_Record):
+    """What became of one task when an agent played it.
 
-    successes: int = Field(ge=0)
-    episodes: int = Field(ge=1)
-    rate: float = Field(ge=0.0, le=1.0)
-    low: float = Field(ge=0.0, le=1.0)
-    high: float = Field(ge=0.0, le=1.0)
+    Attributes:
+        agent: Who played.
+        task: Its place in the evaluation.
+        group: The group of tasks that it is counted in.
+        any: Whether the goal was reached at any time.
+        end: Whether the episode ended at the goal.
+        steps: Environment steps after which the goal was reached for the first time; None if it never was.
+        played: Environment steps of the episode; None in files of 0.1.0.
+        distances: How far each condition of `evaluation.success` was from holding at the end, in its unit.
+        episode: The recorded episode that start and goal come from, if they do.
+    """
+
+    agent: str
+    task: int
+    group: str = "all"
+    any: bool
+    end: bool
+    steps: int | None = None
+    played: int | None = None
+    distances: tuple[float, ...] = ()
+    episode: int | None = None
 
 
-class PlanningAgent(_Record):
+class AgentResult(_Record):
     """Who played the tasks, and what came of it.
 
-    `any` counts episodes that were at the goal at any time, `end` those that ended there; over all tasks ("all") and
-    in each group. Both are empty if `missing` says why there is no such agent.
+    Attributes:
+        name: "planner", "random" or "recorded".
+        label: Who it is, in words.
+        missing: Why there is no such agent; `any` and `end` are empty then.
+        any: Tasks that were at the goal at any time: over all ("all") and in each group, if there are several.
+        end: Tasks that ended there.
+        median_steps_to_success: Environment steps, of those that reached the goal.
+        seconds_per_episode: Time for all episodes, over their number.
+        seconds_per_plan: Time for one plan of one environment.
     """
 
     name: str
     label: str
     missing: str | None = None
-    any: dict[str, SuccessRate] = {}
-    end: dict[str, SuccessRate] = {}
+    any: dict[str, Rate] = {}
+    end: dict[str, Rate] = {}
     median_steps_to_success: float | None = None
     seconds_per_episode: float | None = None
     seconds_per_plan: float | None = None
+
+    @model_validator(mode="after")
+    def _counts_something(self) -> Self:
+        if self.missing is None and not ("all" in self.any and "all" in self.end):
+            raise ValueError(f"agent {self.name!r} has no success over all goals")
+        return self
+
+    @classmethod
+    def of(
+        cls, label: str, played: Sequence[PlayedTask], seconds: float, seconds_per_plan: float | None = None
+    ) -> Self:
+        """The result of the tasks that one agent played in `seconds`."""
+        selections = {"all": played}
+        groups = list(dict.fromkeys(task.group for task in played))
+        if len(groups) > 1:
+            selections |= {group: [task for task in played if task.group == group] for group in groups}
+        owners = {name: [task.episode for task in tasks] for name, tasks in selections.items()}
+        steps = [task.steps for task in played if task.steps is not None]
+        return cls(
+            name=played[0].agent,
+            label=label,
+            any={name: Rate.of([task.any for task in tasks], owners[name]) for name, tasks in selections.items()},
+            end={name: Rate.of([task.end for task in tasks], owners[name]) for name, tasks in selections.items()},
+            median_steps_to_success=float(np.median(steps)) if steps else None,
+            seconds_per_episode=seconds / len(played),
+            seconds_per_plan=seconds_per_plan,
+        )
 
 
 class PlanningVideo(_Record):
@@ -65,13 +115,38 @@ class PlanningVideo(_Record):
     caption: str
 
 
-class PlanningReport(_Record):
-    """What the report shows of planning.json."""
+class PlanningResults(_Record):
+    """How often goals were reached: what `evaluate_planning` returns, and the content of planning.json.
 
-    schema_version: Literal[1] = Field(alias="schema")
-    checkpoint_sha256: str
-    created: str
+    Attributes:
+        schema_version: "schema" in the file.
+        checkpoint_sha256: Of the model's weights; empty for a model that is in no file.
+        created: When, ISO 8601.
+        seed: Of starts, goals, planners and the random policy (`evaluation.seed`).
+        training_seed: Of the model's run (`seed`); None in files of 0.1.0.
+        environment: Its id.
+        protocol: What was done, in a sentence.
+        goals: "recorded" or "environment".
+        num_episodes: Tasks that each agent played.
+        max_steps: Environment steps of an episode, at most.
+        excluded_solved: Starts that were solved already and drawn again.
+        groups: Groups of tasks that are counted apart; empty if there is only one.
+        agents: The planner, the random policy, the recorded actions.
+        planning: The settings.
+        evaluation: The settings.
+        device: Where the model planned.
+        episodes: What became of each task.
+        videos: Beside the file.
+        duration_seconds: Of the whole evaluation.
+        folder: Where the videos are; not in the file.
+        recordings: `Recording`s that videos are made of; not in the file.
+    """
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    checkpoint_sha256: str = ""
+    created: str = ""
     seed: int
+    training_seed: int | None = None
     environment: str
     protocol: str
     goals: str
@@ -79,18 +154,27 @@ class PlanningReport(_Record):
     max_steps: int
     excluded_solved: int
     groups: list[str] = []
-    agents: list[PlanningAgent]
+    agents: list[AgentResult]
+    planning: dict[str, Any] = {}
+    evaluation: dict[str, Any] = {}
+    device: str = "cpu"
+    episodes: list[PlayedTask] = []
     videos: list[PlanningVideo] = []
     duration_seconds: float | None = None
     folder: Path = Field(default=Path(), exclude=True)
-    """Where the videos are; not in the file."""
+    recordings: tuple[Any, ...] = Field(default=(), exclude=True, repr=False)
 
-    def agent(self, name: str) -> PlanningAgent | None:
+    def agent(self, name: str) -> AgentResult | None:
         """The agent of that name, if it is listed."""
         return next((agent for agent in self.agents if agent.name == name), None)
 
+    def write(self, path: Path) -> None:
+        """Write planning.json."""
+        with storage_errors(path):
+            atomic_write_text(path, self.model_dump_json(by_alias=True, indent=1) + "\n")
 
-def read_planning(run: RunFolder) -> tuple[PlanningReport | None, str | None]:
+
+def read_planning(run: RunFolder) -> tuple[PlanningResults | None, str | None]:
     """Read how well plans of the run's best model do.
 
     Returns:
@@ -107,7 +191,7 @@ def read_planning(run: RunFolder) -> tuple[PlanningReport | None, str | None]:
             return None, None
         return None, f"How well this model plans has not been measured: {remedy} does it."
     try:
-        content = PlanningReport.model_validate_json(path.read_bytes())
+        content = PlanningResults.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "content"
@@ -115,12 +199,6 @@ def read_planning(run: RunFolder) -> tuple[PlanningReport | None, str | None]:
             f"{path}: damaged, or written by another version of jepaworld ({where}: {first['msg']}). Delete it, or "
             f"measure again with {remedy}."
         ) from error
-    for agent in content.agents:
-        if agent.missing is None and not ("all" in agent.any and "all" in agent.end):
-            raise CheckpointError(
-                f"{path}: damaged (agent {agent.name!r} has no success over all goals). Delete it, or measure again "
-                f"with {remedy}."
-            )
     here = file_checksum(checkpoint) if checkpoint.is_file() else "no checkpoint"
     if here != content.checkpoint_sha256:
         return None, (
@@ -347,7 +425,7 @@ class Results(Record):
     best_epoch: dict[str, Any] | None = None
     collapse: CollapseDiagnostics | None = None
     headline_probe: HeadlineProbe | None = None
-    planning: PlanningReport | None = None
+    planning: PlanningResults | None = None
     probes: list[Probe] = Field(default_factory=list)
     imagination: Imagination | None = None
     reconstruction: Reconstruction | None = None

@@ -1,8 +1,12 @@
-"""Which starts and goals are planned for: from held-out episodes, or as the environment draws them."""
+"""Which starts and goals are planned for: from held-out episodes, or as the environment draws them.
+
+Shapes: k environment steps from start to goal, C channels, S side of a frame.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, Literal
@@ -14,15 +18,21 @@ from numpy.typing import NDArray
 from jepaworld.config import Config
 from jepaworld.config.planning import EvaluationConfig
 from jepaworld.data.store import EpisodeDataset
+from jepaworld.envs.frames import Frame
 from jepaworld.envs.player import Lane, Player
-from jepaworld.envs.restore import DrawnStart, RecordedStart, RestoreMethod, draw_start, goal_frame
+from jepaworld.envs.restore import (
+    DrawnStart,
+    RecordedStart,
+    RestoreMethod,
+    draw_start,
+    goal_frame,
+    require_same,
+    restore,
+)
 from jepaworld.envs.seeding import episode_seeds, kept_random_state
-from jepaworld.envs.state import extract_state
-from jepaworld.errors import ConfigError, PlanningError
-from jepaworld.evaluation.starts import StartError, Task, begin, start_errors
+from jepaworld.envs.state import States, extract_state
+from jepaworld.errors import ConfigError, EnvironmentNotUsableError, PlanningError
 from jepaworld.evaluation.success import Criterion, own_success
-
-__all__ = ["DrawnStart", "RecordedStart", "StartError", "Task", "TaskSet", "begin", "draw_tasks", "make_task_player"]
 
 _STREAM = 2**32 - 1
 """Keeps the seeds of drawn starts apart from those of episodes, which are numbered from 0."""
@@ -31,16 +41,41 @@ _MOST_SOLVED = 20
 
 
 @dataclass(frozen=True, eq=False)
+class Task:
+    """A start and a goal.
+
+    Attributes:
+        group: Which tasks are counted together: "all", or the reset options in words ("goal_room=other").
+        goal_frame: uint8 (C, S, S), what is seen at the goal.
+        goal_state: State variables at the goal, as far as they are known.
+        actions: (k, *action shape) environment actions that led from start to goal when they were recorded; None
+            where the environment drew both.
+        start: How the start is brought about.
+    """
+
+    group: str
+    goal_frame: Frame
+    goal_state: States
+    actions: NDArray[Any] | None
+    start: RecordedStart | DrawnStart
+
+    @property
+    def episode(self) -> int | None:
+        """The recorded episode that start and goal come from, if they do."""
+        return self.start.episode if isinstance(self.start, RecordedStart) else None
+
+
+@dataclass(frozen=True, eq=False)
 class TaskSet:
     """What `draw_tasks` drew.
 
     Attributes:
-        tasks: in the order in which they were drawn.
-        criterion: when a task is solved.
-        goals: where starts and goals come from.
-        restore: how recorded starts are restored; `None` with goals environment.
-        solved: starts that were drawn, found to be solved already, and left out.
-        notes: sentences for the user.
+        tasks: In the order in which they were drawn.
+        criterion: When a task is solved.
+        goals: Where starts and goals come from.
+        restore: How recorded starts are restored; None with goals environment.
+        solved: Starts that were drawn, found to be solved already, and left out.
+        notes: Sentences for the user.
     """
 
     tasks: tuple[Task, ...]
@@ -50,6 +85,40 @@ class TaskSet:
     solved: int
     notes: tuple[str, ...]
 
+    @property
+    def groups(self) -> list[str]:
+        """Groups of tasks that are counted apart; empty if there is only one."""
+        groups = list(dict.fromkeys(task.group for task in self.tasks))
+        return groups if len(groups) > 1 else []
+
+
+class StartError(PlanningError):
+    """A start could not be brought about.
+
+    Args:
+        reason: Where, and what was found.
+        lane: The lane, of whose environment the message says which protocol remains.
+        tried: The methods that failed; none of them is "recorded goals are not what was tried".
+
+    Attributes:
+        reason: As given.
+    """
+
+    def __init__(self, reason: str, lane: Lane, tried: Collection[RestoreMethod]) -> None:
+        left = []
+        if tried and lane.has("goal_image"):
+            left.append("evaluation.goals=environment")
+        if "state" not in tried and lane.has("restore_state"):
+            left.append("evaluation.goals=recorded with evaluation.restore=state")
+        if "replay" not in tried:
+            left.append("evaluation.goals=recorded with evaluation.restore=replay, if it is deterministic")
+        remains = f"What remains: {', or '.join(left)}." if left else (
+            "No protocol remains: let it draw everything random from self.np_random, or give it restore_state() or "
+            "goal_image() (docs/bring_your_own.md)."
+        )  # fmt: skip
+        super().__init__(f"{reason} {remains}")
+        self.reason = reason
+
 
 def make_task_player(config: Config, dataset: EpisodeDataset | None, num_lanes: int = 1) -> Player:
     """Lanes of the environment to plan in: as collected from, but without Gymnasium's limit on the length of episodes.
@@ -57,12 +126,12 @@ def make_task_player(config: Config, dataset: EpisodeDataset | None, num_lanes: 
     A replayed start would otherwise leave fewer steps the later in its episode it is.
 
     Args:
-        config: environment and, without a dataset, frame source.
-        dataset: says which frames the model knows.
-        num_lanes: environments side by side.
+        config: Environment and, without a dataset, frame source.
+        dataset: Says which frames the model knows.
+        num_lanes: Environments side by side.
 
     Raises:
-        EnvironmentNotUsableError: as `make_env`.
+        EnvironmentNotUsableError: As `Player`.
     """
     return Player(
         config.environment_name,
@@ -72,6 +141,30 @@ def make_task_player(config: Config, dataset: EpisodeDataset | None, num_lanes: 
         input_channels=config.input_channels,
         frame_source=config.collection.frame_source if dataset is None else dataset.provenance.frame_source,
     )
+
+
+def begin(lane: Lane, task: Task) -> None:
+    """Bring a lane to the start of a task.
+
+    The random generators of Python, numpy and torch are left as they were.
+
+    Args:
+        lane: Of a player from `make_task_player`.
+        task: From `draw_tasks`.
+
+    Raises:
+        StartError: What is found there is not what the task says, or the environment failed.
+    """
+    start = task.start
+    if isinstance(start, DrawnStart):
+        with kept_random_state(), _start_errors(lane, "evaluation.goals"):
+            restore(lane, start)
+            require_same(f"goal of {lane.place}", goal_frame(lane, start.frame), task.goal_frame)
+        return
+    with kept_random_state(), _start_errors(lane, "evaluation.restore", start.method):
+        restore(lane, start)
+        if lane.has("set_goal"):
+            lane.set_goal(task.goal_state)
 
 
 def draw_tasks(
@@ -85,19 +178,20 @@ def draw_tasks(
     Each start is brought about once, so that what cannot be restored is known before anything is planned.
 
     Args:
-        config: all settings; the section `evaluation` decides.
-        lane: of a player from `make_task_player`; it is played.
-        dataset: holds the recorded episodes, and says which seeds were collected with; may be `None` with goals
+        config: All settings; the section `evaluation` decides.
+        lane: Of a player from `make_task_player`; it is played.
+        dataset: Holds the recorded episodes, and says which seeds were collected with; may be None with goals
             environment, where those of the settings are taken.
-        episodes: indices of held-out episodes, for recorded goals.
+        episodes: Indices of held-out episodes, for recorded goals: those of `evaluation.split`.
 
     Raises:
         ConfigError: `goal_steps` does not fit the data, or `success` not the state variables.
-        PlanningError: the environment cannot give such starts or goals, or success cannot be told; the message says
+        PlanningError: The environment cannot give such starts or goals, or success cannot be told; the message says
             what remains.
     """
+    settings = config.evaluation
     with kept_random_state():
-        if _resolve_goals(config.evaluation, lane) == "environment":
+        if _resolve_goals(settings, lane) == "environment":
             return _draw_from_environment(config, lane, dataset)
         if dataset is None:
             raise PlanningError(
@@ -105,18 +199,20 @@ def draw_tasks(
                 "Restore it, or set evaluation.goals to environment if it shows its goal (goal_image())."
             )
         if len(episodes) == 0:
+            share = "early_stopping.validation_split" if settings.split == "validation" else "evaluation_split"
             raise PlanningError(
-                "evaluation.goals: recorded goals need held-out episodes, and there are none. Set evaluation_split "
-                "above 0 before training, or evaluation.goals to environment if it shows its goal (goal_image())."
+                f"evaluation.goals: recorded goals need held-out episodes, and there are none (evaluation.split is "
+                f"{settings.split}). Set {share} above 0 before training, or evaluation.goals to environment if it "
+                "shows its goal (goal_image())."
             )
-        return _draw_recorded(config.evaluation, lane, dataset, np.asarray(episodes, np.int64))
+        return _draw_recorded(settings, lane, dataset, np.asarray(episodes, np.int64))
 
 
 def _resolve_goals(settings: EvaluationConfig, lane: Lane) -> Literal["recorded", "environment"]:
     shows_goal = lane.has("goal_image")
     if settings.goals == "environment" and not shows_goal:
         raise PlanningError(
-            f"evaluation.goals is environment, but {lane.name} shows no goal. Give it goal_image() "
+            f"evaluation.goals is environment, but {lane.name} shows no goal: give it goal_image() "
             "(docs/bring_your_own.md), or set evaluation.goals to recorded."
         )
     if settings.goals != "auto":
@@ -140,11 +236,23 @@ def _unsolved(
                 "stricter, raise evaluation.goal_steps, or hold out more episodes (evaluation_split)."
             )
         begin(lane, task)
-        if criterion.reached(lane.states(), lane.info, task):
+        if criterion.judge(lane.states(), lane.info, task.goal_state)[0]:
             solved += 1
         else:
             tasks.append(task)
     return tuple(tasks), solved
+
+
+@contextmanager
+def _start_errors(lane: Lane, setting: str, *tried: RestoreMethod) -> Iterator[None]:
+    """Say of an environment that fails, or does not come back, which protocols remain."""
+    try:
+        yield
+    except EnvironmentNotUsableError as error:
+        problem = StartError(f"{setting}: {error}", lane, tried)
+        for note in getattr(error, "__notes__", ()):
+            problem.add_note(note)
+        raise problem from error
 
 
 # --- recorded starts and goals ------------------------------------------------------------------------------
@@ -157,12 +265,14 @@ def _draw_recorded(
     if criterion.conditions is None and not lane.has("set_goal"):
         raise PlanningError(
             f"evaluation.success is null, but the own success of {lane.name} is not about recorded goals (it has no "
-            "set_goal()). Set evaluation.success to conditions on its state variables; there are: "
-            f"{', '.join(dataset.state_variables) or 'none'}."
+            "set_goal()): set it to conditions on its state variables "
+            f"({', '.join(dataset.state_variables) or 'there are none'})."
         )
     notes: list[str] = []
     if settings.reset_options:
         notes.append("evaluation.reset_options has no effect, as starts and goals are recorded.")
+    if settings.split == "validation":
+        notes.append("Tasks are drawn from validation episodes, for tuning: publish with evaluation.split=evaluation.")
     methods = _restore_methods(settings, lane)
     failed: list[StartError] = []
     for method in methods:
@@ -183,8 +293,8 @@ def _restore_methods(settings: EvaluationConfig, lane: Lane) -> list[RestoreMeth
         return ["state", "replay"] if settings.restore == "auto" else [settings.restore]
     if settings.restore == "state":
         raise PlanningError(
-            f"evaluation.restore is state, but {lane.name} has no restore_state(). Set evaluation.restore to replay, "
-            "or give it the method (docs/bring_your_own.md)."
+            f"evaluation.restore is state, but {lane.name} has no restore_state(): set it to replay, or give it the "
+            "method (docs/bring_your_own.md)."
         )
     return ["replay"]
 
@@ -194,7 +304,7 @@ def _recorded_tasks(
 ) -> Iterator[Task]:
     """Every pair of start and goal, in an order that the seed draws: one of each episode before a second of any.
 
-    Tasks of one episode are alike, while an interval takes them for independent.
+    Tasks of one episode are alike, so that they tell less than those of several; see `Rate`.
     """
     blocks = _goal_blocks(settings.goal_steps, dataset, episodes)
     rng = np.random.default_rng(settings.seed)
@@ -233,20 +343,15 @@ def _goal_blocks(goal_steps: int, dataset: EpisodeDataset, episodes: NDArray[np.
     longest = (int(dataset.episode_lengths[episodes].max()) - 1) * skip
     if longest < skip:
         raise PlanningError(
-            f"evaluation.goals: the held-out episodes of {dataset.path} are single transitions, too short for a "
-            "start and a goal. Collect longer episodes (max_steps_per_episode_data_collection)."
+            f"evaluation.goals: the held-out episodes of {dataset.path} are single transitions, too short for a start "
+            "and a goal. Collect longer episodes (max_steps_per_episode_data_collection)."
         )
-    if goal_steps % skip:
-        below = goal_steps // skip * skip
-        nearest = [str(steps) for steps in (below, below + skip) if 0 < steps <= longest] or [str(longest)]
+    if goal_steps % skip or goal_steps > longest:
+        below = min(goal_steps, longest) // skip * skip
+        nearest = [str(steps) for steps in (below, below + skip) if 0 < steps <= longest]
         raise ConfigError(
-            f"evaluation.goal_steps is {goal_steps}, but frames were stored every {skip} environment steps "
-            f"(frame_skipping). Set it to {' or '.join(nearest)}."
-        )
-    if goal_steps > longest:
-        raise ConfigError(
-            f"evaluation.goal_steps is {goal_steps}, but in the held-out episodes of {dataset.path} a goal is at most "
-            f"{longest} environment steps from a start. Set it to at most that, or collect longer episodes."
+            f"evaluation.goal_steps is {goal_steps}: a multiple of {skip} (frame_skipping), at most {longest}, the "
+            f"longest way in the held-out episodes of {dataset.path}; nearest is {' or '.join(nearest)}."
         )
     return goal_steps // skip
 
@@ -266,35 +371,37 @@ def _draw_from_environment(config: Config, lane: Lane, dataset: EpisodeDataset |
 
     def drawn(options: Mapping[str, Any], group: str) -> Iterator[Task]:
         for seed in seeds:
-            with start_errors(lane, "evaluation.goals"):
+            with _start_errors(lane, "evaluation.goals"):
                 start = draw_start(lane, seed, options)
                 task = Task(group, goal_frame(lane, start.frame), _goal_state(lane), None, start)
             yield task
 
     kinds = [drawn(options, _in_words(options)) for options in settings.reset_options] or [drawn({}, "all")]
     tasks, solved = _unsolved(lane, kinds, criterion, settings.num_episodes)
-    return TaskSet(tasks, criterion, "environment", None, solved, ())
+    note = "evaluation.split has no effect, as the environment draws starts and goals: tune with another seed."
+    notes = (note,) if settings.split == "validation" else ()
+    return TaskSet(tasks, criterion, "environment", None, solved, notes)
 
 
 def _criterion_for_drawn(settings: EvaluationConfig, lane: Lane, seed: int) -> Criterion:
-    with start_errors(lane, "evaluation.goals"):
+    with _start_errors(lane, "evaluation.goals"):
         draw_start(lane, seed, {})
     if settings.success is not None and not lane.has("goal_state"):
         raise PlanningError(
-            f"evaluation.success is set, but {lane.name} does not tell the state at the goal that it draws. Give it "
+            f"evaluation.success is set, but {lane.name} does not tell the state at the goal that it draws: give it "
             "goal_state() (docs/bring_your_own.md), set evaluation.success to null for its own success, or "
             "evaluation.goals to recorded."
         )
     if settings.success is None and own_success(lane.info) is None:
         raise PlanningError(
-            f"evaluation.success is null, but {lane.name} gives neither success nor is_success in info after "
-            "reset(). Add it, or set evaluation.goals to recorded and evaluation.success to conditions on its state "
-            f"variables; there are: {', '.join(lane.states()) or 'none'}."
+            f"evaluation.success is null, but {lane.name} gives neither success nor is_success in info after reset(): "
+            "add it, or set evaluation.goals to recorded and evaluation.success to conditions on its state variables "
+            f"({', '.join(lane.states()) or 'there are none'})."
         )
     return Criterion(settings.success, {name: value.shape for name, value in _goal_state(lane).items()})
 
 
-def _goal_state(lane: Lane) -> dict[str, NDArray[np.float32]]:
+def _goal_state(lane: Lane) -> States:
     return extract_state(None, lane.call("goal_state")) if lane.has("goal_state") else {}
 
 

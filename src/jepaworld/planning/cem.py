@@ -46,7 +46,7 @@ class GaussianPlanner(Planner):
 
     def _draw(self, mean: Tensor, std: Tensor, mixing: Tensor, num_samples: int) -> Tensor:
         """Candidates (B, S, P, A) within the bounds; the first is the mean itself."""
-        candidates = plan_noise(self.space, len(mean), num_samples, mixing, self.generator)
+        candidates = plan_noise(self.space, num_samples, mixing, self.generators)
         candidates.mul_(std.unsqueeze(1)).add_(mean.unsqueeze(1))
         candidates[:, 0] = mean
         return self.space.clip(candidates)

@@ -67,6 +67,7 @@ class GradientPlanner(GaussianPlanner):
                 (actions.grad,) = torch.autograd.grad(total, actions, allow_unused=True)
             if actions.grad is None:
                 raise self._no_gradient()
+            actions.grad.nan_to_num_(0.0, 0.0, 0.0)  # a forbidden start has no slope to follow and stays
             optimizer.step()
             actions.copy_(self.space.clip(actions))
         score(actions.detach())
@@ -74,7 +75,6 @@ class GradientPlanner(GaussianPlanner):
 
     def _no_gradient(self) -> PlanningError:
         return PlanningError(
-            "planning.planner is gradient, but no gradient comes back from the cost to the actions. Let the model's "
-            "rollout() and the goal cost be differentiable in the actions (no torch.no_grad, detach or rounding; "
-            "check_dynamics(model) looks for it), or set planning.planner to cem."
+            "planning.planner is gradient, but no gradient comes back from the cost to the actions: let rollout() and "
+            "the goal cost be differentiable (check_dynamics(model) looks for it), or set planning.planner to cem."
         )

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from jepaworld.evaluation.results import Imagination, PlanningReport, Probe, StateError
+from jepaworld.evaluation.results import Imagination, PlanningResults, Probe, StateError
 from jepaworld.losses.collapse import CollapseDiagnostics
 from jepaworld.report.headline import AGENT_NAMES, PROBE_NAMES
 from jepaworld.utils.text import number
@@ -148,7 +148,7 @@ def state_error_chart(state: StateError) -> Chart:
         return _by_step(axes, title, "distance, in its own unit")
 
 
-def success_chart(planning: PlanningReport) -> Chart:
+def success_chart(planning: PlanningResults) -> Chart:
     """Share of goals reached at any time by each agent with its interval, over all tasks and in each group."""
     agents = [agent for agent in planning.agents if agent.missing is None]
     rows = ["all", *planning.groups]

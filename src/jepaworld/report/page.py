@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 
 from jepaworld.evaluation.measure import UNTRAINED, Pictures
 from jepaworld.evaluation.probes import PIXELS
-from jepaworld.evaluation.results import PlanningReport, Results
+from jepaworld.evaluation.results import PlanningResults, Results
 from jepaworld.evaluation.state_probes import READABLE
 from jepaworld.report import figures, headline
 from jepaworld.report.figures import MODEL, OTHER, Chart
@@ -165,7 +165,7 @@ def _probe_rows(results: Results) -> list[Sequence[str]]:
     return rows
 
 
-def _videos(planning: PlanningReport) -> list[dict[str, Any]]:
+def _videos(planning: PlanningResults) -> list[dict[str, Any]]:
     """File, caption and success of each, with its pictures if the file is there."""
     videos = []
     for video in planning.videos:

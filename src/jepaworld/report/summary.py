@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from jepaworld.evaluation.results import PlanningReport, Results
+from jepaworld.evaluation.results import PlanningResults, Results
 from jepaworld.report.headline import AGENT_NAMES, PROBE_NAMES
 from jepaworld.utils.text import columns, counted, duration, number, share, wrapped
 
@@ -24,7 +24,7 @@ def summary(results: Results) -> str:
     return "\n\n".join("\n".join(lines) for section in sections if (lines := list(section)))
 
 
-def _success(planning: PlanningReport) -> Iterator[str]:
+def _success(planning: PlanningResults) -> Iterator[str]:
     yield from wrapped(planning.protocol)
     yield ""
     rows = [["goals reached", "which", "at any time", "at the end", "episodes"]]
@@ -45,7 +45,7 @@ def _success(planning: PlanningReport) -> Iterator[str]:
         yield from wrapped(note)
 
 
-def _speed(planning: PlanningReport) -> Iterator[str]:
+def _speed(planning: PlanningResults) -> Iterator[str]:
     rows = [["time", "per episode", "per plan", "median environment steps to the goal"]]
     for agent in planning.agents:
         if agent.missing is None:

@@ -16,12 +16,38 @@ from torch import Tensor, nn
 
 from jepaworld import run_training
 from jepaworld.config import Config
+from jepaworld.data.store import EpisodeDataset
 from jepaworld.errors import CheckpointError, ConfigError, PlanningError
 from jepaworld.evaluation.encoding import paint
-from jepaworld.evaluation.planning import Outcome, Recording
-from jepaworld.evaluation_engine import _write_videos, evaluate_run, plan_with_run, time_lapse
+from jepaworld.evaluation.planning import Recording
+from jepaworld.evaluation.results import PlanningResults, PlayedTask
+from jepaworld.evaluation.videos import time_lapse, write_videos
+from jepaworld.evaluation_engine import evaluate_run, plan_with_run
 from jepaworld.planning import WorldModelPolicy
+from jepaworld.runs.folder import read_run
 from jepaworld.utils.progress import Progress
+
+OLD_RESULTS = """{
+ "schema": 1, "checkpoint_sha256": "b6c9", "created": "2026-11-25T04:41:34+0000", "seed": 0,
+ "environment": "jepaworld/TwoRoom-v0", "protocol": "1 episode", "goals": "environment", "num_episodes": 1,
+ "max_steps": 10, "excluded_solved": 0, "groups": [], "agents": [
+  {"name": "planner", "label": "cem", "missing": null,
+   "any": {"all": {"successes": 0, "episodes": 4, "rate": 0.0, "low": 0.0, "high": 0.49}},
+   "end": {"all": {"successes": 0, "episodes": 4, "rate": 0.0, "low": 0.0, "high": 0.49}},
+   "median_steps_to_success": null, "seconds_per_episode": 0.01, "seconds_per_plan": 0.001},
+  {"name": "random", "label": "random actions (smoothness 0.9)", "missing": null,
+   "any": {"all": {"successes": 0, "episodes": 4, "rate": 0.0, "low": 0.0, "high": 0.49}},
+   "end": {"all": {"successes": 0, "episodes": 4, "rate": 0.0, "low": 0.0, "high": 0.49}},
+   "median_steps_to_success": null, "seconds_per_episode": 0.001, "seconds_per_plan": null},
+  {"name": "recorded", "label": "the recorded actions",
+   "missing": "the environment drew the goals, nobody went there", "any": {}, "end": {},
+   "median_steps_to_success": null, "seconds_per_episode": null, "seconds_per_plan": null}],
+ "planning": {"planner": "auto", "max_candidates": 65536, "objective": {"metric": "l2"}}, "evaluation": {"seed": 0},
+ "device": "cpu", "episodes": [{"agent": "planner", "task": 0, "group": "all", "any": false, "end": false,
+  "steps": null, "distances": [1.5]}],
+ "videos": [{"file": "video_0.webp", "task": 0, "group": "all", "success": false, "caption": "task 0: not reached"}],
+ "duration_seconds": 0.2}"""
+"""As 0.1.0 wrote it."""
 
 SHORT = ["evaluation.num_episodes=3", "evaluation.max_steps=5", "planning.horizon=2", "planning.num_samples=20"]
 
@@ -42,7 +68,11 @@ def goal(tmp_path: Path) -> Path:
 class Told(Progress):
     def __init__(self) -> None:
         self.bars: list[tuple[str, int]] = []
+        self.warnings: list[str] = []
         self.done = 0
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
 
     def start(self, description: str, total: int, completed: int = 0) -> None:
         assert completed == 0
@@ -55,10 +85,46 @@ class Told(Progress):
 
 def test_what_is_returned_is_what_is_written(run: Path) -> None:
     told = Told()
-    content = evaluate_run(run, SHORT, told)
-    assert content == json.loads((run / "evaluation" / "planning.json").read_text())
-    assert content["device"] == "cpu" and content["num_episodes"] == 3
-    assert told.bars == [("planning", 3), ("random policy", 3)] and told.done == 6
+    results = evaluate_run(run, SHORT, told)
+    written = PlanningResults.model_validate_json((run / "evaluation" / "planning.json").read_bytes())
+    assert results.model_copy(update={"folder": written.folder, "recordings": ()}) == written
+    assert results.device == "cpu" and results.num_episodes == 3 and len(results.videos) == len(results.recordings)
+    assert told.bars[0] == ("planning", 3) and told.bars[-1][1] == 3
+    assert told.done == sum(total for _, total in told.bars)
+
+
+def test_results_of_0_1_0_are_read() -> None:
+    content = json.loads(OLD_RESULTS)
+    results = PlanningResults.model_validate(content)
+    assert results.agents[0].any["all"].high == 0.49 and results.agents[0].any["all"].interval == "wilson"
+    assert results.agents[2].missing == "the environment drew the goals, nobody went there"
+    assert results.episodes[0].task == 0 and results.episodes[0].distances == (1.5,)
+    again = json.loads(results.model_dump_json(by_alias=True))
+    assert {key: again[key] for key in content if key not in ("agents", "episodes")} == {
+        key: value for key, value in content.items() if key not in ("agents", "episodes")
+    }
+
+
+def test_tuning_and_publishing_share_no_episode(tiny_config: Callable[..., Config], tmp_path: Path) -> None:
+    config = tiny_config(
+        dataset_dir=str(tmp_path / "data"),
+        num_epochs=1,
+        num_episodes_data_collection=16,
+        jepa_decoder_training={"enabled": False},
+        evaluation={"goals": "recorded", "goal_steps": 3, "success": [{"variable": "state", "distance": 0.1}]},
+    )
+    run = run_training(config, tmp_path / "run").run_dir
+    split = read_run(run).split(EpisodeDataset.open(tmp_path / "data"))
+    played = {}
+    for name in ("evaluation", "validation"):
+        told = Told()
+        results = evaluate_run(run, [*SHORT, "evaluation.num_episodes=8", f"evaluation.split={name}"], told)
+        played[name] = {task.episode for task in results.episodes}
+        assert played[name] == set(getattr(split, name).tolist())
+        assert any("tuning" in warning for warning in told.warnings) == (name == "validation")
+        assert ("validation episodes" in results.protocol) == (name == "validation")
+    assert not played["evaluation"] & played["validation"]
+    assert not (played["evaluation"] | played["validation"]) & set(split.train.tolist())
 
 
 def test_without_a_progress_nothing_is_printed(run: Path, goal: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -140,10 +206,10 @@ def test_a_time_lapse_shows_what_moves_at_every_step_and_what_stays_once() -> No
 
 
 def recording(steps: int | None, blocks: int) -> Recording:
-    outcome = Outcome(7, "all", steps=steps, played=3 * blocks)
+    played = PlayedTask(agent="planner", task=7, any=steps is not None, end=False, steps=steps, played=3 * blocks)
     frame = np.zeros((3, 8, 8), np.uint8)
     frames = [np.full_like(frame, 5 * block) for block in range(blocks + 1)]
-    return Recording(outcome, frame, frames, [torch.zeros(2, 1)] * blocks)
+    return Recording(played, frame, frames, [torch.zeros(2, 1)] * blocks)
 
 
 @pytest.mark.parametrize(
@@ -155,13 +221,10 @@ def recording(steps: int | None, blocks: int) -> Recording:
         (60, 21, "reached after 60 steps"),
     ],
 )
-def test_a_video_ends_soon_after_the_goal(
-    steps: int | None, frames: int, said: str, tiny_config: Callable[..., Config], tmp_path: Path
-) -> None:
+def test_a_video_ends_soon_after_the_goal(steps: int | None, frames: int, said: str, tmp_path: Path) -> None:
     painter: Any = Painter()
-    config = tiny_config(frame_skipping=3)
-    (video,) = _write_videos(tmp_path, [recording(steps, 20)], painter, config)
-    assert video == {
+    (video,) = write_videos(tmp_path, [recording(steps, 20)], painter, 3)
+    assert video.model_dump() == {
         "file": "video_0.webp",
         "task": 7,
         "group": "all",
