@@ -6,10 +6,10 @@ nobody waits for torch who does not need it.
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from jepaworld.envs import register
 
 if TYPE_CHECKING:
     from jepaworld.config import Config, load_config
@@ -33,7 +33,5 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-# The command makes environments through `envs.pixels`, which registers them too: its --help need not wait for them.
-# ("-m" stands there while `python -m jepaworld` looks for what to run.)
-if Path(sys.argv[0] if sys.argv else "").stem not in ("jepaworld", "-m"):
-    import_module("jepaworld.envs")
+# Gymnasium loads no plug-ins by itself: importing this package is what makes the ids known.
+register()

@@ -158,7 +158,7 @@ def inspect(
     from jepaworld.utils.storage import storage_errors
 
     summary = inspect_dataset(dataset)
-    if summary.manifest is not None:
+    if summary.spec is not None:
         typer.echo(str(summary))
     if summary.problem is not None:
         raise DatasetError(summary.problem)

@@ -20,12 +20,12 @@ from PIL import Image
 
 from jepaworld.config import Config, load_config
 from jepaworld.data.store import EpisodeDataset, file_checksum
-from jepaworld.envs.pixels import FrameReader, image_to_frame, make_env
+from jepaworld.envs.frames import image_to_frame
+from jepaworld.envs.player import Player
 from jepaworld.errors import PlanningError
 from jepaworld.evaluation.encoding import paint
 from jepaworld.evaluation.planning import AgentResult, Outcome, Recording, evaluate_planning
-from jepaworld.models import checkpoints
-from jepaworld.models.jepa import JEPA
+from jepaworld.models import checkpoints, load, load_decoder
 from jepaworld.models.state_decoder import JEPAStateDecoder
 from jepaworld.planning import WorldModelPolicy
 from jepaworld.runs.folder import RunFolder
@@ -64,7 +64,7 @@ def evaluate_run(
     device = resolve_device(config.device)
     checkpoint = checkpoints.load(folder.path, "jepa").path
     with torch.random.fork_rng(devices=[]):  # models draw their first weights; the caller's numbers go on as before
-        model = JEPA.from_pretrained(folder.path, device)
+        model = load(folder.path, device)
         decoder = _decoder(folder, device)  # before minutes of playing, as it may be damaged
     dataset, episodes = _heldout(folder, progress)
     bf16 = use_bf16(config.mixed_precision, device, model)
@@ -204,7 +204,7 @@ def _heldout(run: RunFolder, progress: Progress) -> tuple[EpisodeDataset | None,
 
 def _decoder(folder: RunFolder, device: torch.device) -> JEPAStateDecoder | None:
     path = folder.checkpoint("jepa_decoder")
-    return JEPAStateDecoder.from_pretrained(path, device) if path.is_file() else None
+    return load_decoder(path, device) if path.is_file() else None
 
 
 def _read_picture(path: Path, what: str, config: Config, progress: Progress) -> NDArray[np.uint8]:
@@ -229,12 +229,9 @@ def _read_picture(path: Path, what: str, config: Config, progress: Progress) -> 
 
 def _first_frame(config: Config) -> NDArray[np.uint8]:
     """The first frame of an episode, (H, W, C)."""
-    env = make_env(config.environment_name, config.environment_kwargs)
-    try:
-        read = FrameReader(env, config.image_size, config.input_channels, config.collection.frame_source)
-        return read(env.reset(seed=config.evaluation.seed)[0]).transpose(1, 2, 0)
-    finally:
-        env.close()
+    with Player.of(config) as player:
+        player.lanes[0].reset(config.evaluation.seed)
+        return player.lanes[0].frame().transpose(1, 2, 0)
 
 
 # --- what is kept --------------------------------------------------------------------------------------------------

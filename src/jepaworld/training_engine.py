@@ -19,19 +19,18 @@ from jepaworld.config import Config
 from jepaworld.data.collect import collect
 from jepaworld.data.store import EpisodeDataset
 from jepaworld.data.windows import Batch, WindowLoader
-from jepaworld.envs.pixels import make_env
-from jepaworld.envs.spaces import block_size, space_to_dict
+from jepaworld.envs.calls import close
+from jepaworld.envs.make import make_env
+from jepaworld.envs.spaces import Spaces, space_to_dict
 from jepaworld.errors import CheckpointError, ConfigError, DatasetError, NonFiniteLossError
 from jepaworld.losses.collapse import collapse_diagnostics
-from jepaworld.models import checkpoints
-from jepaworld.models.jepa import JEPA
+from jepaworld.losses.objective import make_objective
+from jepaworld.models import build, build_decoder, checkpoints, load
 from jepaworld.models.size import count_parameters, in_words, step_bytes
-from jepaworld.models.state_decoder import JEPAStateDecoder
 from jepaworld.runs.folder import RunFolder, require_names
 from jepaworld.runs.metrics import MetricsLog
 from jepaworld.runs.record import RunRecord
 from jepaworld.runs.settings import DECODE, differences, require_equal
-from jepaworld.training_loops.epoch_loop import JEPAObjective
 from jepaworld.training_loops.jepa_decoder_loop import StateDecoderObjective, train_jepa_state_decoder
 from jepaworld.training_loops.phase_loop import Phase, Run, run_phase
 from jepaworld.utils.devices import resolve_device
@@ -169,7 +168,8 @@ def _train_jepa(run: Run, record: RunRecord, resume: bool) -> None:
         run.progress.message("JEPA: was trained before")  # or loaded: it stays, whatever load_model_path holds by now
         return
     torch.manual_seed(config.seed)
-    model = JEPA.from_config(config, run.dataset.action_space).to(run.device)
+    spaces = Spaces.of(config, run.dataset.action_space)
+    model = build(config, spaces).to(run.device)
     if config.load_model_path is not None and not goes_on:  # else the resume state holds every weight
         _load_weights(model, run)
         run.progress.message(f"JEPA loaded from {config.load_model_path}")
@@ -180,7 +180,7 @@ def _train_jepa(run: Run, record: RunRecord, resume: bool) -> None:
     phase = Phase(
         name="jepa",
         title="JEPA",
-        objective=JEPAObjective.from_config(config, model, run.dataset.action_space),
+        objective=make_objective(config, model, spaces),
         module=model,
         learning_rate=config.learning_rate_jepa or config.learning_rate,
         num_transitions=config.num_transitions,
@@ -197,20 +197,20 @@ def _train_jepa(run: Run, record: RunRecord, resume: bool) -> None:
 
 
 def _train_decoder(run: Run, record: RunRecord, resume: bool) -> None:
-    jepa = JEPA.from_pretrained(run.folder.path, run.device)
-    record.note_phase("decoder", train_jepa_state_decoder(jepa, run, resume))
+    model = load(run.folder.path, run.device)
+    record.note_phase("decoder", train_jepa_state_decoder(model, run, resume))
 
 
 class _CollapseWatch:
     """Judges after each epoch, on frames that do not change, whether the embeddings have collapsed."""
 
-    def __init__(self, model: JEPA, run: Run) -> None:
+    def __init__(self, model: Any, run: Run) -> None:
         self.model, self.run, self.warned = model, run, False
         dataset, episodes = run.dataset, run.watched
         spans = zip(dataset.episode_starts[episodes], dataset.episode_lengths[episodes], strict=True)
         rows = np.concatenate([start + np.arange(length + 1) for start, length in spans])
         rows = np.sort(np.random.default_rng(run.config.seed).permutation(rows)[:DIAGNOSED_FRAMES])
-        self.frames = torch.from_numpy(np.concatenate([dataset.rows("frames", row, row + 1) for row in rows.tolist()]))
+        self.frames = torch.from_numpy(dataset.gather("frames", rows))
 
     @torch.no_grad()
     def __call__(self, epoch: int) -> dict[str, Any]:
@@ -229,7 +229,7 @@ class _CollapseWatch:
         return diagnostics.as_metrics()
 
 
-def _load_weights(model: JEPA, run: Run) -> None:
+def _load_weights(model: nn.Module, run: Run) -> None:
     """Begin with the weights at `load_model_path`.
 
     Raises:
@@ -313,13 +313,14 @@ def _new_dataset(config: Config, progress: Progress) -> EpisodeDataset:
     if config.load_dataset_path is None:
         return collect(config, progress=progress)
     dataset = EpisodeDataset.open(config.load_dataset_path, verify_checksums=config.verify_checksums)
-    if not dataset.manifest.complete:
+    if not dataset.spec.complete:
         progress.warn(
             f"{dataset.path}: its collection was interrupted; training on the {len(dataset.episode_lengths)} of "
-            f"{dataset.manifest.num_episodes} episodes that are there."
+            f"{dataset.spec.num_episodes} episodes that are there."
         )
     for key in ENVIRONMENT_KEYS:
-        found, expected = getattr(dataset.manifest, key), getattr(config, key)
+        described = dataset.spec if hasattr(dataset.spec, key) else dataset.provenance
+        found, expected = getattr(described, key), getattr(config, key)
         if found != expected:
             raise DatasetError(
                 f"{dataset.path}: was collected with {key} = {found!r}, but the configuration says {expected!r}. Set "
@@ -342,36 +343,30 @@ def describe_config(config: Config) -> str:
     device = resolve_device(config.device)
     env = make_env(config.environment_name, config.environment_kwargs)
     action_space = env.action_space
-    env.close()
-    model, training = JEPA.from_config(config, action_space), config.jepa_decoder_training
-    decoder = JEPAStateDecoder.from_config(config) if training.enabled else None
-    parts: dict[str, nn.Module | None] = {
-        "online encoder": model.online_encoder,
-        "target encoder (not trained)": model.target_encoder,
-        "action embedding": model.action_embedding,
-        "predictor": model.predictor,
-        "state decoder": decoder,
-    }
-    frame_shape = (config.input_channels, config.image_size, config.image_size)
+    close(env)
+    spaces, training = Spaces.of(config, action_space), config.jepa_decoder_training
+    model = build(config, spaces)
+    decoder = build_decoder(config, model.latent_shape) if training.enabled else None
+    parts = dict(model.named_children()) | ({} if decoder is None else {"state_decoder": decoder})
     steps = config.max_steps_per_episode_data_collection // config.frame_skipping
     frames = config.num_episodes_data_collection * (steps + 1)
     start = int(action_space.start) if isinstance(action_space, gymnasium.spaces.Discrete) else 0
 
     def memory(objective: nn.Module, module: nn.Module, transitions: int, batch_size: int) -> str:
-        images = torch.zeros(MEASURED_BATCH, transitions + 1, *frame_shape, dtype=torch.uint8)
-        size = (MEASURED_BATCH, transitions, block_size(action_space, config.frame_skipping))
+        images = torch.zeros(MEASURED_BATCH, transitions + 1, *spaces.frame_shape, dtype=torch.uint8)
+        size = (MEASURED_BATCH, transitions, spaces.action_size)
         return in_words(step_bytes(objective, module, Batch(images, torch.full(size, start)), batch_size))
 
-    jepa = JEPAObjective.from_config(config, model, action_space)
+    jepa = make_objective(config, model, spaces)
     lines = [
         f"device               {device}",
         f"action space         {action_space}",
         "",
         "parameters",
-        *(f"  {name:<28} {count_parameters(part):,}" for name, part in parts.items() if part is not None),
+        *(f"  {name.replace('_', ' '):<18} {count_parameters(part):,}" for name, part in parts.items()),
         "",
         "memory, estimated (mixed precision takes less)",
-        f"  dataset            {in_words(frames * int(np.prod(frame_shape)))} "
+        f"  dataset            {in_words(frames * int(np.prod(spaces.frame_shape)))} "
         f"({frames:,} frames at most, from {config.num_episodes_data_collection:,} episodes)",
         f"  JEPA step          {memory(jepa, jepa, config.num_transitions, config.batch_size)}",
     ]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from dot_world import SIDE, DotModel
 
-from jepaworld.evaluation.encoding import encode_frames, evaluation_mode, gather_rows, sample_rows
+from jepaworld.evaluation.encoding import encode_frames, evaluation_mode, sample_rows
 from jepaworld.evaluation.linear_probe import RIDGES, _leave_one_out_errors, fit_linear_probe
 from jepaworld.evaluation.probes import mean_r2, probe_states
 from jepaworld.evaluation.scores import bootstrap_r2, interval_95, r2_score
@@ -156,7 +156,7 @@ def test_the_better_probe_follows_a_variable_and_what_is_not_read_is_not_followe
 
     dataset = make_dataset([30] * 10)
     rows, _ = sample_rows(dataset, np.arange(10), 1000, seed=0)
-    truth = gather_rows(dataset, "state.position", rows)
+    truth = dataset.gather("state.position", rows)
     (plain,) = choose_state_probes(DotModel(), dataset, np.arange(8))
     assert (plain.variable, plain.entries, plain.kind, plain.name) == ("position", (0, 1), "linear", "position")
     np.testing.assert_allclose(plain.probe.predict(encode_frames(DotModel(), dataset, rows)), truth, atol=1e-3)
@@ -181,7 +181,7 @@ def test_rows_are_gathered_in_any_order_over_shards(make_dataset) -> None:
     assert len(dataset.shards) == 3
     everything = dataset.rows("frames", 0, dataset.num_frames)
     rows = np.random.default_rng(0).permutation(dataset.num_frames)[:20]
-    np.testing.assert_array_equal(gather_rows(dataset, "frames", rows), everything[rows])
+    np.testing.assert_array_equal(dataset.gather("frames", rows), everything[rows])
     rows, owners = sample_rows(dataset, np.array([6, 1]), 100, seed=0)
     starts = dataset.episode_starts
     assert rows.tolist() == [*range(starts[1], starts[1] + 5), *range(starts[6], starts[6] + 7)]

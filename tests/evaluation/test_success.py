@@ -14,7 +14,7 @@ VARIABLES = {"block": (3,), "agent": (2,), "grid": (2, 2), "angle": ()}
 
 
 def task(**goal):
-    start = DrawnStart(0, {}, np.zeros((3, 8, 8), np.uint8), "auto")
+    start = DrawnStart(0, {}, np.zeros((3, 8, 8), np.uint8))
     states = {name: np.asarray(value, np.float32) for name, value in goal.items()}
     return Task("all", np.zeros((3, 8, 8), np.uint8), states, None, start)
 

@@ -15,11 +15,12 @@ import torch
 from gymnasium.spaces import Box, Discrete, Space
 
 from jepaworld.config import Config, to_commented_yaml
+from jepaworld.envs.spaces import Spaces
 from jepaworld.errors import CheckpointError, StorageError
-from jepaworld.models import checkpoints
+from jepaworld.models import build, build_decoder, checkpoints, load_decoder
 from jepaworld.models.jepa import JEPA
-from jepaworld.models.state_decoder import JEPAStateDecoder
 from jepaworld.runs.state import save_state
+from tests.conftest import fresh_model
 
 SPACES: dict[str, Space] = {
     "box": Box(np.float32([-1.0, -np.inf]), np.float32([3.0, np.inf]), dtype=np.float32),
@@ -29,7 +30,7 @@ SPACES: dict[str, Space] = {
 
 def trained(config: Config, space: Space) -> JEPA:
     """A model in which every tensor, buffers and target encoder too, differs from a fresh one."""
-    model = JEPA.from_config(config, space)
+    model = build(config, Spaces.of(config, space))
     with torch.no_grad():
         for tensor in (*model.parameters(), *model.buffers()):
             if tensor.is_floating_point():
@@ -80,10 +81,10 @@ def test_a_loaded_model_equals_the_saved_one(
 
 def test_a_loaded_decoder_equals_the_saved_one(tmp_path: Path, tiny_config: Callable[..., Config]) -> None:
     config = tiny_config(input_channels=1)
-    decoder = JEPAStateDecoder.from_config(config).eval()
+    decoder = build_decoder(config, (config.latent_dim,)).eval()
     path = tmp_path / "decoder.safetensors"
     checkpoints.save(path, decoder, "jepa_decoder", config, SPACES["box"])
-    loaded = JEPAStateDecoder.from_pretrained(path)
+    loaded = load_decoder(path)
     z = torch.randn(3, 8)
     assert torch.equal(decoder(z), loaded(z))
     assert not loaded.training
@@ -104,7 +105,7 @@ def test_a_run_folder_gives_its_best_checkpoint(tmp_path: Path, tiny_config: Cal
     loaded = JEPA.from_pretrained(tmp_path).state_dict()
     assert all(torch.equal(value, loaded[name]) for name, value in best.state_dict().items())
     with pytest.raises(CheckpointError, match="state decoder has not finished"):
-        JEPAStateDecoder.from_pretrained(tmp_path)
+        load_decoder(tmp_path)
 
 
 def test_equal_modules_give_equal_bytes(tmp_path: Path, tiny_config: Callable[..., Config]) -> None:
@@ -176,7 +177,7 @@ def test_a_file_of_something_else(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_kind(tmp_path: Path, tiny_config: Callable[..., Config]) -> None:
     path = saved(tmp_path, tiny_config)
     with pytest.raises(CheckpointError, match="holds a 'jepa', expected 'jepa_decoder'"):
-        JEPAStateDecoder.from_pretrained(path)
+        load_decoder(path)
     save_state(path, {"a": 1})
     with pytest.raises(CheckpointError, match="holds a 'state', expected 'jepa'"):
         JEPA.from_pretrained(path)
@@ -220,7 +221,7 @@ def test_a_header_that_cannot_be_understood(
 
 def test_weights_of_another_architecture_are_named(tmp_path: Path, tiny_config: Callable[..., Config]) -> None:
     checkpoint = checkpoints.load(saved(tmp_path, tiny_config), "jepa")
-    other = JEPA.from_config(tiny_config(latent_dim=6, jepa_model={"target_encoder_mode": "none"}), SPACES["box"])
+    other = fresh_model(tiny_config(latent_dim=6, jepa_model={"target_encoder_mode": "none"}), SPACES["box"])
     before = {name: value.clone() for name, value in other.state_dict().items()}
     with pytest.raises(CheckpointError, match="another architecture") as caught:
         checkpoints.restore(other, checkpoint)

@@ -15,8 +15,9 @@ from torch import Tensor
 from jepaworld import run_training
 from jepaworld.config import Config
 from jepaworld.data.windows import Batch
-from jepaworld.models.jepa import JEPA
-from jepaworld.training_loops.epoch_loop import JEPAObjective
+from jepaworld.envs.spaces import Spaces
+from jepaworld.losses import make_objective
+from jepaworld.models import build
 
 MakeConfig = Callable[..., Config]
 SPACE = Box(-1.0, 1.0, (2,), np.float32)
@@ -40,8 +41,8 @@ def test_imagined_steps_begin_with_what_the_predictor_takes(
     """In mode default that is the target encoder's embedding, also for the rollout loss, and for planning."""
     losses = {"rollout_weight": 1.0, "rollout_steps": 2}
     config = tiny_config(num_transitions=3, jepa_model={"target_encoder_mode": mode}, dynamics_losses=losses)
-    model = JEPA.from_config(config, SPACE)
-    objective = JEPAObjective.from_config(config, model, SPACE)
+    model = build(config, Spaces.of(config, SPACE))
+    objective = make_objective(config, model, Spaces.of(config, SPACE))
     batch = noise(3)
     z = model.encode(batch.frames)
     rollouts = [model.rollout(z[:, t : t + 1], batch.actions[:, t : t + 2]) for t in range(2)]
@@ -57,7 +58,8 @@ def test_imagined_steps_begin_with_what_the_predictor_takes(
 
 
 def test_before_a_sequence_stands_its_first_embedding_with_an_action_embedding_of_zero(tiny_config: MakeConfig) -> None:
-    model = JEPA.from_config(tiny_config(jepa_model={"predictor_context_length": 3}), SPACE).eval()
+    config = tiny_config(jepa_model={"predictor_context_length": 3})
+    model = build(config, Spaces.of(config, SPACE)).eval()
     batch = noise(4)
     z = model.encode(batch.frames)[:, :-1]
     embedded = model.action_embedding(batch.actions)

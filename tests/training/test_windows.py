@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from jepaworld.data.store import EpisodeDataset
-from jepaworld.data.windows import WindowLoader, split_episodes
+from jepaworld.data.windows import WindowLoader
 from jepaworld.errors import DatasetError
 
 CPU = torch.device("cpu")
@@ -27,7 +27,7 @@ def make_loader(
 
 def small_buffer(dataset: EpisodeDataset) -> int:
     """Room for two groups of about three episodes."""
-    return 2 * 3 * 13 * dataset.manifest.input_channels * dataset.manifest.image_size**2
+    return 2 * 3 * 13 * dataset.spec.input_channels * dataset.spec.image_size**2
 
 
 def expected_windows(dataset: EpisodeDataset, episodes: np.ndarray, transitions: int) -> list[tuple[bytes, bytes]]:
@@ -106,21 +106,3 @@ def test_fewer_windows_than_a_batch(dataset: EpisodeDataset) -> None:
     with pytest.raises(DatasetError, match=r"12 windows.*fewer than batch_size = 13"):
         loader.require_full_batch("batch_size")
     make_loader(dataset, np.array([0]), transitions=1, batch=12).require_full_batch("batch_size")
-
-
-def test_split_is_by_episode_and_by_seed() -> None:
-    split = split_episodes(40, 0.1, 0.25, seed=3)
-    assert [len(part) for part in split] == [26, 4, 10]
-    assert sorted(np.concatenate(split)) == list(range(40))
-    assert all((np.diff(part) > 0).all() for part in split)
-    assert not np.array_equal(split.validation, split_episodes(40, 0.1, 0.25, seed=4).validation)
-
-
-def test_a_split_above_zero_gets_an_episode() -> None:
-    assert [len(part) for part in split_episodes(3, 0.01, 0.01, seed=0)] == [1, 1, 1]
-    assert [len(part) for part in split_episodes(3, 0.0, 0.0, seed=0)] == [3, 0, 0]
-
-
-def test_one_episode_with_a_validation_split() -> None:
-    with pytest.raises(DatasetError, match=r"1 episode\(s\), but early_stopping.validation_split = 0.1"):
-        split_episodes(1, 0.1, 0.0, seed=0)

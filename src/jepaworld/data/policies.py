@@ -25,10 +25,12 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 from jepaworld.config.schema import CollectionConfig
-from jepaworld.envs.spaces import UNBOUNDED
+from jepaworld.data.spec import Collected
+from jepaworld.envs.spaces import action_bounds
 from jepaworld.errors import ConfigError
 
 BUILT_IN = ("random", "smooth_random")
+_MOVED = {"jepaworld.envs.push_t:NearBlockPolicy": "jepaworld.data.push_t_policy:NearBlockPolicy"}
 
 
 class Policy(Protocol):
@@ -122,8 +124,8 @@ class RandomPolicy:
 
 def _spread(normal: np.ndarray, space: Box) -> np.ndarray:
     """Bring standard normal numbers (steps, N) into the bounds of the space, in its dtype."""
-    low, high = space.low.ravel().astype(np.float64), space.high.ravel().astype(np.float64)
-    below, above = low > -UNBOUNDED, high < UNBOUNDED
+    low, high, _, _ = action_bounds(space)
+    below, above = np.isfinite(low), np.isfinite(high)
     integer = np.issubdtype(space.dtype, np.integer)
     # The math module, entry by entry: numpy has no erf, and its vectorised logarithm may round differently in
     # arrays of another length, while act() and sequence() must agree to the last bit.
@@ -244,7 +246,7 @@ def _policy_errors(name: str, doing: str) -> Iterator[None]:
 # --- making one
 
 
-def make_policy(settings: CollectionConfig, action_space: gym.Space[Any]) -> Policy:
+def make_policy(settings: CollectionConfig | Collected, action_space: gym.Space[Any]) -> Policy:
     """The policy that the section `collection` names.
 
     `module:attribute` may name
@@ -257,7 +259,7 @@ def make_policy(settings: CollectionConfig, action_space: gym.Space[Any]) -> Pol
     `deterministic: true` in `policy_kwargs` makes it take its best action.
 
     Args:
-        settings: the section `collection`.
+        settings: the section `collection`, or what a dataset says of its collection.
         action_space: Box or Discrete; the policy gets its own copy.
 
     Raises:
@@ -265,7 +267,7 @@ def make_policy(settings: CollectionConfig, action_space: gym.Space[Any]) -> Pol
     """
     name, kwargs = settings.policy, dict(settings.policy_kwargs)
     if name in BUILT_IN:
-        return RandomPolicy(action_space, settings.smoothness if name == "smooth_random" else 0.0)
+        return RandomPolicy(action_space, (settings.smoothness or 0.0) if name == "smooth_random" else 0.0)
     target: Any = import_attribute(name)
     action_space = copy.deepcopy(action_space)
     # Model libraries take `deterministic` when acting, not when loading.
@@ -308,6 +310,11 @@ def _load_model(name: str, cls: Any, path: str, kwargs: dict[str, Any]) -> Any:
         return cls.load(str(file), **kwargs)
 
 
+def current_name(policy: str) -> str:
+    """The name of a policy today, also where a dataset or a configuration has that of an earlier version."""
+    return _MOVED.get(policy, policy)
+
+
 def policy_file(path: str) -> Path:
     """The file that `policy_path` means: Stable-Baselines3 lets one leave out the ending .zip."""
     given = Path(path)
@@ -320,7 +327,7 @@ def import_attribute(name: str) -> Any:
     Raises:
         ConfigError: no built-in policy and no such import path.
     """
-    module_name, separator, attribute = name.partition(":")
+    module_name, separator, attribute = current_name(name).partition(":")
     if not separator or not module_name or not attribute:
         close = difflib.get_close_matches(name, BUILT_IN, n=1, cutoff=0.5)
         hint = f" Did you mean {close[0]}?" if close else ""

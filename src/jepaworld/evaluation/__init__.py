@@ -1,6 +1,6 @@
 """Measurements on trained models: collapse diagnostics, probes, imagination error."""
 
-from jepaworld.evaluation.encoding import encode_frames, evaluation_mode, gather_rows, sample_rows
+from jepaworld.evaluation.encoding import encode_frames, evaluation_mode, sample_rows
 from jepaworld.evaluation.imagination import ImaginationResult, StateError, imagination_error, imagine
 from jepaworld.evaluation.linear_probe import LinearProbe, fit_linear_probe
 from jepaworld.evaluation.mlp_probe import MLPProbe, fit_mlp_probe
@@ -25,7 +25,6 @@ __all__ = [
     "evaluation_mode",
     "fit_linear_probe",
     "fit_mlp_probe",
-    "gather_rows",
     "imagination_error",
     "imagine",
     "mean_r2",

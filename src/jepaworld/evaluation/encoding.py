@@ -27,30 +27,6 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def gather_rows(dataset: EpisodeDataset, name: str, rows: np.ndarray) -> np.ndarray:
-    """Copy rows of an array that may lie anywhere in the dataset.
-
-    Args:
-        dataset: The stored episodes.
-        name: `frames`, `actions`, `rewards`, `terminated`, `truncated` or `state.<variable>`.
-        rows: int64 (N,) global rows, in any order.
-
-    Returns:
-        (N, ...) in the order of `rows`.
-    """
-    order = np.argsort(rows, kind="stable")
-    ordered = rows[order]
-    parts = []
-    for shard in dataset.shards:
-        array = shard.states[name[6:]] if name.startswith("state.") else getattr(shard, name)
-        first, last = np.searchsorted(ordered, [shard.start, shard.start + len(array)])
-        if last > first:
-            parts.append(array[ordered[first:last] - shard.start])
-    inverse = np.empty_like(order)
-    inverse[order] = np.arange(len(order))
-    return np.concatenate(parts)[inverse]
-
-
 def sample_rows(
     dataset: EpisodeDataset, episodes: np.ndarray, max_frames: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -122,6 +98,6 @@ def encode_frames(
     parts = []
     with evaluation_mode(model):
         for first in range(0, len(rows), batch_size):
-            frames = torch.from_numpy(gather_rows(dataset, "frames", rows[first : first + batch_size]))
+            frames = torch.from_numpy(dataset.gather("frames", rows[first : first + batch_size]))
             parts.append(encode(frames.to(device).unsqueeze(1))[:, 0].float().cpu())
     return torch.cat(parts)

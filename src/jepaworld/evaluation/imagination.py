@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jepaworld.evaluation.encoding import evaluation_mode, gather_rows
+from jepaworld.evaluation.encoding import evaluation_mode
 from jepaworld.evaluation.scores import resample_counts
 from jepaworld.evaluation.state_probes import StateProbe
 from jepaworld.models.protocol import context_length
@@ -171,13 +171,13 @@ def imagine(
         no real counterpart.
     """
     steps = rows[:, None] + np.minimum(np.arange(horizon), lengths[:, None] - 1)
-    actions = gather_rows(dataset, "actions", steps.reshape(-1)).reshape(len(rows), horizon, -1)
+    actions = dataset.gather("actions", steps.reshape(-1)).reshape(len(rows), horizon, -1)
     past = rows[:, None] + np.arange(1 - context, 1)
-    frames = torch.from_numpy(gather_rows(dataset, "frames", past.reshape(-1))).unflatten(0, past.shape)
+    frames = torch.from_numpy(dataset.gather("frames", past.reshape(-1))).unflatten(0, past.shape)
     device = device_of(model)
     played = {}
     if context > 1:
-        between = gather_rows(dataset, "actions", past[:, :-1].reshape(-1)).reshape(len(rows), context - 1, -1)
+        between = dataset.gather("actions", past[:, :-1].reshape(-1)).reshape(len(rows), context - 1, -1)
         played["context_actions"] = torch.from_numpy(between).to(device)
     with evaluation_mode(model):
         z = model.encode(frames.to(device))
@@ -268,7 +268,7 @@ def _imagined_batches(
         windows = slice(first, min(first + batch_size, len(rows)))
         imagined = imagine(model, dataset, rows[windows], lengths[windows], horizon, context)
         steps, _ = _window_rows(rows[windows], lengths[windows], horizon)
-        frames = torch.from_numpy(gather_rows(dataset, "frames", steps.reshape(-1)))
+        frames = torch.from_numpy(dataset.gather("frames", steps.reshape(-1)))
         frames = frames.unflatten(0, steps.shape).to(device)
         with evaluation_mode(model):
             yield _Batch(windows, imagined, model.encode_target(frames).float().cpu())
@@ -308,7 +308,7 @@ def _squared_error(z: Tensor, target: Tensor) -> np.ndarray:
 
 def _state_distances(dataset: EpisodeDataset, steps: np.ndarray, batch: _Batch, probe: StateProbe) -> np.ndarray:
     """Distances (3, n, P) to the true state: imagined, read from the real frame, state of the first frame."""
-    truth = gather_rows(dataset, f"state.{probe.variable}", steps.reshape(-1)).astype(np.float64)
+    truth = dataset.gather(f"state.{probe.variable}", steps.reshape(-1)).astype(np.float64)
     truth = truth.reshape(*steps.shape, -1)[..., list(probe.entries)]
     shape = truth[:, 1:].shape
     imagined = probe.probe.predict(batch.imagined.flatten(0, 1)).reshape(shape)

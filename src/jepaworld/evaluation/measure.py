@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from jepaworld.data.store import EpisodeDataset
-from jepaworld.data.windows import Split
+from jepaworld.data.store import EpisodeDataset, Split
+from jepaworld.envs.spaces import Spaces
 from jepaworld.evaluation.encoding import (
     encode_frames,
-    gather_rows,
     paint,
     sample_rows,
 )
@@ -25,7 +24,7 @@ from jepaworld.evaluation.probes import ProbeResult, probe_states
 from jepaworld.evaluation.results import PlanningReport, read_planning
 from jepaworld.evaluation.state_probes import choose_state_probes
 from jepaworld.losses.collapse import CollapseDiagnostics, collapse_diagnostics
-from jepaworld.models.jepa import JEPA
+from jepaworld.models import JEPA, build, load, load_decoder
 from jepaworld.models.state_decoder import JEPAStateDecoder
 from jepaworld.runs.folder import RunFolder
 from jepaworld.utils.devices import resolve_device
@@ -165,7 +164,7 @@ def _load(kind: type[JEPA] | type[JEPAStateDecoder], run: RunFolder, device: str
             f"`jepaworld train --run {run.path} --resume`."
         )
         return None
-    return kind.from_pretrained(run.path, resolve_device(device))
+    return (load if kind is JEPA else load_decoder)(run.path, resolve_device(device))
 
 
 def _open_dataset(run: RunFolder, measured: Measurements) -> EpisodeDataset | None:
@@ -187,22 +186,22 @@ def _heldout(split: Split) -> tuple[str, np.ndarray]:
 
 
 def _summarise(dataset: EpisodeDataset, split: Split) -> dict[str, Any]:
-    lengths, manifest = dataset.episode_lengths, dataset.manifest
+    lengths, spec, provenance = dataset.episode_lengths, dataset.spec, dataset.provenance
     return {
         "path": str(dataset.path),
         "fingerprint": dataset.fingerprint,
-        "environment": manifest.environment_name,
-        "policy": manifest.policy,
-        "seed": manifest.seed,
-        "complete": manifest.complete,
+        "environment": provenance.environment_name,
+        "policy": provenance.policy,
+        "seed": provenance.seed,
+        "complete": spec.complete,
         "episodes": len(lengths),
         "transitions": int(lengths.sum()),
         "frames": dataset.num_frames,
         "shortest_episode": int(lengths.min()),
         "median_episode": float(np.median(lengths)),
         "longest_episode": int(lengths.max()),
-        "image": f"{manifest.input_channels} x {manifest.image_size} x {manifest.image_size}",
-        "frame_skipping": manifest.frame_skipping,
+        "image": f"{spec.input_channels} x {spec.image_size} x {spec.image_size}",
+        "frame_skipping": spec.frame_skipping,
         "action_space": str(dataset.action_space),
         "state_variables": {name: list(shape) for name, shape in dataset.state_variables.items()},
         "train_episodes": len(split.train),
@@ -245,7 +244,7 @@ def _measure_model(
 def _untrained(run: RunFolder, dataset: EpisodeDataset, device: torch.device) -> JEPA:
     """The same architecture with other random weights."""
     torch.manual_seed(run.config.seed + 1)
-    return JEPA.from_config(run.config, dataset.action_space).to(device)
+    return build(run.config, Spaces.of(run.config, dataset.action_space)).to(device)
 
 
 def _headline_variable(probes: Sequence[ProbeResult]) -> str | None:
@@ -264,7 +263,7 @@ def _measure_decoder(
 ) -> None:
     source = "encode_target" if run.config.jepa_decoder_training.embedding_source == "target" else "encode_online"
     rows, owners = sample_rows(dataset, heldout, 512, run.config.seed)
-    real = gather_rows(dataset, "frames", rows)
+    real = dataset.gather("frames", rows)
     decoded = paint(decoder, encode_frames(model, dataset, rows, encoder=source))
     pixels = real.astype(np.float32) / 255.0
     errors = ((decoded.astype(np.float32) / 255.0 - pixels) ** 2).mean(axis=(1, 2, 3))
@@ -318,7 +317,7 @@ def _strip(
         start=int(row - dataset.episode_starts[owner]),
         error=float(result.window_errors[index]),
         steps=steps,
-        real=gather_rows(dataset, "frames", rows),
+        real=dataset.gather("frames", rows),
         decoded_real=paint(decoder, encoded),
         decoded_imagined=decoded_imagined,
     )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -19,10 +18,9 @@ from numpy.typing import NDArray
 from jepaworld.config import Config
 from jepaworld.data.policies import RandomPolicy
 from jepaworld.data.store import EpisodeDataset
-from jepaworld.envs.pixels import FrameReader
-from jepaworld.envs.state import extract_state
+from jepaworld.envs.player import Lane, Player
 from jepaworld.evaluation.rates import Rate
-from jepaworld.evaluation.tasks import Task, TaskSet, begin, draw_tasks, make_task_env
+from jepaworld.evaluation.tasks import Task, TaskSet, begin, draw_tasks, make_task_player
 from jepaworld.planning import Controller, Planner, WorldModel
 from jepaworld.planning.controller import ImaginedPlan
 from jepaworld.utils.progress import Progress
@@ -247,18 +245,16 @@ def evaluate_planning(
         JepaworldError: a subclass for each problem that the user can mend, as `draw_tasks`, `begin` and `Controller`.
     """
     progress, settings = progress or Progress(), config.evaluation
-    with ExitStack() as stack:
-        first = stack.enter_context(closing(make_task_env(config)))
-        space = first.action_space
+    # Before any is made, as more than there are tasks are of no use.
+    with make_task_player(config, dataset, min(settings.num_envs, settings.num_episodes)) as lanes:
+        space = lanes.action_space
         controller = Controller(
             model, space, config.planning, frame_skipping=config.frame_skipping, seed=settings.seed, bf16=bf16
         )
-        tasks = draw_tasks(config, first, dataset, episodes)
+        tasks = draw_tasks(config, lanes.lanes[0], dataset, episodes)
         for note in tasks.notes:
             progress.warn(note)
-        count = min(settings.num_envs, len(tasks.tasks))
-        envs = [first, *(stack.enter_context(closing(make_task_env(config))) for _ in range(count - 1))]
-        player = _Player(config, tasks, envs, progress)
+        player = _Player(config, tasks, lanes, progress)
         recordings = _Recordings(num_recordings, controller)
         agent = PlanningAgent(controller)
         outcomes, seconds = player.play("planning", agent, recordings)
@@ -288,13 +284,9 @@ def evaluate_planning(
 class _Player:
     """Plays all tasks with an agent, `evaluation.num_envs` at a time."""
 
-    def __init__(
-        self, config: Config, tasks: TaskSet, envs: Sequence[gymnasium.Env[Any, Any]], progress: Progress
-    ) -> None:
-        self.tasks, self.envs, self.progress = tasks, envs, progress
+    def __init__(self, config: Config, tasks: TaskSet, lanes: Player, progress: Progress) -> None:
+        self.tasks, self.lanes, self.progress = tasks, lanes.lanes, progress
         self.max_steps = config.evaluation.max_steps
-        source = tasks.tasks[0].start.frame_source
-        self.readers = [FrameReader(env, config.image_size, config.input_channels, source) for env in envs]
 
     def play(
         self, title: str, agent: Agent, recordings: _Recordings | None = None
@@ -304,8 +296,8 @@ class _Player:
         began = time.perf_counter()
         self.progress.start(title, len(tasks))
         try:
-            for first in range(0, len(tasks), len(self.envs)):
-                numbers = range(first, min(first + len(self.envs), len(tasks)))
+            for first in range(0, len(tasks), len(self.lanes)):
+                numbers = range(first, min(first + len(self.lanes), len(tasks)))
                 played = self._play_group(numbers, agent, recordings)
                 outcomes += played
                 self.progress.advance(len(numbers), f"reached {sum(o.reached for o in outcomes)}")
@@ -316,7 +308,8 @@ class _Player:
     def _play_group(self, numbers: Sequence[int], agent: Agent, recordings: _Recordings | None) -> list[Outcome]:
         tasks = [self.tasks.tasks[number] for number in numbers]
         outcomes = [Outcome(number, task.group) for number, task in zip(numbers, tasks, strict=True)]
-        seen = [begin(env, task)[0] for env, task in zip(self.envs, tasks, strict=False)]
+        for lane, task in zip(self.lanes, tasks, strict=False):
+            begin(lane, task)
         playing = set(range(len(tasks)))
         agent.reset(numbers, tasks)
         if recordings is not None:
@@ -324,43 +317,40 @@ class _Player:
         frames: NDArray[np.uint8] | None = None
         while playing:
             if agent.looks:
-                frames = self._look(seen, playing, frames)
+                frames = self._look(len(tasks), playing, frames)
             actions = agent.act(frames)
             if recordings is not None and frames is not None:
                 recordings.note(frames, playing)
             for lane in sorted(playing):
-                seen[lane], ended = self._step(lane, tasks[lane], actions[lane], outcomes[lane], seen[lane])
-                if ended:
+                if self._step(self.lanes[lane], tasks[lane], actions[lane], outcomes[lane]):
                     playing.discard(lane)
                     if recordings is not None:
-                        recordings.end(lane, self.readers[lane](seen[lane]))
+                        recordings.end(lane, self.lanes[lane].frame())
         return outcomes
 
-    def _look(self, seen: Sequence[Any], playing: set[int], before: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+    def _look(self, count: int, playing: set[int], before: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
         """The frames (B, C, H, W) of all environments; of those that have ended, the last one."""
         if before is None:
-            return np.stack([self.readers[lane](observation) for lane, observation in enumerate(seen)])
+            return np.stack([lane.frame() for lane in self.lanes[:count]])
         frames = before.copy()
         for lane in playing:
-            frames[lane] = self.readers[lane](seen[lane])
+            frames[lane] = self.lanes[lane].frame()
         return frames
 
-    def _step(
-        self, lane: int, task: Task, actions: NDArray[Any], outcome: Outcome, observation: Any
-    ) -> tuple[Any, bool]:
-        """Play actions in an environment; its last observation, and whether its episode has ended."""
-        env, criterion = self.envs[lane], self.tasks.criterion
+    def _step(self, lane: Lane, task: Task, actions: NDArray[Any], outcome: Outcome) -> bool:
+        """Play actions in an environment; whether its episode has ended."""
+        criterion = self.tasks.criterion
         for action in actions:
-            observation, _, terminated, truncated, info = env.step(action if action.shape else action.item())
+            ended = lane.step(action)
             outcome.played += 1
-            states = extract_state(observation, info)
-            outcome.at_end = criterion.reached(states, info, task)
+            states = lane.states()
+            outcome.at_end = criterion.reached(states, lane.info, task)
             if outcome.at_end and outcome.steps is None:
                 outcome.steps = outcome.played
             outcome.distances = criterion.distances(states, task)
-            if terminated or truncated or outcome.played == self.max_steps:
-                return observation, True
-        return observation, not len(actions)
+            if ended or outcome.played == self.max_steps:
+                return True
+        return not len(actions)
 
 
 class _Recordings:

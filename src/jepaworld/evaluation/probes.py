@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import torch
 
-from jepaworld.evaluation.encoding import encode_frames, gather_rows, sample_rows
+from jepaworld.evaluation.encoding import encode_frames, sample_rows
 from jepaworld.evaluation.linear_probe import fit_linear_probe
 from jepaworld.evaluation.mlp_probe import fit_mlp_probe
 from jepaworld.evaluation.scores import as_matrix, bootstrap_r2, constant_columns, interval_95, r2_score
@@ -255,12 +255,12 @@ def state_matrix(dataset: EpisodeDataset, rows: np.ndarray) -> tuple[list[tuple[
     names: list[tuple[str, int | None]] = []
     columns = []
     for variable in sorted(dataset.state_variables):
-        values = as_matrix(gather_rows(dataset, f"state.{variable}", rows))
+        values = as_matrix(dataset.gather(f"state.{variable}", rows))
         single = values.shape[1] == 1
         names += [(variable, None if single else index) for index in range(values.shape[1])]
         columns.append(values)
     names.append(("reward", None))
-    columns.append(as_matrix(gather_rows(dataset, "rewards", rows)))
+    columns.append(as_matrix(dataset.gather("rewards", rows)))
     return names, np.concatenate(columns, axis=1)
 
 
@@ -268,7 +268,7 @@ def _pooled_pixels(dataset: EpisodeDataset, rows: np.ndarray) -> np.ndarray:
     """Frames averaged down to at most 16 x 16 pixels, flattened, in [0, 1]."""
     parts = []
     for first in range(0, len(rows), 512):  # so that never all frames are in memory as floats
-        frames = torch.from_numpy(gather_rows(dataset, "frames", rows[first : first + 512])).float() / 255.0
+        frames = torch.from_numpy(dataset.gather("frames", rows[first : first + 512])).float() / 255.0
         side = min(PIXEL_SIDE, frames.shape[-1])
         parts.append(torch.nn.functional.adaptive_avg_pool2d(frames, side).flatten(1))
     return torch.cat(parts).numpy()

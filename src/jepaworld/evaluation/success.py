@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepaworld.config.planning import SuccessCondition
-from jepaworld.envs.offers import OWN_SUCCESS
+from jepaworld.envs.hooks import OWN_SUCCESS
 from jepaworld.errors import ConfigError, PlanningError
 
 if TYPE_CHECKING:

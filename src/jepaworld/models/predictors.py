@@ -8,23 +8,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import gymnasium
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from jepaworld.envs.spaces import UNBOUNDED
+from jepaworld.envs.spaces import action_bounds
 
 
 def action_scale(space: gymnasium.spaces.Box, frame_skipping: int) -> tuple[Tensor, Tensor]:
     """Centre and half range (A,) of each entry of an action block; 0 and 1 where an entry is not bounded."""
-    low = np.tile(space.low.astype(np.float64).reshape(-1), frame_skipping)
-    high = np.tile(space.high.astype(np.float64).reshape(-1), frame_skipping)
-    # Spaces without real limits often carry the largest float instead of infinity.
-    bounded = (low > -UNBOUNDED) & (high < UNBOUNDED) & (high > low)
-    with np.errstate(invalid="ignore"):
-        center = np.where(bounded, (low + high) / 2, 0.0)
-        half_range = np.where(bounded, (high - low) / 2, 1.0)
-    return torch.tensor(center, dtype=torch.float32), torch.tensor(half_range, dtype=torch.float32)
+    bounds = action_bounds(space, frame_skipping)
+    return torch.tensor(bounds.center, dtype=torch.float32), torch.tensor(bounds.half_range, dtype=torch.float32)
 
 
 class ContinuousActionEmbedding(nn.Module):
@@ -132,7 +125,10 @@ class MLPPredictor(Predictor):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, z: Tensor, action_embedding: Tensor) -> Tensor:
-        """Next embeddings (B, T, D) from embeddings (B, T, D) and action embeddings (B, T, E)."""
+        """Next latents (B, T, *latent) from latents (B, T, *latent) and action embeddings (B, T, E)."""
+        if z.ndim > action_embedding.ndim:  # each token is predicted from its own past, and all see the action
+            tokens = z.shape[-2]
+            action_embedding = action_embedding.unsqueeze(-2).expand(*action_embedding.shape[:-1], tokens, -1)
         inputs = [z, action_embedding]
         for steps in range(1, self.context_length):
             inputs += [_earlier(z, steps, z[:, :1]), _earlier(action_embedding, steps, z.new_zeros(()))]

@@ -210,7 +210,7 @@ class Controller:
         if frames.dtype != uint8 or frames.ndim != 4:
             raise PlanningError(
                 f"{name} are {frames.dtype} {tuple(frames.shape)}; expected uint8 (environments, channels, height, "
-                "width) with values from 0 to 255. jepaworld.envs.pixels.image_to_frame makes such frames of pictures."
+                "width) with values from 0 to 255. jepaworld.envs.frames.image_to_frame makes such frames of pictures."
             )
         tensor = torch.tensor(np.ascontiguousarray(frames)) if isinstance(frames, np.ndarray) else frames
         return tensor.to(self.device)

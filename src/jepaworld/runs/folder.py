@@ -22,8 +22,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from jepaworld.config import Config, load_config, to_commented_yaml
-from jepaworld.data.store import EpisodeDataset
-from jepaworld.data.windows import Split, split_episodes
+from jepaworld.data.store import EpisodeDataset, Split
 from jepaworld.errors import CheckpointError, ConfigError, DatasetError
 from jepaworld.models.checkpoints import CHECKPOINT_FOLDER, CONFIG_FILE, checkpoint_path
 from jepaworld.runs.metrics import METRICS_FILE, TENSORBOARD_FOLDER, read_records, remove_records
@@ -211,13 +210,13 @@ class RunFolder:
         """Seed of the split that the run was trained with; of a new run, the dataset's own."""
         known = self.info.get("dataset")
         if known is None:
-            return dataset.manifest.seed
+            return dataset.provenance.seed
         return known.get("split_seed", self.config.seed)  # 0.1.0 split by the seed of the training
 
     def split(self, dataset: EpisodeDataset) -> Split:
         """Which episodes the run trains on, validates on and keeps for evaluation."""
         shares = self.config.early_stopping.validation_split, self.config.evaluation_split
-        return split_episodes(len(dataset.episode_lengths), *shares, self.split_seed(dataset))
+        return dataset.split(*shares, self.split_seed(dataset))
 
     # --- entering it
 

@@ -17,7 +17,7 @@ from jepaworld.runs.folder import RunFolder
 from jepaworld.runs.state import PhaseState
 from jepaworld.utils.devices import available_memory
 from jepaworld.utils.storage import atomic_write_text
-from jepaworld.utils.versions import versions
+from jepaworld.utils.versions import version
 
 LATEST = "latest"
 """The metric by which every epoch is better than the one before."""
@@ -42,7 +42,8 @@ class RunRecord:
             "seed": self.config.seed,
             "device": _device_name(device),
             "threads": torch.get_num_threads(),
-            "versions": versions("torch", "numpy", "gymnasium"),
+            "versions": {"python": platform.python_version()}
+            | {name: version(name) for name in ("jepaworld", "torch", "numpy", "gymnasium")},
         }
         self.content.setdefault("started", time.strftime("%Y-%m-%dT%H:%M:%S%z"))
         self.content.setdefault("phases", {})

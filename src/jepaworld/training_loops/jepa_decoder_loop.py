@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from jepaworld.data.windows import Batch
-from jepaworld.models.jepa import JEPA, to_images
-from jepaworld.models.state_decoder import JEPAStateDecoder
+from jepaworld.losses.objective import Objective
+from jepaworld.models import JEPAStateDecoder, build_decoder
+from jepaworld.models.jepa import to_images
+from jepaworld.models.protocol import Source, encoder_of
 from jepaworld.runs.state import PhaseState
-from jepaworld.training_loops.epoch_loop import Objective
 from jepaworld.training_loops.phase_loop import Phase, Run, run_phase
 from jepaworld.utils.pictures import save_rows
 from jepaworld.utils.storage import storage_errors
@@ -28,15 +29,17 @@ class StateDecoderObjective(Objective):
 
     Args:
         decoder: The only part that is trained.
-        jepa: Gives the embeddings, in eval mode and without gradients; it is no part of this module's state.
+        model: Gives the embeddings, in eval mode and without gradients; it is no part of this module's state.
         embedding_source: "online" or "target".
     """
 
-    def __init__(self, decoder: JEPAStateDecoder, jepa: JEPA, embedding_source: str) -> None:
+    loss_name = "loss_jepa_decoder"
+
+    def __init__(self, decoder: JEPAStateDecoder, model: nn.Module, embedding_source: Source) -> None:
         super().__init__()
         self.decoder = decoder
-        jepa.eval()
-        self._encode = jepa.encode_target if embedding_source == "target" else jepa.encode_online
+        model.eval()
+        self._encode = encoder_of(model, embedding_source)
 
     @torch.no_grad()
     def embed(self, frames: Tensor) -> Tensor:
@@ -47,17 +50,14 @@ class StateDecoderObjective(Objective):
         """Loss of a batch whose windows are single frames (N, 1, C, H, W)."""
         frames = batch.frames.squeeze(1)
         loss = (self.decoder(self.embed(frames)).float() - to_images(frames)).square().mean()
-        return loss, {"loss_jepa_decoder": loss.detach()}
-
-    def after_step(self) -> None:
-        """Nothing: the JEPA is frozen."""
+        return loss, {}
 
 
-def train_jepa_state_decoder(jepa: JEPA, run: Run, resume: bool) -> PhaseState:
+def train_jepa_state_decoder(jepa: Any, run: Run, resume: bool) -> PhaseState:
     """Train the state decoder with its own early stopping, checkpoints and validation pictures.
 
     Args:
-        jepa: The trained JEPA, on the run's device; it is not changed.
+        jepa: The trained world model, on the run's device; it is not changed.
         run: Folder, data, device, logs.
         resume: Go on from the phase's resume state, if there is one.
 
@@ -70,7 +70,7 @@ def train_jepa_state_decoder(jepa: JEPA, run: Run, resume: bool) -> PhaseState:
     """
     config, settings = run.config, run.config.jepa_decoder_training
     torch.manual_seed(config.seed + 1)
-    decoder = JEPAStateDecoder.from_config(config).to(run.device)
+    decoder = build_decoder(config, jepa.latent_shape).to(run.device)
     objective = StateDecoderObjective(decoder, jepa, settings.embedding_source)
     phase = Phase(
         name="decoder",
@@ -100,7 +100,7 @@ def _plot_validation(objective: StateDecoderObjective, run: Run, epoch: int) -> 
         int(dataset.episode_starts[episode] + rng.integers(dataset.episode_lengths[episode] + 1))
         for episode in np.resize(run.watched, PLOTTED_FRAMES)
     ]
-    frames = np.concatenate([dataset.rows("frames", row, row + 1) for row in rows])
+    frames = dataset.gather("frames", np.asarray(rows))
     objective.eval()
     painted = objective.decoder(objective.embed(torch.from_numpy(frames).to(run.device)))
     painted = painted.clamp(0, 1).mul(255).round().to("cpu", torch.uint8).numpy()

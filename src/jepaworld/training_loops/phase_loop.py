@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -11,19 +12,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from jepaworld.config import Config, config_from_dict
-from jepaworld.data.store import EpisodeDataset
-from jepaworld.data.windows import Split, WindowLoader
+from jepaworld.data.store import EpisodeDataset, Split
+from jepaworld.data.windows import WindowLoader
 from jepaworld.errors import NonFiniteLossError
+from jepaworld.losses.objective import Objective
 from jepaworld.models import checkpoints
 from jepaworld.runs.folder import KINDS, RunFolder
 from jepaworld.runs.metrics import MetricsLog
 from jepaworld.runs.record import LATEST
 from jepaworld.runs.settings import UNSEEN, require_equal
 from jepaworld.runs.state import PhaseState, load_state, random_state, save_state, set_random_state
-from jepaworld.training_loops.epoch_loop import Meter, Objective, Updater, train_validate_model_epoch
+from jepaworld.training_loops.epoch_loop import Meter, TrainingStep, train_validate_model_epoch
 from jepaworld.utils.devices import use_bf16
 from jepaworld.utils.progress import Progress
 
@@ -119,6 +121,11 @@ def run_phase(phase: Phase, run: Run, resume: bool) -> PhaseState:
     return _PhaseRunner(phase, run).run(resume)
 
 
+def _current_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The objective's state with the names of this release; in 0.1.0 the losses on dynamics were `plannable`."""
+    return {re.sub(r"^plannable\.", "dynamics_losses.", name): tensor for name, tensor in state.items()}
+
+
 class _PhaseRunner:
     def __init__(self, phase: Phase, run: Run) -> None:
         self.phase, self.owner, self.config = phase, run, run.config
@@ -131,7 +138,9 @@ class _PhaseRunner:
         self.validation = self._loader(run.split.validation) if len(run.split.validation) else None
         self.steps_per_epoch = min(len(self.train), phase.steps_per_epoch or len(self.train))
         self.total_steps = phase.num_epochs * self.steps_per_epoch
-        self.updater = Updater(phase.objective.parameters(), phase.learning_rate, self.config, self.total_steps)
+        self.step = TrainingStep(
+            phase.objective, self.config, phase.learning_rate, self.total_steps, run.device, self.bf16
+        )
 
     def _loader(self, episodes: np.ndarray) -> WindowLoader:
         phase, run = self.phase, self.owner
@@ -177,7 +186,7 @@ class _PhaseRunner:
                 self.meter,
                 run.device,
                 self.bf16,
-                self.updater,
+                self.step,
                 lambda: self._after_step(began),
             )
         state.train_seconds = time.perf_counter() - began
@@ -197,7 +206,7 @@ class _PhaseRunner:
     def _after_step(self, began: float) -> None:
         phase, run, state = self.phase, self.owner, self.state
         state.batches_done += 1
-        step = self.updater.step_count
+        step = self.step.step_count
         last = state.batches_done == self.steps_per_epoch
         save = step % self.config.checkpoint_every_steps == 0 and not last
         stop = run.stop_requested()
@@ -205,9 +214,9 @@ class _PhaseRunner:
         if step % self.meter.log_every_steps == 0 or last or save or stop:
             # Nothing may be saved before the losses up to here are known to be finite.
             recent = self.meter.read_recent(step)
-            note = f"epoch {state.epoch}  loss {recent[f'loss_{self.kind}']:.4f}"
+            note = f"epoch {state.epoch}  loss {recent[phase.objective.loss_name]:.4f}"
             values = {f"train_{name}": value for name, value in recent.items()}
-            values["learning_rate"] = self.updater.optimizer.param_groups[0]["lr"]
+            values["learning_rate"] = self.step.rate.item()
             run.log.write("step", phase.name, state.epoch, step, self._seconds(), values)
         run.progress.advance(1, note)
         if save or (stop and not last):
@@ -226,14 +235,14 @@ class _PhaseRunner:
         if best:
             state.best, state.best_epoch = value, state.epoch
         record = metrics | {"best": best}
-        run.log.write("epoch", phase.name, state.epoch, self.updater.step_count, self._seconds(), record)
+        run.log.write("epoch", phase.name, state.epoch, self.step.step_count, self._seconds(), record)
         for which in ("last", "best") if best else ("last",):
             path = run.folder.checkpoint(self.kind, which)
             checkpoints.save(path, phase.module, self.kind, self.config, run.dataset.action_space)
         state.finished = state.epoch == phase.num_epochs or state.epoch - state.best_epoch >= phase.patience
         state.epoch += 1
         state.batches_done, state.train_seconds = 0, 0.0
-        self.meter = Meter(self.config.logging.log_every_steps)
+        self.meter.reset()
         self._save()
         if run.stop_requested():
             raise KeyboardInterrupt
@@ -245,21 +254,19 @@ class _PhaseRunner:
     def _require_finite(self) -> None:
         for name, tensor in self.phase.objective.state_dict().items():
             if not bool(tensor.isfinite().all()):
-                raise NonFiniteLossError(f"step {self.updater.step_count}: weights of {name} are no longer finite.")
+                raise NonFiniteLossError(f"step {self.step.step_count}: weights of {name} are no longer finite.")
 
     def _save(self) -> None:
         phase, state, run = self.phase, self.state, self.owner
         self._require_finite()
         self._seconds()
         state.meter = self.meter.state() if state.batches_done else None
-        optimizer = self.updater.optimizer.state_dict()
         content = {
             "phase": vars(state).copy(),
             # A phase goes on with the settings that it began with, whatever config.yaml says by then.
             "settings": self.config.to_dict(),
             "objective": phase.objective.state_dict(),
-            "optimizer": {str(index): entry for index, entry in optimizer["state"].items()},
-            "step_count": self.updater.step_count,
+            **self.step.state(),
             "random": random_state(),
             "metrics_bytes": run.log.flush(),
         }
@@ -276,14 +283,10 @@ class _PhaseRunner:
             require_equal(config_from_dict(saved["settings"]), self.config, UNSEEN[phase.name], remedy)
         if self.state.meter is not None:
             self.meter.load_state(self.state.meter)
-        phase.objective.load_state_dict(saved["objective"])
-        optimizer = self.updater.optimizer
-        optimizer.load_state_dict(
-            optimizer.state_dict() | {"state": {int(index): entry for index, entry in saved["optimizer"].items()}}
-        )
-        self.updater.step_count = saved["step_count"]
+        phase.objective.load_state_dict(_current_names(saved["objective"]))
+        self.step.load_state(saved)
         set_random_state(saved["random"])
-        run.log.rewind(saved["metrics_bytes"], phase.name, self.updater.step_count)
+        run.log.rewind(saved["metrics_bytes"], phase.name, self.step.step_count)
 
     def _explain(self, error: NonFiniteLossError) -> str:
         path = self.owner.folder.checkpoint(self.kind)
