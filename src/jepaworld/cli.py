@@ -71,14 +71,9 @@ def _load(path: Path, overrides: list[str] | None) -> Config:
 
 
 def _config_of(run: Path) -> Path:
-    from jepaworld.errors import CheckpointError
+    from jepaworld.runs.folder import RunFolder
 
-    path = run / "config.yaml"
-    if not path.is_file():
-        raise CheckpointError(
-            f"{run}: is no run folder: it has no {path.name}. Name a folder that `jepaworld train` wrote."
-        )
-    return path
+    return RunFolder.open(run).config_file
 
 
 @contextmanager
@@ -113,7 +108,7 @@ def init(
 def check(config: ConfigArgument, overrides: OverridesArgument = None) -> None:
     """Validate a configuration; print it resolved, with parameter counts and a memory estimate."""
     from jepaworld.config import to_commented_yaml
-    from jepaworld.models.size import describe_config
+    from jepaworld.training_engine import describe_config
 
     resolved = _load(config, overrides)
     typer.echo(to_commented_yaml(resolved))
@@ -185,7 +180,7 @@ def train(
 ) -> None:
     """Collect or load data, train the JEPA and its state decoder, write the report."""
     from jepaworld.errors import ConfigError
-    from jepaworld.runs.record import default_run_dir
+    from jepaworld.runs.folder import RunFolder
     from jepaworld.training_engine import run_training
 
     if resume and run is None:
@@ -195,7 +190,7 @@ def train(
             raise ConfigError("CONFIG is missing: name a YAML file (`jepaworld init` writes one).")
         config = _config_of(run)
     settings, progress = _load(config, overrides), _progress()
-    run = run or default_run_dir(settings)
+    run = run or RunFolder.default(settings).path
     with _interruptible(f"jepaworld train --run {shlex.quote(str(run))} --resume"):
         run_training(settings, run, resume, progress)
         _report(run, progress, settings.device)

@@ -21,25 +21,21 @@ from jepaworld.config import Config, load_config
 from jepaworld.data.store import EpisodeDataset, file_checksum
 from jepaworld.envs.frames import image_to_frame
 from jepaworld.envs.player import Player
-from jepaworld.errors import ConfigError, PlanningError
+from jepaworld.errors import PlanningError
 from jepaworld.evaluation.encoding import paint
 from jepaworld.evaluation.planning import evaluate_planning
-from jepaworld.evaluation.results import PLANNING_FILE, PLANNING_FOLDER, PlanningResults
+from jepaworld.evaluation.results import PlanningResults
 from jepaworld.evaluation.videos import write_videos
-from jepaworld.models import checkpoints
-from jepaworld.models.jepa import JEPA
+from jepaworld.models import checkpoints, load, load_decoder
 from jepaworld.models.state_decoder import JEPAStateDecoder
 from jepaworld.planning import WorldModelPolicy
-from jepaworld.runs.folder import RunFolder, read_run
-from jepaworld.runs.record import AFTER_TRAINING, differences
+from jepaworld.runs.folder import RunFolder
+from jepaworld.runs.settings import EVALUATION, require_equal
 from jepaworld.utils.devices import resolve_device, use_bf16
 from jepaworld.utils.pictures import save_rows
 from jepaworld.utils.progress import Progress
 from jepaworld.utils.storage import atomic_write_text, storage_errors
 
-PLAN_FOLDER = "plan"
-# What a trained run leaves open.
-CHANGEABLE = (*AFTER_TRAINING, "device", "mixed_precision")
 # Of Pillow, which would cut their values off at 255.
 _MORE_THAN_8_BITS = ("I", "F")
 
@@ -61,20 +57,20 @@ def evaluate_run(
     Raises:
         JepaworldError: a subclass for each problem that the user can mend.
     """
-    progress, folder, began = progress or Progress(), Path(run_dir), time.perf_counter()
+    progress, folder, began = progress or Progress(), RunFolder.open(run_dir), time.perf_counter()
     config = _config(folder, overrides)
     device = resolve_device(config.device)
-    checkpoint = checkpoints.load(folder, "jepa").path
+    checkpoint = checkpoints.load(folder.path, "jepa").path
     with torch.random.fork_rng(devices=[]):  # models draw their first weights; the caller's numbers go on as before
-        model = JEPA.from_pretrained(folder, device)
-        decoder = _decoder(folder, config, device)  # before minutes of playing, as it may be damaged
-    dataset, episodes = _heldout(read_run(folder), config, progress)
+        model = load(folder.path, device)
+        decoder = _decoder(folder, device)  # before minutes of playing, as it may be damaged
+    dataset, episodes = _heldout(folder, config, progress)
     bf16 = use_bf16(config.mixed_precision, device, model)
     results = evaluate_planning(model, config, dataset, episodes, bf16=bf16, progress=progress)
-    target = folder / PLANNING_FOLDER
+    target = folder.planning_file.parent
     with storage_errors(target):
         target.mkdir(exist_ok=True)
-        for old in (target / PLANNING_FILE, *target.glob("video_*.webp")):
+        for old in (folder.planning_file, *target.glob("video_*.webp")):
             old.unlink(missing_ok=True)
         videos = write_videos(target, results.recordings, decoder, config.frame_skipping)
     about = {
@@ -85,7 +81,7 @@ def evaluate_run(
         "folder": target,
     }
     results = results.model_copy(update=about)
-    results.write(target)
+    results.write(folder.planning_file)
     return results
 
 
@@ -114,19 +110,19 @@ def plan_with_run(
     Raises:
         JepaworldError: a subclass for each problem that the user can mend.
     """
-    progress, folder = progress or Progress(), Path(run_dir)
+    progress, folder = progress or Progress(), RunFolder.open(run_dir)
     config = _config(folder, overrides)
     changed = [
         f"planning={json.dumps(config.planning.model_dump(mode='json'))}",
         f"mixed_precision={config.mixed_precision}",
     ]
-    policy = WorldModelPolicy.from_pretrained(folder, changed, device=config.device, seed=config.evaluation.seed)
+    policy = WorldModelPolicy.from_pretrained(folder.path, changed, device=config.device, seed=config.evaluation.seed)
     goal_image = _read_picture(Path(goal), "the goal", config, progress)
     start_image = _first_frame(config) if start is None else _read_picture(Path(start), "the start", config, progress)
-    decoder = _decoder(folder, config, policy.controller.device)
+    decoder = _decoder(folder, policy.controller.device)
     policy.set_goal(goal_image)
     plan = policy.plan(start_image)
-    target = Path(out) if out is not None else folder / PLAN_FOLDER
+    target = Path(out) if out is not None else folder.plan_folder
     with storage_errors(target):
         target.mkdir(parents=True, exist_ok=True)
         for name in ("plan.json", "plan.png"):  # the picture of an earlier plan must not stand beside this one
@@ -146,7 +142,7 @@ def plan_with_run(
     atomic_write_text(target / "plan.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
     if decoder is None:
         progress.warn(
-            f"the run has no state decoder, so the plan is not painted; `jepaworld decode {folder}` trains one"
+            f"the run has no state decoder, so the plan is not painted; `jepaworld decode {folder.path}` trains one"
         )
     else:
         imagined = paint(decoder, plan.imagined[0])
@@ -158,20 +154,10 @@ def plan_with_run(
 # --- setup ---------------------------------------------------------------------------------------------------------
 
 
-def _config(folder: Path, overrides: Sequence[str]) -> Config:
+def _config(folder: RunFolder, overrides: Sequence[str]) -> Config:
     """The run's configuration with what may be changed of it."""
-    path = folder / checkpoints.CONFIG_FILE
-    if path.is_file():
-        saved, config = load_config(path), load_config(path, overrides)
-    else:
-        checkpoints.load(folder, "jepa")  # says what is wrong with the folder
-        raise ConfigError(f"{folder}: has no {checkpoints.CONFIG_FILE}. Name a folder that `jepaworld train` wrote.")
-    fixed = [key for key in differences(saved, config) if key.split(".")[0] not in CHANGEABLE]
-    if fixed:
-        raise ConfigError(
-            f"{', '.join(fixed)}: cannot be changed, the model of {folder} was trained with another value. What can be "
-            f"changed here: {', '.join(CHANGEABLE)}."
-        )
+    config = load_config(folder.config_file, overrides)
+    require_equal(folder.config, config, EVALUATION, f"What can be changed here: {', '.join(EVALUATION)}.")
     return config
 
 
@@ -187,9 +173,9 @@ def _heldout(run: RunFolder, config: Config, progress: Progress) -> tuple[Episod
     return dataset, getattr(run.split(dataset), config.evaluation.split)
 
 
-def _decoder(folder: Path, config: Config, device: torch.device) -> JEPAStateDecoder | None:
-    path = checkpoints.checkpoint_path(folder, config, "jepa_decoder")
-    return JEPAStateDecoder.from_pretrained(folder, device) if path.is_file() else None
+def _decoder(folder: RunFolder, device: torch.device) -> JEPAStateDecoder | None:
+    path = folder.checkpoint("jepa_decoder")
+    return load_decoder(path, device) if path.is_file() else None
 
 
 def _read_picture(path: Path, what: str, config: Config, progress: Progress) -> NDArray[np.uint8]:

@@ -457,22 +457,6 @@ def test_contradictions_are_found_in_python_too() -> None:
         Config(predictor_output_dim=3)
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        [
-            "early_stopping.checkpoint_path_jepa=b.safetensors",
-            "jepa_decoder_training.checkpoint_path=b.safetensors",
-        ],
-        ["early_stopping.checkpoint_path_jepa=last_jepa.safetensors"],
-        ["jepa_decoder_training.checkpoint_path=last_jepa_decoder.safetensors"],
-    ],
-)
-def test_checkpoints_that_would_overwrite_each_other_are_refused(overrides: list[str]) -> None:
-    with pytest.raises(ConfigError):
-        load_config(None, overrides)
-
-
 # --- notices --------------------------------------------------------------------------------------
 
 

@@ -9,8 +9,9 @@ from gymnasium.spaces import Box, Discrete
 from torch import Tensor, nn
 from toy_models import GlidingModel, PointModel
 
+from jepaworld.envs.spaces import Spaces
 from jepaworld.errors import PlanningError
-from jepaworld.models.jepa import JEPA
+from jepaworld.models import build
 from jepaworld.planning import check_dynamics
 
 BOX = Box(-1, 1, (2,), np.float32)
@@ -23,7 +24,7 @@ def test_a_jepa_passes(tiny_config, space, mode) -> None:
     config = tiny_config(
         frame_skipping=3, encoder_type="vit", jepa_model={"target_encoder_mode": mode, "predictor_dropout_rate": 0.5}
     )
-    model = JEPA.from_config(config, space).train()
+    model = build(config, Spaces.of(config, space)).train()
     report = check_dynamics(model, space, (3, 16, 16), frame_skipping=3)
     assert report.ok and report.violations == (), str(report)
     assert model.training and all(parameter.grad is None for parameter in model.parameters())

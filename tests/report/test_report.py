@@ -23,7 +23,7 @@ from jepaworld.evaluation.results import read_planning
 from jepaworld.report import write_report
 from jepaworld.report.headline import Headline, duration, make_headline, number, percent, useful_steps, with_interval
 from jepaworld.report.planning_section import planning_section
-from jepaworld.runs.folder import read_run
+from jepaworld.runs.folder import RunFolder
 from jepaworld.training_engine import run_training
 from jepaworld.utils.pictures import save_animation
 
@@ -215,7 +215,7 @@ def test_user_text_is_escaped(run: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda run: shutil.rmtree(run), "there is no such run folder"),
+        (lambda run: shutil.rmtree(run), "is no run folder"),
         (lambda run: (run / "config.yaml").unlink(), "has no config.yaml"),
         (lambda run: (run / "config.yaml").write_text("nonsense: 1\n"), "does not fit this version"),
         (lambda run: (run / "run.json").write_text("{"), "run.json: damaged"),
@@ -234,7 +234,7 @@ def test_of_a_phase_trained_anew_only_the_last_training_counts(run: Path) -> Non
         {"kind": "epoch", "phase": "decoder", "epoch": e, "x": x} for e, x in [(1, 0), (2, 0), (3, 0), (1, 1), (2, 1)]
     ]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert [(e["epoch"], e["x"]) for e in read_run(run).epochs["decoder"]] == [(1, 1), (2, 1)]
+    assert [(e["epoch"], e["x"]) for e in RunFolder.open(run).epochs["decoder"]] == [(1, 1), (2, 1)]
 
 
 def success(successes: int, episodes: int) -> dict:
@@ -305,7 +305,7 @@ def test_planning_has_its_section_card_and_finding(run: Path) -> None:
 
 def measured_with(run: Path, content: dict) -> Headline:
     write_planning(run, content)
-    folder = read_run(run)
+    folder = RunFolder.open(run)
     planning, problem = read_planning(folder)
     assert problem is None
     return make_headline(folder, Measurements(planning=planning))
@@ -336,7 +336,7 @@ def test_planning_without_failures_says_so(run: Path) -> None:
     content = planning_of(run)
     content["agents"][0]["any"]["all"] = success(200, 200)
     write_planning(run, content)
-    planning, _ = read_planning(read_run(run))
+    planning, _ = read_planning(RunFolder.open(run))
     assert planning is not None and "there are no failures to show" in planning_section(planning)
     without_videos = planning.model_copy(update={"videos": []})
     assert "wrote no videos" in planning_section(without_videos)
@@ -369,7 +369,7 @@ def test_damaged_planning_is_an_error_with_a_remedy(run: Path, spoil, message: s
     spoil(content)
     write_planning(run, content)
     with pytest.raises(CheckpointError, match=message):
-        read_planning(read_run(run))
+        read_planning(RunFolder.open(run))
 
 
 def reading(variable: str, r2: float, by_mlp: float, gain_low: float) -> ProbeResult:
@@ -385,12 +385,12 @@ def test_what_only_an_mlp_reads_is_a_finding_where_it_matters(run: Path) -> None
         reading("unsure", 0.2, 0.9, -0.1),
         reading("nothing", -0.5, -0.01, 0.1),
     ]
-    headline = make_headline(read_run(run), Measurements(probes=cases))
+    headline = make_headline(RunFolder.open(run), Measurements(probes=cases))
     assert [finding for finding in headline.findings if "MLP" in finding] == [
         "An MLP reads what a linear map reads less well or not at all: `angle` (R² 0.900 instead of 0.200)."
     ]
     cases = [reading(f"v{i}", 0.1, 0.5 + i / 20, 0.1) for i in range(6)]
-    finding = make_headline(read_run(run), Measurements(probes=cases)).findings[0]
+    finding = make_headline(RunFolder.open(run), Measurements(probes=cases)).findings[0]
     assert finding.endswith("`v2` (R² 0.600 instead of 0.100) and 2 more.") and "`v1`" not in finding
 
 

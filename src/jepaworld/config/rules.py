@@ -8,12 +8,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from jepaworld.config.schema import Config
 
-# What else a run folder holds.
-RUN_ENTRIES = {
-    *("checkpoints", "resume", "tensorboard", "wandb", "config.yaml", "run.json", "metrics.jsonl"),
-    *("report.html", "report.json"),
-}
-
 
 def contradictions(config: Config) -> Iterator[str]:
     """A sentence for each pair of settings that cannot stand together, with what to change."""
@@ -49,20 +43,6 @@ def contradictions(config: Config) -> Iterator[str]:
                 "jepa_decoder_training.embedding_source is target but jepa_model.target_encoder_mode is none, which "
                 "has no target encoder. Set embedding_source to online."
             )
-    names = {
-        "early_stopping.checkpoint_path_jepa": config.early_stopping.checkpoint_path_jepa,
-        "jepa_decoder_training.checkpoint_path": decoder.checkpoint_path,
-    }
-    taken = ["last_jepa.safetensors", "last_jepa_decoder.safetensors"]
-    for key, name in names.items():
-        if name.lower() in taken:
-            yield f"{key} is {name}, which is the name of another checkpoint of the run. Choose another name."
-        taken.append(name.lower())
-    if decoder.validation_plot_dir.lower() in RUN_ENTRIES:
-        yield (
-            f"jepa_decoder_training.validation_plot_dir is {decoder.validation_plot_dir}, which is something else in "
-            "the run folder. Choose another name."
-        )
     if config.early_stopping.validation_split == 0.0:
         metrics = {"early_stopping.metric_jepa": config.early_stopping.metric_jepa}
         if decoder.enabled:

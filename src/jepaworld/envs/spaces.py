@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete, Space
 
 from jepaworld.errors import EnvironmentNotUsableError
+
+if TYPE_CHECKING:
+    from jepaworld.config import Config
 
 UNBOUNDED = 1e6
 """A bound from here on stands for none: spaces without limits often carry the largest float instead of infinity."""
@@ -127,6 +131,37 @@ def block_size(space: Space, frame_skipping: int) -> int:
     check_action_space(space)
     assert frame_skipping >= 1, frame_skipping
     return frame_skipping * (math.prod(space.shape) if isinstance(space, Box) else 1)
+
+
+@dataclass(frozen=True)
+class Spaces:
+    """What a model sees and what it does, as `models.build` needs it.
+
+    Attributes:
+        frame_shape: (C, H, W) of the uint8 frames.
+        action_space: of one environment step, Box or Discrete.
+        frame_skipping: environment steps in an action block.
+    """
+
+    frame_shape: tuple[int, int, int]
+    action_space: Space
+    frame_skipping: int = 1
+
+    @classmethod
+    def of(cls, config: Config, action_space: Space) -> Self:
+        """The spaces of a configured environment.
+
+        Raises:
+            EnvironmentNotUsableError: the action space is not supported.
+        """
+        check_action_space(action_space)
+        side = config.image_size
+        return cls((config.input_channels, side, side), action_space, config.frame_skipping)
+
+    @property
+    def action_size(self) -> int:
+        """A, numbers of an action block."""
+        return block_size(self.action_space, self.frame_skipping)
 
 
 def _unsupported(space: Space) -> EnvironmentNotUsableError:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from jepaworld.data.store import EpisodeDataset, Split
+from jepaworld.envs.spaces import Spaces
 from jepaworld.evaluation.encoding import (
     encode_frames,
     paint,
@@ -23,7 +24,7 @@ from jepaworld.evaluation.probes import ProbeResult, probe_states
 from jepaworld.evaluation.results import PlanningResults, read_planning
 from jepaworld.evaluation.state_probes import choose_state_probes
 from jepaworld.losses.collapse import CollapseDiagnostics, collapse_diagnostics
-from jepaworld.models.jepa import JEPA
+from jepaworld.models import JEPA, build, load, load_decoder
 from jepaworld.models.state_decoder import JEPAStateDecoder
 from jepaworld.runs.folder import RunFolder
 from jepaworld.utils.devices import resolve_device
@@ -155,17 +156,15 @@ def _load(kind: type[JEPA] | type[JEPAStateDecoder], run: RunFolder, device: str
             f"no reconstructions, no decoded imagination. `jepaworld decode {run.path}` trains one."
         )
         return None
-    name = training.checkpoint_path
-    if kind is JEPA:
-        name = run.config.early_stopping.checkpoint_path_jepa
-    if not (run.path / "checkpoints" / name).is_file():
+    path = run.checkpoint("jepa" if kind is JEPA else "jepa_decoder")
+    if not path.is_file():
         what = "JEPA" if kind is JEPA else "state decoder"
         measured.missing.append(
-            f"checkpoints/{name} does not exist: the {what} has not finished an epoch. Continue with "
+            f"checkpoints/{path.name} does not exist: the {what} has not finished an epoch. Continue with "
             f"`jepaworld train --run {run.path} --resume`."
         )
         return None
-    return kind.from_pretrained(run.path, resolve_device(device))
+    return (load if kind is JEPA else load_decoder)(run.path, resolve_device(device))
 
 
 def _open_dataset(run: RunFolder, measured: Measurements) -> EpisodeDataset | None:
@@ -245,7 +244,7 @@ def _measure_model(
 def _untrained(run: RunFolder, dataset: EpisodeDataset, device: torch.device) -> JEPA:
     """The same architecture with other random weights."""
     torch.manual_seed(run.config.seed + 1)
-    return JEPA.from_config(run.config, dataset.action_space).to(device)
+    return build(run.config, Spaces.of(run.config, dataset.action_space)).to(device)
 
 
 def _headline_variable(probes: Sequence[ProbeResult]) -> str | None:

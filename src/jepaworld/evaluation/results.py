@@ -12,12 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from jepaworld.data.store import file_checksum
 from jepaworld.errors import CheckpointError
 from jepaworld.evaluation.rates import Rate
-from jepaworld.models.checkpoints import CHECKPOINT_FOLDER
 from jepaworld.runs.folder import RunFolder
 from jepaworld.utils.storage import atomic_write_text, storage_errors
-
-PLANNING_FOLDER = "evaluation"
-PLANNING_FILE = "planning.json"
 
 
 class _Record(BaseModel):
@@ -164,10 +160,10 @@ class PlanningResults(_Record):
         """The agent of that name, if it is listed."""
         return next((agent for agent in self.agents if agent.name == name), None)
 
-    def write(self, folder: Path) -> None:
-        """Write planning.json into a folder."""
-        with storage_errors(folder):
-            atomic_write_text(folder / PLANNING_FILE, self.model_dump_json(by_alias=True, indent=1) + "\n")
+    def write(self, path: Path) -> None:
+        """Write planning.json."""
+        with storage_errors(path):
+            atomic_write_text(path, self.model_dump_json(by_alias=True, indent=1) + "\n")
 
 
 def read_planning(run: RunFolder) -> tuple[PlanningResults | None, str | None]:
@@ -180,8 +176,7 @@ def read_planning(run: RunFolder) -> tuple[PlanningResults | None, str | None]:
     Raises:
         CheckpointError: the file is damaged.
     """
-    path = run.path / PLANNING_FOLDER / PLANNING_FILE
-    checkpoint = run.path / CHECKPOINT_FOLDER / run.config.early_stopping.checkpoint_path_jepa
+    path, checkpoint = run.planning_file, run.checkpoint("jepa")
     remedy = f"`jepaworld evaluate {run.path}`"
     if not path.is_file():
         if not checkpoint.is_file():
@@ -199,7 +194,7 @@ def read_planning(run: RunFolder) -> tuple[PlanningResults | None, str | None]:
     here = file_checksum(checkpoint) if checkpoint.is_file() else "no checkpoint"
     if here != content.checkpoint_sha256:
         return None, (
-            f"{PLANNING_FOLDER}/{PLANNING_FILE} is about another model than the best one that is now in this folder "
+            f"{path.parent.name}/{path.name} is about another model than the best one that is now in this folder "
             f"({content.checkpoint_sha256[:12]}, here {here[:12]}), so that it is not shown. {remedy} measures again."
         )
     return content.model_copy(update={"folder": path.parent}), None

@@ -125,7 +125,10 @@ class MLPPredictor(Predictor):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, z: Tensor, action_embedding: Tensor) -> Tensor:
-        """Next embeddings (B, T, D) from embeddings (B, T, D) and action embeddings (B, T, E)."""
+        """Next latents (B, T, *latent) from latents (B, T, *latent) and action embeddings (B, T, E)."""
+        if z.ndim > action_embedding.ndim:  # each token is predicted from its own past, and all see the action
+            tokens = z.shape[-2]
+            action_embedding = action_embedding.unsqueeze(-2).expand(*action_embedding.shape[:-1], tokens, -1)
         inputs = [z, action_embedding]
         for steps in range(1, self.context_length):
             inputs += [_earlier(z, steps, z[:, :1]), _earlier(action_embedding, steps, z.new_zeros(()))]

@@ -20,7 +20,7 @@ from jepaworld.config.planning import PlanningConfig
 from jepaworld.envs.frames import image_to_frame
 from jepaworld.errors import ConfigError, PlanningError
 from jepaworld.models import checkpoints
-from jepaworld.models.jepa import JEPA
+from jepaworld.models.building import load
 from jepaworld.models.protocol import WorldModel
 from jepaworld.planning.controller import Controller, ImaginedPlan
 from jepaworld.utils.devices import resolve_device, use_bf16
@@ -98,10 +98,8 @@ class WorldModelPolicy:
         """
         checkpoint = checkpoints.load(path, "jepa")
         config = _override(checkpoint.config, overrides)
-        model = JEPA.from_config(checkpoint.config, checkpoint.action_space)
-        checkpoints.restore(model, checkpoint)
         where = resolve_device(device)
-        model = model.to(where).eval()
+        model = load(checkpoint.path, where)
         return cls(
             model,
             checkpoint.action_space,

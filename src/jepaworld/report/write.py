@@ -14,11 +14,8 @@ from jepaworld.evaluation.measure import Measurements, measure
 from jepaworld.evaluation.probes import mean_r2
 from jepaworld.report.headline import Headline, make_headline
 from jepaworld.report.page import render_page
-from jepaworld.runs.folder import RunFolder, read_run
+from jepaworld.runs.folder import RunFolder
 from jepaworld.utils.storage import atomic_write_text
-
-HTML_FILE = "report.html"
-JSON_FILE = "report.json"
 
 
 def write_report(run_dir: str | Path, *, device: str = "auto") -> Path:
@@ -39,16 +36,16 @@ def write_report(run_dir: str | Path, *, device: str = "auto") -> Path:
         DatasetError: the dataset is damaged, or is not the one that the run was trained on.
         StorageError: the report cannot be written.
     """
-    run = read_run(run_dir)
+    run = RunFolder.open(run_dir)
     # Models draw their first weights, on the CPU; the caller's random numbers go on as if they had not.
     with torch.random.fork_rng(devices=[]):
         measured = measure(run, device)
     headline = make_headline(run, measured)
     page = render_page(run, measured, headline)
     numbers = json.dumps(_finite(_numbers(run, measured, headline)), indent=1, allow_nan=False)
-    atomic_write_text(run.path / JSON_FILE, numbers + "\n")
-    atomic_write_text(run.path / HTML_FILE, page)
-    return run.path / HTML_FILE
+    atomic_write_text(run.report_numbers, numbers + "\n")
+    atomic_write_text(run.report_page, page)
+    return run.report_page
 
 
 def _numbers(run: RunFolder, measured: Measurements, headline: Headline) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Versions of packages, as records and datasets keep them."""
+"""Versions of packages, for records of how something was made."""
 
 from __future__ import annotations
 
