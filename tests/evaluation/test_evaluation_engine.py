@@ -24,7 +24,7 @@ from jepaworld.evaluation.results import PlanningResults, PlayedTask
 from jepaworld.evaluation.videos import time_lapse, write_videos
 from jepaworld.evaluation_engine import evaluate_run, plan_with_run
 from jepaworld.planning import WorldModelPolicy
-from jepaworld.runs.folder import read_run
+from jepaworld.runs.folder import RunFolder
 from jepaworld.utils.progress import Progress
 
 OLD_RESULTS = """{
@@ -114,7 +114,7 @@ def test_tuning_and_publishing_share_no_episode(tiny_config: Callable[..., Confi
         evaluation={"goals": "recorded", "goal_steps": 3, "success": [{"variable": "state", "distance": 0.1}]},
     )
     run = run_training(config, tmp_path / "run").run_dir
-    split = read_run(run).split(EpisodeDataset.open(tmp_path / "data"))
+    split = RunFolder.open(run).split(EpisodeDataset.open(tmp_path / "data"))
     played = {}
     for name in ("evaluation", "validation"):
         told = Told()
@@ -153,7 +153,7 @@ def test_nothing_is_said_twice(run: Path, tmp_path: Path, caplog: pytest.LogCapt
 
 
 def test_errors_are_of_their_kind(run: Path, goal: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="does not exist"):
+    with pytest.raises(CheckpointError, match="no run folder"):
         evaluate_run(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match=r"batch_size, seed: cannot be changed"):
         evaluate_run(run, [*SHORT, "seed=3", "batch_size=4"])

@@ -21,7 +21,7 @@ from jepaworld.evaluation.probes import probe_states
 from jepaworld.evaluation.results import Results
 from jepaworld.models.jepa import JEPA
 from jepaworld.report import write_report
-from jepaworld.runs.folder import read_run
+from jepaworld.runs.folder import RunFolder
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -57,12 +57,12 @@ def home(trained: Path, tmp_path: Path) -> Path:
 
 def measure_in(home: Path) -> tuple[Results, Pictures]:
     with torch.random.fork_rng():
-        return measure(read_run(home / "run"), "cpu")
+        return measure(RunFolder.open(home / "run"), "cpu")
 
 
 def corrupt(home: Path, episodes: Iterable[int]) -> None:
     """Noise in place of the frames of some episodes."""
-    dataset = read_run(home / "run").open_dataset()
+    dataset = RunFolder.open(home / "run").open_dataset()
     assert dataset is not None
     rng, first = np.random.default_rng(0), 0
     files = sorted((home / "data").glob("shard-*/frames.npy"))
@@ -108,7 +108,7 @@ def test_noise_in_every_other_episode_changes_nothing_and_noise_in_those_held_ou
     home: Path, measured: tuple[Results, Pictures]
 ) -> None:
     before = of_evaluation(*measured)
-    run = read_run(home / "run")
+    run = RunFolder.open(home / "run")
     dataset = run.open_dataset()
     assert dataset is not None
     split = run.split(dataset)
@@ -130,7 +130,7 @@ def test_probes_are_judged_on_evaluation_episodes_alone(home: Path, measured: tu
     for probe in measured[0].probes:
         assert probe.num_train_episodes == split.train_episodes
         assert probe.num_heldout_episodes == split.evaluation_episodes
-    run = read_run(home / "run")
+    run = RunFolder.open(home / "run")
     dataset = run.open_dataset()
     assert dataset is not None
     corrupt(home, run.split(dataset).validation)
@@ -147,7 +147,7 @@ def test_the_untrained_encoder_knows_nothing_of_the_trained_weights(
 
     before = [probe.r2 for probe in measured[0].probes]
     assert floors(measured[0]) != before
-    run = read_run(home / "run")
+    run = RunFolder.open(home / "run")
     dataset = run.open_dataset()
     assert dataset is not None
     split, fresh = run.split(dataset), []

@@ -285,7 +285,7 @@ def nan_weights(run: Path) -> list[object]:
 
 def no_folder(run: Path) -> list[object]:
     shutil.rmtree(run)
-    return [run, "Name a run folder"]
+    return [run, "Name a folder"]
 
 
 def no_configuration(run: Path) -> list[object]:
