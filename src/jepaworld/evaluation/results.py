@@ -16,10 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from jepaworld.data.store import file_checksum
 from jepaworld.errors import CheckpointError
 from jepaworld.evaluation.rates import Rate
-<<<<<<< HEAD
 from jepaworld.losses.collapse import CollapseDiagnostics
-=======
->>>>>>> work-E
 from jepaworld.runs.folder import RunFolder
 from jepaworld.utils.records import Number, Record, beside
 from jepaworld.utils.storage import atomic_write_text, storage_errors
