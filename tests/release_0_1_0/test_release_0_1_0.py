@@ -68,8 +68,8 @@ def test_a_run_is_evaluated_and_reported(old: Path) -> None:
     assert report["planning"]["created"] == before["created"], "the results that 0.1.0 measured"
     assert report["reconstruction"]["num_frames"] > 0
     after = evaluate_run(old / "run")
-    assert after["checkpoint_sha256"] == before["checkpoint_sha256"]
-    assert after["num_episodes"] == before["num_episodes"] == 4
+    assert after.checkpoint_sha256 == before["checkpoint_sha256"]
+    assert after.num_episodes == before["num_episodes"] == 4
 
 
 def test_an_interrupted_run_ends_as_if_it_had_not_been(old: Path) -> None:
