@@ -15,6 +15,7 @@ import torch
 
 from jepaworld import run_training
 from jepaworld.data.store import EpisodeDataset
+from jepaworld.evaluation.results import PlanningResults
 from jepaworld.evaluation_engine import evaluate_run
 from jepaworld.models import checkpoints
 from jepaworld.models.jepa import JEPA
@@ -70,8 +71,23 @@ def test_a_run_is_evaluated_and_reported(old: Path) -> None:
     assert report["planning"]["created"] == before["created"], "the results that 0.1.0 measured"
     assert report["reconstruction"]["num_frames"] > 0
     after = evaluate_run(old / "run")
-    assert after["checkpoint_sha256"] == before["checkpoint_sha256"]
-    assert after["num_episodes"] == before["num_episodes"] == 4
+    assert after.checkpoint_sha256 == before["checkpoint_sha256"]
+    assert after.num_episodes == before["num_episodes"] == 4
+
+
+def test_results_of_planning_are_read_and_lose_nothing(old: Path) -> None:
+    text = (old / "run" / "evaluation" / "planning.json").read_bytes()
+    before, after = (
+        json.loads(text),
+        json.loads(PlanningResults.model_validate_json(text).model_dump_json(by_alias=True)),
+    )
+
+    def kept(was, now) -> bool:
+        if isinstance(was, dict):
+            return all(key in now and kept(value, now[key]) for key, value in was.items())
+        return all(map(kept, was, now)) if isinstance(was, list) else was == now
+
+    assert kept(before, after)
 
 
 def test_an_interrupted_run_ends_as_if_it_had_not_been(old: Path) -> None:
