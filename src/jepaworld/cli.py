@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Iterator
@@ -257,23 +256,22 @@ def demo(
 
 def _evaluate(run: Path, overrides: list[str], progress: RichProgress) -> None:
     from jepaworld.evaluation_engine import evaluate_run
+    from jepaworld.report import read_results
     from jepaworld.report.summary import summary
 
     planning = evaluate_run(run, overrides, progress)
     progress.message("measuring probes, collapse and imagination; writing the report")
     path = _write_report(run, planning.device)
-    typer.echo(
-        summary(
-            planning.model_dump(by_alias=True), json.loads(path.with_name("report.json").read_text(encoding="utf-8"))
-        )
-    )
+    typer.echo(summary(read_results(run)))
     progress.message(f"look at {path}")
 
 
 def _report(run: Path, progress: RichProgress, device: str) -> None:
+    from jepaworld.report import read_results
+
     progress.message("writing the report")
     path = _write_report(run, device)
-    for finding in json.loads(path.with_name("report.json").read_text(encoding="utf-8"))["findings"]:
+    for finding in read_results(run).findings:
         progress.message(f"- {finding}")
     progress.message(f"look at {path}")
 

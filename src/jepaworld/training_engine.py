@@ -23,7 +23,7 @@ from jepaworld.envs.calls import close
 from jepaworld.envs.make import make_env
 from jepaworld.envs.spaces import Spaces, space_to_dict
 from jepaworld.errors import CheckpointError, ConfigError, DatasetError, NonFiniteLossError
-from jepaworld.losses.collapse import collapse_diagnostics
+from jepaworld.losses.collapse import judge_collapse
 from jepaworld.losses.objective import make_objective
 from jepaworld.models import build, build_decoder, checkpoints, load
 from jepaworld.models.size import count_parameters, in_words, step_bytes
@@ -34,7 +34,6 @@ from jepaworld.runs.settings import DECODE, differences, require_equal
 from jepaworld.training_loops.jepa_decoder_loop import StateDecoderObjective, train_jepa_state_decoder
 from jepaworld.training_loops.phase_loop import Phase, Run, run_phase
 from jepaworld.utils.devices import resolve_device
-from jepaworld.utils.modules import in_eval_mode
 from jepaworld.utils.progress import Progress
 from jepaworld.utils.signals import stop_on_signal
 
@@ -212,17 +211,12 @@ class _CollapseWatch:
         rows = np.sort(np.random.default_rng(run.config.seed).permutation(rows)[:DIAGNOSED_FRAMES])
         self.frames = torch.from_numpy(dataset.gather("frames", rows))
 
-    @torch.no_grad()
     def __call__(self, epoch: int) -> dict[str, Any]:
-        # In float32: the rounding of bfloat16 looks like structure of full rank beside a large mean.
-        with in_eval_mode(self.model):
-            parts = self.frames.split(self.run.config.batch_size)
-            z = torch.cat([self.model.encode(part.to(self.run.device).unsqueeze(1)).flatten(0, 1) for part in parts])
-        if not bool(z.isfinite().all()):
+        diagnostics = judge_collapse(self.model, self.frames, self.run.config.batch_size)
+        if not diagnostics.finite:
             raise NonFiniteLossError(f"epoch {epoch}: the embeddings are no longer finite.")
-        diagnostics = collapse_diagnostics(z)
         if diagnostics.collapsed and not self.warned:
-            self.run.progress.warn(f"epoch {epoch}: the representation has collapsed. {' '.join(diagnostics.reasons)}")
+            self.run.progress.warn(f"epoch {epoch}: {diagnostics.verdict}")
         elif self.warned and not diagnostics.collapsed:
             self.run.progress.message(f"epoch {epoch}: the representation is no longer collapsed")
         self.warned = diagnostics.collapsed

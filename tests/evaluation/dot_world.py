@@ -1,6 +1,8 @@
 """Small datasets and models whose right answers are known."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -27,13 +29,19 @@ def moving_dot(length: int, rng: np.random.Generator) -> Episode:
     return Episode(frames, actions.astype(np.float32), rewards, flags, flags, states)
 
 
-def write_dataset(path: Path, lengths: list[int], per_shard: int = 3) -> EpisodeDataset:
-    """A dataset of moving dots with an episode of each length."""
+def write_dataset(
+    path: Path,
+    lengths: list[int],
+    per_shard: int = 3,
+    make: Callable[[int, np.random.Generator], Episode] = moving_dot,
+    states: Mapping[str, list[int]] = MappingProxyType({"constant": [], "position": [2]}),
+) -> EpisodeDataset:
+    """A dataset of moving dots, or of what `make` gives, with an episode of each length."""
     path.mkdir()
     spec = DatasetSpec(
         action_space=space_to_dict(Box(-1.0, 1.0, (2,), np.float32)), action_size=2, frame_skipping=1,
         image_size=SIDE, input_channels=1, num_episodes=len(lengths), episodes_per_shard=per_shard,
-        state_variables={"constant": [], "position": [2]},
+        state_variables=dict(states),
     )  # fmt: skip
     collected = Collected(
         environment_name="test/Dot-v0", environment_kwargs={}, frame_source="render", policy="random",
@@ -45,7 +53,7 @@ def write_dataset(path: Path, lengths: list[int], per_shard: int = 3) -> Episode
     for index in range(spec.num_shards):
         with ShardWriter(path, index, spec) as writer:
             for length in lengths[index * per_shard : (index + 1) * per_shard]:
-                writer.add(moving_dot(length, rng))
+                writer.add(make(length, rng))
             writer.commit()
     return EpisodeDataset.open(path)
 

@@ -17,9 +17,7 @@ from jepaworld import run_training
 from jepaworld.data.store import EpisodeDataset
 from jepaworld.evaluation.results import PlanningResults
 from jepaworld.evaluation_engine import evaluate_run
-from jepaworld.models import checkpoints
-from jepaworld.models.jepa import JEPA
-from jepaworld.models.state_decoder import JEPAStateDecoder
+from jepaworld.models import checkpoints, load, load_decoder
 from jepaworld.report import write_report
 from jepaworld.runs.folder import RunFolder
 from jepaworld.runs.metrics import read_records
@@ -45,9 +43,9 @@ def test_a_dataset_is_whole(old: Path) -> None:
 
 
 def test_models_of_a_run(old: Path) -> None:
-    model = JEPA.from_pretrained(old / "run")
+    model = load(old / "run")
     frames = torch.randint(256, (1, 1, 3, 16, 16), dtype=torch.uint8)
-    painted = JEPAStateDecoder.from_pretrained(old / "run")(model.encode(frames)[0])
+    painted = load_decoder(old / "run")(model.encode(frames)[0])
     assert painted.shape == (1, 3, 16, 16) and bool(painted.isfinite().all())
     weights = checkpoints.load(old / "run", "jepa").weights
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())

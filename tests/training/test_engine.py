@@ -382,7 +382,7 @@ def test_run_folders_are_never_mixed_up(training_config: MakeConfig, tmp_path: P
     run = run_training(config, tmp_path / "run").run_dir
     with pytest.raises(ConfigError, match="already holds a run"):
         run_training(config, run)
-    with pytest.raises(ConfigError, match=r"auxiliary_loss.weight, batch_size: cannot change"):
+    with pytest.raises(ConfigError, match=r"auxiliary_loss\.weight, batch_size: cannot change"):
         run_training(
             training_config(
                 num_epochs=1, jepa_decoder_training={"enabled": False}, batch_size=4, auxiliary_loss={"weight": 2.0}

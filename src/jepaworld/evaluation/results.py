@@ -1,7 +1,11 @@
-"""`evaluation/planning.json`, which `jepaworld evaluate` writes into a run: how often plans reach their goals."""
+"""The one schema of what is measured: `evaluation/planning.json` of `jepaworld evaluate`, `report.json` of `report`.
+
+Shapes: N frames or windows. Lists by imagined step begin with step 1.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -12,8 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from jepaworld.data.store import file_checksum
 from jepaworld.errors import CheckpointError
 from jepaworld.evaluation.rates import Rate
+from jepaworld.losses.collapse import CollapseDiagnostics
 from jepaworld.runs.folder import RunFolder
+from jepaworld.utils.records import Number, Record, beside
 from jepaworld.utils.storage import atomic_write_text, storage_errors
+
+ProbeKind = Literal["linear", "mlp"]
 
 
 class _Record(BaseModel):
@@ -198,3 +206,241 @@ def read_planning(run: RunFolder) -> tuple[PlanningResults | None, str | None]:
             f"({content.checkpoint_sha256[:12]}, here {here[:12]}), so that it is not shown. {remedy} measures again."
         )
     return content.model_copy(update={"folder": path.parent}), None
+
+
+# --- report.json: what `jepaworld report` measures and shows ---------------------------------------------------------
+
+Interval = tuple[float, float] | None
+"""Of 95 %; None where there are too few episodes to resample."""
+
+
+class Reading(Record):
+    """What a probe reads of one entry of the state on held-out episodes.
+
+    Attributes:
+        r2: Share of the held-out variance that is read, at most 1; None if the entry is constant.
+        interval_95: By bootstrap over held-out episodes.
+        baselines_r2: R² of the same kind of probe on something else than the trained embedding, by name.
+        prediction: (N, 1) what it read, (N, 2) sine and cosine of an angle. Not written.
+    """
+
+    r2: float | None
+    interval_95: Interval = None
+    baselines_r2: dict[str, float | None] = Field(default_factory=dict)
+    prediction: np.ndarray = beside()
+
+
+class MLPReading(Reading):
+    """What an MLP reads, beside the linear probe on the same frames.
+
+    Attributes:
+        gain: How much larger its R² is than the linear probe's.
+        gain_interval_95: Of that, from resamples that both share.
+    """
+
+    gain: float | None = None
+    gain_interval_95: Interval = None
+
+
+class Probe(Reading):
+    """What a linear probe reads of one entry of the state, and an MLP beside it.
+
+    Attributes:
+        variable: Name of the entry: `position[0]`, `pose[2] (angle)`, `reward` (the one that follows the frame).
+        state: Name of the variable that it is an entry of.
+        angle: Whether sine and cosine were probed in its place; R² is then that of both together.
+        ridge: Largest ridge strength of its columns, chosen by leave-one-out on the training frames.
+        mlp: The same by an MLP, if one was asked for.
+        truth: As `prediction`. Not written.
+        owners: (N,) episode of each held-out frame. Not written.
+    """
+
+    variable: str
+    state: str
+    angle: bool = False
+    ridge: Number = math.nan
+    mlp: MLPReading | None = None
+    num_train_episodes: int = 0
+    num_train_frames: int = 0
+    num_heldout_episodes: int = 0
+    num_heldout_frames: int = 0
+    truth: np.ndarray = beside()
+    owners: np.ndarray = beside()
+
+
+class HeadlineProbe(Record):
+    """Mean R² over the entries of the variable that stands for all."""
+
+    variable: str
+    r2: float | None
+    interval_95: Interval
+    mlp_r2: float | None
+    mlp_interval_95: Interval
+
+
+class StateError(Record):
+    """Distance between the true state and the one that a probe reads, by imagined step.
+
+    Attributes:
+        variable: Name of the state variable.
+        name: With its entries, if not all are read.
+        entries: Which are.
+        probe: What reads them, `linear` or `mlp`.
+        imagined: Mean Euclidean distance over these entries from imagined embeddings, in the variable's own unit; of
+            angles the short way round.
+        encoded: The same read from the embeddings of the real frames: what the probe itself gets wrong.
+        copied: Distance of the state at the first frame: how far things moved.
+    """
+
+    variable: str
+    name: str
+    entries: list[int]
+    probe: ProbeKind
+    imagined: list[Number]
+    imagined_low_95: list[Number]
+    imagined_high_95: list[Number]
+    encoded: list[Number]
+    copied: list[Number]
+
+
+class Imagination(Record):
+    """Imagination error by step; NaN where no window is long enough.
+
+    Attributes:
+        context_frames: Real frames that imagination begins with, as many as the predictor uses.
+        step: From 1.
+        error: Mean squared embedding error over the variance of the target embeddings: 0 is perfect, 1 is as good as
+            always predicting the mean.
+        error_low_95: By bootstrap over episodes; NaN with fewer than two.
+        copy_error: The same error if the embedding of the first frame is kept.
+        num_windows: Windows that reach this step.
+        num_episodes: Episodes that reach it.
+        target_variance: Mean variance of a dimension of the target embeddings; 0 leaves every error NaN.
+        states: Error in each state variable that a probe was given for.
+        windows: What was imagined. Not written.
+        window_errors: (N,) error of each window, mean over its steps. Not written.
+    """
+
+    context_frames: int
+    step: list[int]
+    error: list[Number]
+    error_low_95: list[Number]
+    error_high_95: list[Number]
+    copy_error: list[Number]
+    num_windows: list[int]
+    num_episodes: list[int]
+    target_variance: float
+    states: list[StateError] = Field(default_factory=list)
+    windows: Any = beside()
+    window_errors: np.ndarray = beside()
+
+    @property
+    def better_steps(self) -> list[int]:
+        """Steps at which the error, with its interval, is below both the copy and the mean embedding."""
+        upper = [
+            high if math.isfinite(high) else error for error, high in zip(self.error, self.error_high_95, strict=True)
+        ]
+        return [s for s, high, copy in zip(self.step, upper, self.copy_error, strict=True) if high < min(copy, 1.0)]
+
+
+class Reconstruction(Record):
+    """How well the decoder paints held-out frames; pixels in [0, 1]."""
+
+    mean_squared_error: float
+    mean_image_squared_error: float
+    """Of always painting the mean of these frames."""
+    num_frames: int
+
+    @property
+    def painted(self) -> float | None:
+        """Share of the pixel variance that is painted, at most 1; None if all frames are equal."""
+        return 1.0 - self.mean_squared_error / self.mean_image_squared_error if self.mean_image_squared_error else None
+
+
+class DatasetSummary(Record):
+    """What the run was trained on."""
+
+    path: str
+    fingerprint: str
+    environment: str
+    policy: str | None
+    seed: int | None
+    complete: bool
+    episodes: int
+    transitions: int
+    frames: int
+    shortest_episode: int
+    median_episode: float
+    longest_episode: int
+    image: str
+    frame_skipping: int
+    action_space: str
+    state_variables: dict[str, list[int]]
+    train_episodes: int
+    validation_episodes: int
+    evaluation_episodes: int
+
+
+class Heldout(Record):
+    """Which episodes were measured on."""
+
+    split: str
+    episodes: int
+
+    @property
+    def label(self) -> str:
+        """For people: only evaluation episodes are held out of everything."""
+        return "held-out (evaluation)" if self.split == "evaluation" else self.split
+
+
+class Badge(Record):
+    """A verdict in two words; kind is `good`, `warn`, `bad` or empty."""
+
+    kind: str
+    text: str
+
+
+class Card(Record):
+    """A key number."""
+
+    label: str
+    value: str
+    note: str
+
+
+class Results(Record):
+    """All that the page and the terminal show of a run; a part that is missing is None or empty, `missing` says why."""
+
+    model_config = ConfigDict(frozen=False)
+
+    environment: str = ""
+    description: str = ""
+    path: str = ""
+    finished: bool = False
+    missing: list[str] = Field(default_factory=list)
+    findings: list[str] = Field(default_factory=list)
+    badges: list[Badge] = Field(default_factory=list)
+    cards: list[Card] = Field(default_factory=list)
+    heldout: Heldout | None = None
+    best_epoch: dict[str, Any] | None = None
+    collapse: CollapseDiagnostics | None = None
+    headline_probe: HeadlineProbe | None = None
+    planning: PlanningResults | None = None
+    probes: list[Probe] = Field(default_factory=list)
+    imagination: Imagination | None = None
+    reconstruction: Reconstruction | None = None
+    epochs: dict[str, list[dict[str, Any]]] = Field(default_factory=dict)
+    dataset: DatasetSummary | None = None
+    run: dict[str, Any] = Field(default_factory=dict)
+    notices: list[str] = Field(default_factory=list)
+    config: dict[str, Any] = Field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The content of report.json."""
+        return self.model_dump_json(indent=1, by_alias=True) + "\n"
+
+    @property
+    def headline_probes(self) -> list[Probe]:
+        """Probes of the variable that stands for all."""
+        headline = self.headline_probe
+        return [] if headline is None else [probe for probe in self.probes if probe.state == headline.variable]

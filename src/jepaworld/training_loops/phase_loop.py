@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from jepaworld.config import Config, config_from_dict
 from jepaworld.data.store import EpisodeDataset, Split
@@ -119,11 +118,6 @@ def run_phase(phase: Phase, run: Run, resume: bool) -> PhaseState:
         NonFiniteLossError: losses, embeddings or weights are no longer finite; checkpoints are from before that.
     """
     return _PhaseRunner(phase, run).run(resume)
-
-
-def _current_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The objective's state with the names of this release; in 0.1.0 the losses on dynamics were `plannable`."""
-    return {re.sub(r"^plannable\.", "dynamics_losses.", name): tensor for name, tensor in state.items()}
 
 
 class _PhaseRunner:
@@ -283,7 +277,7 @@ class _PhaseRunner:
             require_equal(config_from_dict(saved["settings"]), self.config, UNSEEN[phase.name], remedy)
         if self.state.meter is not None:
             self.meter.load_state(self.state.meter)
-        phase.objective.load_state_dict(_current_names(saved["objective"]))
+        phase.objective.load_state_dict(saved["objective"])
         self.step.load_state(saved)
         set_random_state(saved["random"])
         run.log.rewind(saved["metrics_bytes"], phase.name, self.step.step_count)
