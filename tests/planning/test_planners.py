@@ -293,6 +293,15 @@ def test_a_search_converges_beside_what_is_forbidden_or_penalised(name) -> None:
         assert bool((plan.cost < free.cost + 0.02).all()), (name, penalty, plan.cost, free.cost)
 
 
+def test_a_forbidden_start_of_the_gradient_planner_stays_where_it_is() -> None:
+    def cost(candidates):
+        away = candidates.square().mean(dim=(2, 3))
+        return away / (candidates[:, :, 0, 0] < 1.0)  # infinite beyond, as is its slope
+
+    plan = GradientPlanner(SPACE, num_samples=16, num_iterations=40).plan(cost, 2, HORIZON)
+    assert bool((plan.cost < 0.02).all())
+
+
 def test_elites_are_the_allowed_ones_in_turn() -> None:
     inf = float("inf")
     candidates = torch.arange(5.0).expand(3, 5)[..., None, None]
