@@ -226,6 +226,15 @@ def test_recordings_are_the_first_of_each_group_and_failures(tiny_config: Callab
         assert recording.played == results(result, "planner")[recording.played.task]
 
 
+def test_failures_are_recorded_wherever_they_are_among_successes(tiny_config: Callable[..., Config]) -> None:
+    """The oracle reaches goals in its room, and fails at most of those behind the wall."""
+    config = rooms(tiny_config, num_episodes=8)
+    result = evaluate_planning(TwoRoomOracle(), config, None, NOBODY, num_recordings=1)
+    failed = [task for task in results(result, "planner")[2:] if not task.any]
+    assert failed and failed[0].task > 2
+    assert [recording.played.task for recording in result.recordings] == [0, 1, failed[0].task]
+
+
 def test_a_model_that_gives_nan_is_told_so(tiny_config: Callable[..., Config]) -> None:
     class Broken(TwoRoomOracle):
         def rollout(self, z: Tensor, actions: Tensor, context_actions: Tensor | None = None) -> Tensor:
@@ -302,7 +311,11 @@ def test_outcomes_do_not_depend_on_how_many_are_played_side_by_side(
 
     expected = play(4, 0)
     assert 0 < expected.agents[0].any["all"].successes < 10
-    assert play(num_envs, 2).episodes == expected.episodes
+    found = play(num_envs, 2)
+    assert found.episodes == expected.episodes
+    failed = [task for task in results(expected, "planner") if not task.any]
+    assert sum(not recording.played.any for recording in found.recordings) >= min(2, len(failed))
+    assert all(recording.played in results(expected, "planner") for recording in found.recordings)
 
 
 class Careless(TwoRoomOracle):

@@ -177,7 +177,7 @@ def test_the_last_step_of_the_gradient_planner_counts() -> None:
     ],
 )
 def test_the_gradient_planner_says_that_no_gradient_comes(cost) -> None:
-    with pytest.raises(PlanningError, match=r"no gradient comes back.*planning\.planner to cem"):
+    with pytest.raises(PlanningError, match="no gradient comes back"):
         GradientPlanner(SPACE).plan(cost, 2, HORIZON)
 
 
@@ -221,12 +221,12 @@ def test_random_shooting_draws_every_discrete_action() -> None:
 
 @pytest.mark.parametrize("name", ["cem", "icem", "mppi", "gradient"])
 def test_planners_of_continuous_actions_refuse_discrete_ones(name) -> None:
-    with pytest.raises(ConfigError, match=rf"planning\.planner is {name}.*Discrete\(3\).*categorical_cem"):
+    with pytest.raises(ConfigError, match=rf"planning\.planner is {name}.*categorical_cem.*Discrete\(3\)"):
         make_planner(PlanningConfig(planner=name), PlanSpace.of(Discrete(3)))
 
 
 def test_categorical_cem_refuses_continuous_actions() -> None:
-    with pytest.raises(ConfigError, match=r"planning\.planner is categorical_cem.*Box.*cem"):
+    with pytest.raises(ConfigError, match=r"planning\.planner is categorical_cem.*cem.*Box"):
         make_planner(PlanningConfig(planner="categorical_cem"), SPACE)
 
 
@@ -291,6 +291,15 @@ def test_a_search_converges_beside_what_is_forbidden_or_penalised(name) -> None:
         plan = planner.plan(cost, 2, HORIZON)
         free = planner.plan(_quadratic(optima), 2, HORIZON)
         assert bool((plan.cost < free.cost + 0.02).all()), (name, penalty, plan.cost, free.cost)
+
+
+def test_a_forbidden_start_of_the_gradient_planner_stays_where_it_is() -> None:
+    def cost(candidates):
+        away = candidates.square().mean(dim=(2, 3))
+        return away / (candidates[:, :, 0, 0] < 1.0)  # infinite beyond, as is its slope
+
+    plan = GradientPlanner(SPACE, num_samples=16, num_iterations=40).plan(cost, 2, HORIZON)
+    assert bool((plan.cost < 0.02).all())
 
 
 def test_elites_are_the_allowed_ones_in_turn() -> None:
@@ -372,7 +381,7 @@ def _drawn(name: str, numbers: list[int]) -> torch.Tensor:
 
 
 def test_a_cost_of_another_shape_is_an_error() -> None:
-    with pytest.raises(PlanningError, match=r"has shape \(3,\); expected \(3, 150\)"):
+    with pytest.raises(PlanningError, match=r"has shape \(3,\): expected \(3, 150\)"):
         CEM(SPACE).plan(lambda candidates: candidates.sum(dim=(1, 2, 3)), 3, HORIZON)
 
 

@@ -52,8 +52,8 @@ class CategoricalCEM(Planner):
         super().__init__(space, seed=seed)
         if not space.discrete:
             raise ConfigError(
-                f"planning.planner is {self.name}, which searches discrete actions, but the action space is "
-                f"{space.action_space}. Set planning.planner to cem, icem, mppi, gradient, random_shooting or auto."
+                f"planning.planner is {self.name}, which searches discrete actions: cem, icem, mppi, gradient, "
+                f"random_shooting or auto for {space.action_space}."
             )
         check_elites(num_elites, num_samples)
         self.num_samples, self.num_iterations, self.num_elites = num_samples, num_iterations, num_elites

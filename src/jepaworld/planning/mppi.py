@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from jepaworld.planning.cem import GaussianPlanner
-from jepaworld.planning.noise import ar1_mixing
 from jepaworld.planning.plan_space import PlanSpace
 from jepaworld.planning.planner import Plan, Scorer
 
@@ -49,12 +48,10 @@ class MPPI(GaussianPlanner):
         temperature: float = 0.1,
         seed: int = 0,
     ) -> None:
-        super().__init__(space, num_samples=num_samples, initial_std=initial_std, seed=seed)
-        self.num_iterations, self.min_std = num_iterations, min_std
-        self.noise_smoothness, self.temperature = noise_smoothness, temperature
-
-    def _mixing(self, steps: int) -> Tensor:
-        return ar1_mixing(steps, self.noise_smoothness, self.space.device)
+        super().__init__(
+            space, num_samples=num_samples, initial_std=initial_std, noise_smoothness=noise_smoothness, seed=seed
+        )
+        self.num_iterations, self.min_std, self.temperature = num_iterations, min_std, temperature
 
     def _search(self, score: Scorer, num_envs: int, horizon: int, warm_start: Plan | None) -> Plan:
         mean, std, mixing = self._start(num_envs, horizon, warm_start)

@@ -117,13 +117,6 @@ class Planner(ABC):
         """Entries along dimension 1 moved forward by `steps`; the end is that of `filling`."""
         return torch.cat([values[:, steps:], filling[:, filling.shape[1] - min(steps, values.shape[1]) :]], dim=1)
 
-    def _refuse_discrete(self) -> None:
-        if self.space.discrete:
-            raise ConfigError(
-                f"planning.planner is {self.name}, which searches continuous actions, but the action space is "
-                f"{self.space.action_space}. Set planning.planner to categorical_cem, random_shooting or auto."
-            )
-
 
 class Scorer:
     """A cost of normalised candidates, that counts those that are NaN and remembers the best candidate.
@@ -146,8 +139,8 @@ class Scorer:
         costs = self._cost(self._space.to_real(candidates))
         if costs.shape != candidates.shape[:2]:
             raise PlanningError(
-                f"the cost of candidates {tuple(candidates.shape)} (environments, candidates, steps, block) has shape "
-                f"{tuple(costs.shape)}; expected {tuple(candidates.shape[:2])}, a number for each candidate."
+                f"the cost of candidates {tuple(candidates.shape)} has shape {tuple(costs.shape)}: expected "
+                f"{tuple(candidates.shape[:2])}, a number for each."
             )
         found = costs.detach()
         self._num_nan += (found.isnan() | found.isneginf()).sum()  # nothing is infinitely good

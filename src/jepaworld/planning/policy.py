@@ -191,13 +191,12 @@ class WorldModelPolicy:
 
 def _override(config: Config, overrides: Sequence[str]) -> Config:
     """The configuration of a trained model with other settings of planning."""
-    written = [f"{key}={json.dumps(value)}" for key, value in config.to_dict().items()]
-    changed = load_config(None, [*written, *overrides])
-    fixed = [key for key in type(config).model_fields if key not in _CHANGEABLE]
-    for key in fixed:
-        if getattr(changed, key) != getattr(config, key):
+    changed = load_config(
+        None, [*(f"{key}={json.dumps(value)}" for key, value in config.to_dict().items()), *overrides]
+    )
+    for key in type(config).model_fields:
+        if key not in _CHANGEABLE and getattr(changed, key) != getattr(config, key):
             raise ConfigError(
-                f"{key} cannot be changed: it belongs to the training of this model. What can be changed are the "
-                f"settings of {' and '.join(_CHANGEABLE)}."
+                f"{key}: cannot change, the model was trained with it. What can: {', '.join(_CHANGEABLE)}."
             )
     return changed
