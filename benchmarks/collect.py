@@ -22,7 +22,7 @@ import numpy as np
 
 from jepaworld.config import Config
 from jepaworld.data.collect import collect
-from jepaworld.envs.pixels import make_env
+from jepaworld.envs.make import make_env
 
 
 def collection_seconds(config: Config) -> tuple[int, float]:

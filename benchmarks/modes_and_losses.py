@@ -29,7 +29,6 @@ def run_one(mode: str, loss: str, seed: int, args: argparse.Namespace) -> dict:
 
     from jepaworld import JEPA, load_config, run_training
     from jepaworld.data.store import EpisodeDataset
-    from jepaworld.data.windows import split_episodes
     from jepaworld.evaluation.encoding import encode_frames, sample_rows
     from jepaworld.evaluation.probes import mean_r2, probe_states
     from jepaworld.losses.collapse import collapse_diagnostics
@@ -58,9 +57,7 @@ def run_one(mode: str, loss: str, seed: int, args: argparse.Namespace) -> dict:
         lines = (result.run_dir / "metrics.jsonl").read_text().splitlines()
     last = [json.loads(line) for line in lines][-1]
     dataset = EpisodeDataset.open(args.dataset, verify_checksums=False)
-    split = split_episodes(
-        len(dataset.episode_lengths), config.early_stopping.validation_split, config.evaluation_split, seed
-    )
+    split = dataset.split(config.early_stopping.validation_split, config.evaluation_split, seed)
     rows, _ = sample_rows(dataset, split.evaluation, 2048, seed)
     diagnostics = collapse_diagnostics(encode_frames(model, dataset, rows, encoder="encode_online"))
     probes = probe_states(model, dataset, split.train, split.evaluation, pixel_baseline=False)

@@ -19,11 +19,13 @@ from pathlib import Path
 
 import torch
 
-from jepaworld import JEPA, load_config, run_training
+from jepaworld import load_config, run_training
 from jepaworld.config import Config
 from jepaworld.data.collect import collect
 from jepaworld.data.store import EpisodeDataset
+from jepaworld.envs.spaces import Spaces
 from jepaworld.losses import make_auxiliary_loss
+from jepaworld.models import build
 from jepaworld.utils.devices import autocast, resolve_device, use_bf16
 
 
@@ -36,7 +38,7 @@ def bare_loop(config: Config, dataset: EpisodeDataset, steps: int) -> float:
     starts = torch.cat([s + torch.arange(int(n)) for s, n in zip(episode_starts, lengths, strict=True)]).to(device)
     frames = torch.from_numpy(dataset.rows("frames", 0, dataset.num_frames)).to(device)
     actions = torch.from_numpy(dataset.rows("actions", 0, dataset.num_frames)).to(device)
-    model = JEPA.from_config(config, dataset.action_space).to(device).train()
+    model = build(config, Spaces.of(config, dataset.action_space)).to(device).train()
     auxiliary_loss = make_auxiliary_loss(config).to(device)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=config.weight_decay, fused=True)

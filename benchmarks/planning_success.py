@@ -43,7 +43,7 @@ def measure(recipe: str, seed: int, overrides: list[str], folder: str) -> dict[s
     took("collect")
     summary = run_training(config, run).summary
     took("train")
-    planning = evaluate_run(run)
+    planning = evaluate_run(run).model_dump(mode="json")
     took("evaluate")
     write_report(run, device=config.device)
     took("report")

@@ -6,10 +6,13 @@ import signal
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import gymnasium
 import pytest
 import torch
 
 from jepaworld.config import Config
+from jepaworld.envs.spaces import Spaces
+from jepaworld.models import JEPA, JEPAStateDecoder, build, build_decoder
 
 
 def heed_interrupts() -> None:
@@ -53,6 +56,16 @@ TINY: dict[str, Any] = {
     "jepa_decoder_training": {"num_epochs": 1, "batch_size": 8},
     "logging": {"log_every_steps": 1, "tensorboard": False},
 }
+
+
+def fresh_model(config: Config, space: gymnasium.Space) -> JEPA:
+    """A new model for an environment with this action space."""
+    return build(config, Spaces.of(config, space))
+
+
+def fresh_decoder(config: Config) -> JEPAStateDecoder:
+    """A new state decoder for latents of one vector."""
+    return build_decoder(config, (config.latent_dim,))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Iterator
@@ -71,14 +70,9 @@ def _load(path: Path, overrides: list[str] | None) -> Config:
 
 
 def _config_of(run: Path) -> Path:
-    from jepaworld.errors import CheckpointError
+    from jepaworld.runs.folder import RunFolder
 
-    path = run / "config.yaml"
-    if not path.is_file():
-        raise CheckpointError(
-            f"{run}: is no run folder: it has no {path.name}. Name a folder that `jepaworld train` wrote."
-        )
-    return path
+    return RunFolder.open(run).config_file
 
 
 @contextmanager
@@ -113,7 +107,7 @@ def init(
 def check(config: ConfigArgument, overrides: OverridesArgument = None) -> None:
     """Validate a configuration; print it resolved, with parameter counts and a memory estimate."""
     from jepaworld.config import to_commented_yaml
-    from jepaworld.models.size import describe_config
+    from jepaworld.training_engine import describe_config
 
     resolved = _load(config, overrides)
     typer.echo(to_commented_yaml(resolved))
@@ -163,7 +157,7 @@ def inspect(
     from jepaworld.utils.storage import storage_errors
 
     summary = inspect_dataset(dataset)
-    if summary.manifest is not None:
+    if summary.spec is not None:
         typer.echo(str(summary))
     if summary.problem is not None:
         raise DatasetError(summary.problem)
@@ -185,7 +179,7 @@ def train(
 ) -> None:
     """Collect or load data, train the JEPA and its state decoder, write the report."""
     from jepaworld.errors import ConfigError
-    from jepaworld.runs.record import default_run_dir
+    from jepaworld.runs.folder import RunFolder
     from jepaworld.training_engine import run_training
 
     if resume and run is None:
@@ -195,7 +189,7 @@ def train(
             raise ConfigError("CONFIG is missing: name a YAML file (`jepaworld init` writes one).")
         config = _config_of(run)
     settings, progress = _load(config, overrides), _progress()
-    run = run or default_run_dir(settings)
+    run = run or RunFolder.default(settings).path
     with _interruptible(f"jepaworld train --run {shlex.quote(str(run))} --resume"):
         run_training(settings, run, resume, progress)
         _report(run, progress, settings.device)
@@ -262,19 +256,22 @@ def demo(
 
 def _evaluate(run: Path, overrides: list[str], progress: RichProgress) -> None:
     from jepaworld.evaluation_engine import evaluate_run
+    from jepaworld.report import read_results
     from jepaworld.report.summary import summary
 
     planning = evaluate_run(run, overrides, progress)
     progress.message("measuring probes, collapse and imagination; writing the report")
-    path = _write_report(run, planning["device"])
-    typer.echo(summary(planning, json.loads(path.with_name("report.json").read_text(encoding="utf-8"))))
+    path = _write_report(run, planning.device)
+    typer.echo(summary(read_results(run)))
     progress.message(f"look at {path}")
 
 
 def _report(run: Path, progress: RichProgress, device: str) -> None:
+    from jepaworld.report import read_results
+
     progress.message("writing the report")
     path = _write_report(run, device)
-    for finding in json.loads(path.with_name("report.json").read_text(encoding="utf-8"))["findings"]:
+    for finding in read_results(run).findings:
         progress.message(f"- {finding}")
     progress.message(f"look at {path}")
 

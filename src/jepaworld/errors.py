@@ -17,6 +17,16 @@ class EnvironmentNotUsableError(JepaworldError):
     """An environment does not exist, lacks an installed extra, cannot render, or has an unsupported space."""
 
 
+class EnvironmentFailedError(EnvironmentNotUsableError):
+    """An environment raised while it was played; the message says where, a note has the traceback.
+
+    Attributes:
+        call: What was called: "reset", "step", "render" or the name of another method.
+    """
+
+    call: str = ""
+
+
 class DatasetError(JepaworldError):
     """A dataset folder is missing, truncated, altered, of another schema version or of another environment."""
 

@@ -2,7 +2,7 @@
 
 The measuring is in `evaluation.planning`, the searching in `planning`; here are setup, checks and what is kept.
 
-Shapes: T blocks, P plan steps, C H W image, D latent.
+Shapes: P plan steps, C H W image.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,35 +19,30 @@ from PIL import Image
 
 from jepaworld.config import Config, load_config
 from jepaworld.data.store import EpisodeDataset, file_checksum
-from jepaworld.envs.pixels import FrameReader, image_to_frame, make_env
-from jepaworld.errors import ConfigError, PlanningError
+from jepaworld.envs.frames import image_to_frame
+from jepaworld.envs.player import Player
+from jepaworld.errors import PlanningError
 from jepaworld.evaluation.encoding import paint
-from jepaworld.evaluation.planning import AgentResult, Outcome, Recording, evaluate_planning
-from jepaworld.evaluation.results import PLANNING_FILE, PLANNING_FOLDER
-from jepaworld.models import checkpoints
-from jepaworld.models.jepa import JEPA
+from jepaworld.evaluation.planning import evaluate_planning
+from jepaworld.evaluation.results import PlanningResults
+from jepaworld.evaluation.videos import write_videos
+from jepaworld.models import checkpoints, load, load_decoder
 from jepaworld.models.state_decoder import JEPAStateDecoder
 from jepaworld.planning import WorldModelPolicy
-from jepaworld.runs.folder import RunFolder, read_run
-from jepaworld.runs.record import AFTER_TRAINING, differences
+from jepaworld.runs.folder import RunFolder
+from jepaworld.runs.settings import EVALUATION, require_equal
 from jepaworld.utils.devices import resolve_device, use_bf16
-from jepaworld.utils.pictures import save_animation, save_rows
+from jepaworld.utils.pictures import save_rows
 from jepaworld.utils.progress import Progress
 from jepaworld.utils.storage import atomic_write_text, storage_errors
 
-PLAN_FOLDER = "plan"
-SCHEMA = 1
-# What a trained run leaves open.
-CHANGEABLE = (*AFTER_TRAINING, "device", "mixed_precision")
-# Blocks that a video goes on after the goal was reached.
-AFTER_SUCCESS = 4
 # Of Pillow, which would cut their values off at 255.
 _MORE_THAN_8_BITS = ("I", "F")
 
 
 def evaluate_run(
     run_dir: str | Path, overrides: Sequence[str] = (), progress: Progress | None = None
-) -> dict[str, Any]:
+) -> PlanningResults:
     """Measure the planning success of a run's best model; write `evaluation/planning.json` and videos into the run.
 
     Args:
@@ -63,44 +57,32 @@ def evaluate_run(
     Raises:
         JepaworldError: a subclass for each problem that the user can mend.
     """
-    progress, folder, began = progress or Progress(), Path(run_dir), time.perf_counter()
+    progress, folder, began = progress or Progress(), RunFolder.open(run_dir), time.perf_counter()
     config = _config(folder, overrides)
     device = resolve_device(config.device)
-    checkpoint = checkpoints.load(folder, "jepa").path
+    checkpoint = checkpoints.load(folder.path, "jepa").path
     with torch.random.fork_rng(devices=[]):  # models draw their first weights; the caller's numbers go on as before
-        model = JEPA.from_pretrained(folder, device)
-        decoder = _decoder(folder, config, device)  # before minutes of playing, as it may be damaged
-    dataset, episodes = _heldout(read_run(folder), progress)
+        model = load(folder.path, device)
+        decoder = _decoder(folder, device)  # before minutes of playing, as it may be damaged
+    dataset, episodes = _heldout(folder, config, progress)
     bf16 = use_bf16(config.mixed_precision, device, model)
-    result = evaluate_planning(model, config, dataset, episodes, bf16=bf16, progress=progress)
-    target = folder / PLANNING_FOLDER
+    results = evaluate_planning(model, config, dataset, episodes, bf16=bf16, progress=progress)
+    target = folder.planning_file.parent
     with storage_errors(target):
         target.mkdir(exist_ok=True)
-        for old in (target / PLANNING_FILE, *target.glob("video_*.webp")):
+        for old in (folder.planning_file, *target.glob("video_*.webp")):
             old.unlink(missing_ok=True)
-    videos = _write_videos(target, result.recordings, decoder, config)
-    content = {
-        "schema": SCHEMA,
+        videos = write_videos(target, results.recordings, decoder, config.frame_skipping)
+    about = {
         "checkpoint_sha256": file_checksum(checkpoint),
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "seed": config.evaluation.seed,
-        "environment": config.environment_name,
-        "protocol": result.protocol,
-        "goals": result.tasks.goals,
-        "num_episodes": len(result.tasks.tasks),
-        "max_steps": config.evaluation.max_steps,
-        "excluded_solved": result.tasks.solved,
-        "groups": result.groups,
-        "agents": [agent.to_dict() for agent in result.agents],
-        "planning": config.planning.model_dump(mode="json"),
-        "evaluation": config.evaluation.model_dump(mode="json"),
-        "device": str(device),
-        "episodes": [_episode(agent, outcome) for agent in result.agents for outcome in agent.outcomes],
         "videos": videos,
         "duration_seconds": round(time.perf_counter() - began, 1),
+        "folder": target,
     }
-    atomic_write_text(target / PLANNING_FILE, json.dumps(content, indent=1, allow_nan=False) + "\n")
-    return content
+    results = results.model_copy(update=about)
+    results.write(folder.planning_file)
+    return results
 
 
 def plan_with_run(
@@ -128,19 +110,19 @@ def plan_with_run(
     Raises:
         JepaworldError: a subclass for each problem that the user can mend.
     """
-    progress, folder = progress or Progress(), Path(run_dir)
+    progress, folder = progress or Progress(), RunFolder.open(run_dir)
     config = _config(folder, overrides)
     changed = [
         f"planning={json.dumps(config.planning.model_dump(mode='json'))}",
         f"mixed_precision={config.mixed_precision}",
     ]
-    policy = WorldModelPolicy.from_pretrained(folder, changed, device=config.device, seed=config.evaluation.seed)
+    policy = WorldModelPolicy.from_pretrained(folder.path, changed, device=config.device, seed=config.evaluation.seed)
     goal_image = _read_picture(Path(goal), "the goal", config, progress)
     start_image = _first_frame(config) if start is None else _read_picture(Path(start), "the start", config, progress)
-    decoder = _decoder(folder, config, policy.controller.device)
+    decoder = _decoder(folder, policy.controller.device)
     policy.set_goal(goal_image)
     plan = policy.plan(start_image)
-    target = Path(out) if out is not None else folder / PLAN_FOLDER
+    target = Path(out) if out is not None else folder.plan_folder
     with storage_errors(target):
         target.mkdir(parents=True, exist_ok=True)
         for name in ("plan.json", "plan.png"):  # the picture of an earlier plan must not stand beside this one
@@ -160,7 +142,7 @@ def plan_with_run(
     atomic_write_text(target / "plan.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
     if decoder is None:
         progress.warn(
-            f"the run has no state decoder, so the plan is not painted; `jepaworld decode {folder}` trains one"
+            f"the run has no state decoder, so the plan is not painted; `jepaworld decode {folder.path}` trains one"
         )
     else:
         imagined = paint(decoder, plan.imagined[0])
@@ -169,43 +151,18 @@ def plan_with_run(
     return target
 
 
-def time_lapse(imagined: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """All steps of a plan in one picture: of each pixel the value that differs most from what is usually there.
-
-    Args:
-        imagined: (T, P, C, H, W), the plans of an episode.
-
-    Returns:
-        (T, C, H, W): what moves is seen at every step of its plan, what stays once.
-    """
-    values = imagined.astype(np.int16)
-    usual = np.median(values, axis=(0, 1)).astype(np.int16)
-    chosen = np.abs(values - usual).sum(axis=2).argmax(axis=1)  # (T, H, W)
-    return np.take_along_axis(imagined, chosen[:, None, None], axis=1)[:, 0]
-
-
 # --- setup ---------------------------------------------------------------------------------------------------------
 
 
-def _config(folder: Path, overrides: Sequence[str]) -> Config:
+def _config(folder: RunFolder, overrides: Sequence[str]) -> Config:
     """The run's configuration with what may be changed of it."""
-    path = folder / checkpoints.CONFIG_FILE
-    if path.is_file():
-        saved, config = load_config(path), load_config(path, overrides)
-    else:
-        checkpoints.load(folder, "jepa")  # says what is wrong with the folder
-        raise ConfigError(f"{folder}: has no {checkpoints.CONFIG_FILE}. Name a folder that `jepaworld train` wrote.")
-    fixed = [key for key in differences(saved, config) if key.split(".")[0] not in CHANGEABLE]
-    if fixed:
-        raise ConfigError(
-            f"{', '.join(fixed)}: cannot be changed, the model of {folder} was trained with another value. What can be "
-            f"changed here: {', '.join(CHANGEABLE)}."
-        )
+    config = load_config(folder.config_file, overrides)
+    require_equal(folder.config, config, EVALUATION, f"What can be changed here: {', '.join(EVALUATION)}.")
     return config
 
 
-def _heldout(run: RunFolder, progress: Progress) -> tuple[EpisodeDataset | None, NDArray[np.int64]]:
-    """The run's dataset, None if it is gone, and its held-out episodes."""
+def _heldout(run: RunFolder, config: Config, progress: Progress) -> tuple[EpisodeDataset | None, NDArray[np.int64]]:
+    """The run's dataset, None if it is gone, and its episodes of `evaluation.split`."""
     dataset = run.open_dataset()
     if dataset is None:
         progress.warn(
@@ -213,12 +170,12 @@ def _heldout(run: RunFolder, progress: Progress) -> tuple[EpisodeDataset | None,
             "recorded ones restore it."
         )
         return None, np.empty(0, np.int64)
-    return dataset, run.split(dataset).evaluation
+    return dataset, getattr(run.split(dataset), config.evaluation.split)
 
 
-def _decoder(folder: Path, config: Config, device: torch.device) -> JEPAStateDecoder | None:
-    path = checkpoints.checkpoint_path(folder, config, "jepa_decoder")
-    return JEPAStateDecoder.from_pretrained(folder, device) if path.is_file() else None
+def _decoder(folder: RunFolder, device: torch.device) -> JEPAStateDecoder | None:
+    path = folder.checkpoint("jepa_decoder")
+    return load_decoder(path, device) if path.is_file() else None
 
 
 def _read_picture(path: Path, what: str, config: Config, progress: Progress) -> NDArray[np.uint8]:
@@ -243,56 +200,6 @@ def _read_picture(path: Path, what: str, config: Config, progress: Progress) -> 
 
 def _first_frame(config: Config) -> NDArray[np.uint8]:
     """The first frame of an episode, (H, W, C)."""
-    env = make_env(config.environment_name, config.environment_kwargs)
-    try:
-        read = FrameReader(env, config.image_size, config.input_channels, config.collection.frame_source)
-        return read(env.reset(seed=config.evaluation.seed)[0]).transpose(1, 2, 0)
-    finally:
-        env.close()
-
-
-# --- what is kept --------------------------------------------------------------------------------------------------
-
-
-def _episode(agent: AgentResult, outcome: Outcome) -> dict[str, Any]:
-    return {
-        "agent": agent.name,
-        "task": outcome.task,
-        "group": outcome.group,
-        "any": outcome.reached,
-        "end": outcome.at_end,
-        "steps": outcome.steps,
-        "distances": list(outcome.distances),
-    }
-
-
-def _write_videos(
-    target: Path, recordings: Sequence[Recording], decoder: JEPAStateDecoder | None, config: Config
-) -> list[dict[str, Any]]:
-    """A video of each recording: the real frame, the goal and, if there is a decoder, the plan as it is imagined."""
-    videos = []
-    for number, recording in enumerate(recordings):
-        outcome, name = recording.outcome, f"video_{number}.webp"
-        frames = recording.frames
-        if outcome.steps is not None:
-            frames = frames[: -(-outcome.steps // config.frame_skipping) + 1 + AFTER_SUCCESS]
-        panels, captions = [np.stack(frames), recording.goal[None]], ["real", "goal"]
-        if decoder is not None:
-            plans = torch.stack(recording.plans[: len(frames)])  # (T, P, *D)
-            imagined = paint(decoder, plans.flatten(0, 1))
-            steps = imagined.reshape(*plans.shape[:2], *imagined.shape[1:])
-            panels.append(time_lapse(steps))
-            captions.append("imagined plan")
-        save_animation(target / name, panels, captions=captions)
-        said = f"reached after {outcome.steps} steps" if outcome.reached else f"not reached in {outcome.played} steps"
-        group = "" if outcome.group == "all" else f", {outcome.group}"
-        videos.append(
-            {
-                "file": name,
-                "task": outcome.task,
-                "group": outcome.group,
-                "success": outcome.reached,
-                "caption": f"task {outcome.task}{group}: {said}",
-            }
-        )
-    return videos
+    with Player.of(config) as player:
+        player.lanes[0].reset(config.evaluation.seed)
+        return player.lanes[0].frame().transpose(1, 2, 0)

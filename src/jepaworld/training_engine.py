@@ -1,54 +1,50 @@
-"""A training run from its configuration: data, JEPA phase, state decoder phase; setup, resume and what is kept of it.
+"""A training run from its configuration: data, JEPA phase, state decoder phase; and what a configuration will cost.
 
 The mathematics is elsewhere: losses in `losses`, the step in `training_loops.epoch_loop`.
 """
 
 from __future__ import annotations
 
-import shutil
-import signal
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gymnasium
 import numpy as np
 import torch
+from torch import nn
 
-from jepaworld.config import Config, load_config, to_commented_yaml
+from jepaworld.config import Config
 from jepaworld.data.collect import collect
 from jepaworld.data.store import EpisodeDataset
-from jepaworld.data.windows import Split, WindowLoader, split_episodes
-from jepaworld.envs.spaces import space_to_dict
-from jepaworld.errors import CheckpointError, ConfigError, DatasetError
-from jepaworld.losses.collapse import collapse_diagnostics
-from jepaworld.models import checkpoints
-from jepaworld.models.jepa import JEPA
-from jepaworld.runs.metrics import MetricsLog, forget_phase
-from jepaworld.runs.record import (
-    RUN_FILE,
-    RunRecord,
-    alone_in_run,
-    default_run_dir,
-    differences,
-    open_run_folder,
-    read_info,
-)
-from jepaworld.training_loops.epoch_loop import JEPAObjective, Updater
-from jepaworld.training_loops.jepa_decoder_loop import train_jepa_state_decoder
+from jepaworld.data.windows import Batch, WindowLoader
+from jepaworld.envs.calls import close
+from jepaworld.envs.make import make_env
+from jepaworld.envs.spaces import Spaces, space_to_dict
+from jepaworld.errors import CheckpointError, ConfigError, DatasetError, NonFiniteLossError
+from jepaworld.losses.collapse import judge_collapse
+from jepaworld.losses.objective import make_objective
+from jepaworld.models import build, build_decoder, checkpoints, load
+from jepaworld.models.size import count_parameters, in_words, step_bytes
+from jepaworld.runs.folder import RunFolder, require_names
+from jepaworld.runs.metrics import MetricsLog
+from jepaworld.runs.record import RunRecord
+from jepaworld.runs.settings import DECODE, differences, require_equal
+from jepaworld.training_loops.jepa_decoder_loop import StateDecoderObjective, train_jepa_state_decoder
 from jepaworld.training_loops.phase_loop import Phase, Run, run_phase
-from jepaworld.utils.devices import autocast, resolve_device, use_bf16
+from jepaworld.utils.devices import resolve_device
 from jepaworld.utils.progress import Progress
-from jepaworld.utils.storage import atomic_write_text
+from jepaworld.utils.signals import stop_on_signal
 
 DIAGNOSED_FRAMES = 2048
+MEASURED_BATCH = 4
 # Settings that must agree between a model or dataset and the configuration that uses it.
 ENVIRONMENT_KEYS = ("environment_name", "environment_kwargs", "image_size", "input_channels", "frame_skipping")
 
 
 class RunResult(NamedTuple):
-    """What `run_training` leaves behind.
+    """What training leaves behind.
 
     Attributes:
         run_dir: The run folder.
@@ -80,24 +76,24 @@ def run_training(
     """
     progress = progress or Progress()
     device = resolve_device(config.device)
-    folder = Path(run_dir) if run_dir is not None else default_run_dir(config)
-    with alone_in_run(folder):
-        open_run_folder(folder, config, resume)
+    folder = RunFolder.default(config) if run_dir is None else RunFolder(run_dir, config)
+    with folder.alone():
+        folder.enter(resume)
         for notice in config.notices():
             progress.warn(notice)
-        record = RunRecord(folder, config, device)
+        record = RunRecord(folder, device)
         with record.outcome():
-            dataset = _dataset_begun_with(record, config) or _dataset(config, progress)
-            split = _split(dataset, config)
-            # For both phases now: a decoder that cannot be trained should not be found out after the JEPA was.
-            _require_batches(dataset, split, config, device)
-            record.note_dataset(dataset, split)
-            buffer_bytes = record.decide_buffer(dataset)
-            with _running(folder, config, dataset, device, progress) as run:
-                _train_jepa(run, dataset, split, buffer_bytes, resume, record)
+            if not (resume and folder.phase_is_finished("jepa")):
+                # Whatever decoder there is, it was trained on weights that are about to change.
+                folder.remove_decoder(weights=True)
+                record.content["phases"].pop("decoder", None)
+            # A resumed run finds its dataset wherever the command is started now.
+            known = folder.open_dataset(config.verify_checksums) if "dataset" in folder.info else None
+            with _running(record, known or _new_dataset(config, progress), progress) as run:
+                _train_jepa(run, record, resume)
                 if config.jepa_decoder_training.enabled:
-                    _train_decoder(run, dataset, split, buffer_bytes, resume, record)
-    return RunResult(folder, record.content)
+                    _train_decoder(run, record, resume)
+    return RunResult(folder.path, record.content)
 
 
 def train_decoder_of_run(
@@ -115,52 +111,48 @@ def train_decoder_of_run(
         JepaworldError: a subclass for each problem that the user can mend.
         KeyboardInterrupt: Ctrl-C or SIGTERM.
     """
-    folder = Path(run_dir)
     progress = progress or Progress()
-    jepa_path = checkpoints.load(folder, "jepa").path
-    with alone_in_run(folder):
-        saved = load_config(folder / checkpoints.CONFIG_FILE)
-        settings = (config or saved).to_dict()
+    saved = RunFolder.open(run_dir)
+    jepa_path = checkpoints.load(saved.path, "jepa").path  # before anything changes, as it may be damaged
+    with saved.alone():
+        settings = (config or saved.config).to_dict()
         settings["jepa_decoder_training"]["enabled"] = True
-        config = Config.model_validate(settings)
-        decoder_keys = {key for key in Config.model_fields if key.startswith("decoder_")}
-        decoder_keys |= {"jepa_decoder_training", "device", "logging", "learning_rate", "mixed_precision"}
-        other = [key for key in differences(saved, config) if key.split(".")[0] not in decoder_keys]
-        if other:
+        folder = RunFolder(run_dir, Config.model_validate(settings))
+        require_names(folder.config)
+        require_equal(saved.config, folder.config, DECODE, "Only the decoder is trained anew. Train a new run instead.")
+        if not saved.phase_is_finished("jepa"):
             raise ConfigError(
-                f"{', '.join(other)}: cannot change when only the decoder is trained: the JEPA of {folder} was trained "
-                "with another value. Train a new run instead."
+                f"{run_dir}: its JEPA is not trained to the end, so that a decoder would be one of older weights. "
+                f"Finish it first: `jepaworld train --run {run_dir} --resume`."
             )
-        device = resolve_device(config.device)
-        named = read_info(folder / RUN_FILE).get("dataset", {}).get("path")
-        path = named or config.load_dataset_path or config.dataset_dir
-        dataset = EpisodeDataset.open(path, verify_checksums=config.verify_checksums)
-        split = _split(dataset, config)
-        _require_batches(dataset, split, config, device)
-        # From here on the old decoder's traces are lost; what can be refused was refused before. The resume state goes
-        # first: whatever happens after it, no finished decoder is taken for the new one.
-        (folder / "resume" / "decoder.safetensors").unlink(missing_ok=True)
-        forget_phase(folder, "decoder")
-        shutil.rmtree(folder / saved.jepa_decoder_training.validation_plot_dir, ignore_errors=True)
-        atomic_write_text(folder / checkpoints.CONFIG_FILE, to_commented_yaml(config))
-        record = RunRecord(folder, config, device)
+        device = resolve_device(folder.config.device)
+        dataset = folder.open_dataset(folder.config.verify_checksums)
+        if dataset is None:
+            raise DatasetError(f"{folder.dataset_path}: the run's dataset is missing. Restore it.")
+        _require_batches(dataset, folder, device)
+        # What can be refused was refused: from here on the old decoder's traces are lost.
+        saved.remove_decoder()
+        folder.write_config()
+        record = RunRecord(folder, device)
         with record.outcome():
-            record.note_dataset(dataset, split)
             progress.message(f"state decoder of {jepa_path}")
-            with _running(folder, config, dataset, device, progress) as run:
-                _train_decoder(run, dataset, split, record.decide_buffer(dataset), False, record)
-    return RunResult(folder, record.content)
+            with _running(record, dataset, progress) as run:
+                _train_decoder(run, record, False)
+    return RunResult(folder.path, record.content)
 
 
 @contextmanager
-def _running(
-    folder: Path, config: Config, dataset: EpisodeDataset, device: torch.device, progress: Progress
-) -> Iterator[Run]:
+def _running(record: RunRecord, dataset: EpisodeDataset, progress: Progress) -> Iterator[Run]:
     """What the phases share, with the logs open and signals caught."""
-    log = MetricsLog(folder, config)
+    folder, device = record.folder, record.device
+    # For both phases now: a decoder that cannot be trained should not be found out after the JEPA was.
+    _require_batches(dataset, folder, device)
+    record.note_dataset(dataset)
+    buffer_bytes = record.decide_buffer(dataset)
+    log = MetricsLog(folder.path, folder.config)
     try:
-        with _stop_on_signal() as stop_requested:
-            yield Run(folder, config, dataset.action_space, device, log, progress, stop_requested)
+        with stop_on_signal() as stop_requested:
+            yield Run(folder, dataset, folder.split(dataset), device, buffer_bytes, log, progress, stop_requested)
     finally:
         log.close()
 
@@ -168,129 +160,88 @@ def _running(
 # --- phases --------------------------------------------------------------------------------------------------------
 
 
-def _train_jepa(
-    run: Run, dataset: EpisodeDataset, split: Split, buffer_bytes: int | None, resume: bool, record: RunRecord
-) -> None:
-    config = run.config
+def _train_jepa(run: Run, record: RunRecord, resume: bool) -> None:
+    config, folder = run.config, run.folder
+    goes_on = resume and folder.resume_state("jepa").exists()
+    if resume and not goes_on and folder.phase_is_finished("jepa"):
+        run.progress.message("JEPA: was trained before")  # or loaded: it stays, whatever load_model_path holds by now
+        return
     torch.manual_seed(config.seed)
-    model = JEPA.from_config(config, dataset.action_space).to(run.device)
-    if config.load_model_path is not None:
-        _load_weights(model, config, dataset, run.progress)
+    spaces = Spaces.of(config, run.dataset.action_space)
+    model = build(config, spaces).to(run.device)
+    if config.load_model_path is not None and not goes_on:  # else the resume state holds every weight
+        _load_weights(model, run)
         run.progress.message(f"JEPA loaded from {config.load_model_path}")
     if config.training_options.skip_jepa_training_if_loaded:
-        path = checkpoints.checkpoint_path(run.folder, config, "jepa")
-        checkpoints.save(path, model, "jepa", config, run.action_space)
+        checkpoints.save(folder.checkpoint("jepa"), model, "jepa", config, run.dataset.action_space)
         run.progress.message("JEPA training skipped (training_options.skip_jepa_training_if_loaded)")
         return
-    objective = JEPAObjective.from_config(config, model, dataset.action_space)
-
-    def loader(episodes: np.ndarray) -> WindowLoader:
-        return WindowLoader(
-            dataset, episodes, config.num_transitions, config.batch_size, run.device, buffer_bytes, config.seed
-        )
-
-    train = loader(split.train)
-    steps_per_epoch = min(len(train), config.steps_per_epoch or len(train))
-    validation = loader(split.validation) if len(split.validation) else None
-    diagnosed = split.validation if len(split.validation) else split.train
     phase = Phase(
         name="jepa",
         title="JEPA",
-        kind="jepa",
-        objective=objective,
+        objective=make_objective(config, model, spaces),
         module=model,
-        updater=Updater(
-            objective.parameters(),
-            config.learning_rate_jepa or config.learning_rate,
-            config,
-            config.num_epochs * steps_per_epoch,
-        ),
-        train=train,
-        validation=validation,
+        learning_rate=config.learning_rate_jepa or config.learning_rate,
+        num_transitions=config.num_transitions,
+        batch_size=config.batch_size,
         num_epochs=config.num_epochs,
-        steps_per_epoch=steps_per_epoch,
+        steps_per_epoch=config.steps_per_epoch,
         metric=config.early_stopping.metric_jepa,
-        shown="loss_jepa",
         patience=config.early_stopping.patience,
         delta=config.early_stopping.delta,
-        after_epoch=_CollapseWatch(model, dataset, diagnosed, run),
+        seed=config.seed,
+        after_epoch=_CollapseWatch(model, run),
     )
     record.note_phase(phase.name, run_phase(phase, run, resume))
 
 
-def _train_decoder(
-    run: Run, dataset: EpisodeDataset, split: Split, buffer_bytes: int | None, resume: bool, record: RunRecord
-) -> None:
-    jepa = JEPA.from_pretrained(run.folder, run.device)
-    record.note_phase("decoder", train_jepa_state_decoder(jepa, dataset, split, buffer_bytes, run, resume))
+def _train_decoder(run: Run, record: RunRecord, resume: bool) -> None:
+    model = load(run.folder.path, run.device)
+    record.note_phase("decoder", train_jepa_state_decoder(model, run, resume))
 
 
 class _CollapseWatch:
-    """Collapse diagnostics of the online encoder after each epoch, on frames that do not change."""
+    """Judges after each epoch, on frames that do not change, whether the embeddings have collapsed."""
 
-    def __init__(self, model: JEPA, dataset: EpisodeDataset, episodes: np.ndarray, run: Run) -> None:
-        self.model, self.run = model, run
-        self.warned = False
-        self.bf16 = use_bf16(run.config.mixed_precision, run.device, model)
-        rng = np.random.default_rng(run.config.seed)
-        rows = np.concatenate(
-            [
-                start + np.arange(length + 1)
-                for start, length in zip(
-                    dataset.episode_starts[episodes], dataset.episode_lengths[episodes], strict=True
-                )
-            ]
-        )
-        rows = np.sort(rng.permutation(rows)[:DIAGNOSED_FRAMES])
-        self.frames = torch.from_numpy(np.concatenate([dataset.rows("frames", row, row + 1) for row in rows.tolist()]))
+    def __init__(self, model: Any, run: Run) -> None:
+        self.model, self.run, self.warned = model, run, False
+        dataset, episodes = run.dataset, run.watched
+        spans = zip(dataset.episode_starts[episodes], dataset.episode_lengths[episodes], strict=True)
+        rows = np.concatenate([start + np.arange(length + 1) for start, length in spans])
+        rows = np.sort(np.random.default_rng(run.config.seed).permutation(rows)[:DIAGNOSED_FRAMES])
+        self.frames = torch.from_numpy(dataset.gather("frames", rows))
 
-    @torch.no_grad()
     def __call__(self, epoch: int) -> dict[str, Any]:
-        self.model.eval()
-        with autocast(self.run.device, self.bf16):
-            z = torch.cat(
-                [
-                    self.model.encode_online(part.to(self.run.device).unsqueeze(1)).flatten(0, 1).float()
-                    for part in self.frames.split(self.run.config.batch_size)
-                ]
-            )
-        diagnostics = collapse_diagnostics(z)
+        diagnostics = judge_collapse(self.model, self.frames, self.run.config.batch_size)
+        if not diagnostics.finite:
+            raise NonFiniteLossError(f"epoch {epoch}: the embeddings are no longer finite.")
         if diagnostics.collapsed and not self.warned:
-            self.run.progress.warn(f"epoch {epoch}: the representation has collapsed. {' '.join(diagnostics.reasons)}")
+            self.run.progress.warn(f"epoch {epoch}: {diagnostics.verdict}")
         elif self.warned and not diagnostics.collapsed:
             self.run.progress.message(f"epoch {epoch}: the representation is no longer collapsed")
         self.warned = diagnostics.collapsed
         return diagnostics.as_metrics()
 
 
-def _warn_of_other_split(other: Config, config: Config, progress: Progress) -> None:
-    """Say so where episodes that this run holds out may be some that the loaded model was trained on."""
-    keys = ("seed", "evaluation_split", "early_stopping.validation_split")
-    differing = [key for key in keys if key in differences(other, config)]
-    if differing:
-        progress.warn(
-            f"load_model_path: the loaded model was trained with another {' and '.join(differing)}, so that on the "
-            "same dataset it has seen episodes that are held out here: probes and recorded goals would flatter it. "
-            "Take its values, or evaluate on other data."
-        )
+def _load_weights(model: nn.Module, run: Run) -> None:
+    """Begin with the weights at `load_model_path`.
 
-
-def _load_weights(model: JEPA, config: Config, dataset: EpisodeDataset, progress: Progress) -> None:
-    assert config.load_model_path is not None
-    checkpoint = checkpoints.load(config.load_model_path, "jepa")
+    Raises:
+        CheckpointError: they are of another environment, action space or architecture.
+    """
+    config, path = run.config, run.config.load_model_path
+    assert path is not None
+    checkpoint = checkpoints.load(path, "jepa")
+    other = checkpoint.config
     differing = [
-        f"  {key}: checkpoint {getattr(checkpoint.config, key)!r}, configuration {getattr(config, key)!r}"
+        f"  {key}: checkpoint {getattr(other, key)!r}, configuration {getattr(config, key)!r}"
         for key in ENVIRONMENT_KEYS
-        if getattr(checkpoint.config, key) != getattr(config, key)
+        if getattr(other, key) != getattr(config, key)
     ]
-    if space_to_dict(checkpoint.action_space) != space_to_dict(dataset.action_space):
-        differing.append(f"  action space: checkpoint {checkpoint.action_space}, dataset {dataset.action_space}")
-    architecture = ("encoder_type", "encoder_params", "latent_dim", "action_emb_dim", "jepa_model")
-    differing += [
-        f"  {key}: checkpoint and configuration differ"
-        for key in differences(checkpoint.config, config)
-        if key.split(".")[0] in architecture and _shapes_weights(key, config)
-    ]
+    if space_to_dict(checkpoint.action_space) != space_to_dict(run.dataset.action_space):
+        differing.append(f"  action space: checkpoint {checkpoint.action_space}, dataset {run.dataset.action_space}")
+    keys = [key for key in differences(other, config) if _shapes_weights(key, config)]
+    differing += [f"  {key}: checkpoint and configuration differ" for key in keys]
     if differing:
         raise CheckpointError(
             f"load_model_path: {checkpoint.path} does not fit this configuration:\n"
@@ -298,35 +249,48 @@ def _load_weights(model: JEPA, config: Config, dataset: EpisodeDataset, progress
             + "\nChange these settings, or leave load_model_path out to train from scratch."
         )
     checkpoints.restore(model, checkpoint)
-    _warn_of_other_split(checkpoint.config, config, progress)
+    _warn_of_other_split(checkpoint, run)
 
 
 def _shapes_weights(key: str, config: Config) -> bool:
     """Whether a setting, if it differs, makes a checkpoint useless for the configured model."""
     if key.startswith("encoder_params."):
         return key.startswith(f"encoder_params.{config.encoder_type}.") and not key.endswith("dropout")
-    return key not in ("jepa_model.ema_decay", "jepa_model.predictor_dropout_rate")
+    if key in ("jepa_model.ema_decay", "jepa_model.predictor_dropout_rate"):
+        return False
+    return key.split(".")[0] in ("encoder_type", "latent_dim", "action_emb_dim", "jepa_model")
+
+
+def _warn_of_other_split(checkpoint: checkpoints.Checkpoint, run: Run) -> None:
+    """Say so where episodes that this run holds out may be some that the loaded model was trained on."""
+    keys = ("evaluation_split", "early_stopping.validation_split")
+    differing = [key for key in keys if key in differences(checkpoint.config, run.config)]
+    other = RunFolder(checkpoint.path.parents[1], checkpoint.config)
+    seed = other.split_seed(run.dataset) if "dataset" in other.info else checkpoint.config.dataset_seed
+    differing += ["seed of the split"] if seed != run.folder.split_seed(run.dataset) else []
+    if differing:
+        run.progress.warn(
+            f"load_model_path: the loaded model was trained with another {' and '.join(differing)}, so that on the "
+            "same dataset it has seen episodes that are held out here: probes and recorded goals would flatter it. "
+            "Take its values, or evaluate on other data."
+        )
 
 
 # --- data ----------------------------------------------------------------------------------------------------------
 
 
-def _split(dataset: EpisodeDataset, config: Config) -> Split:
-    splits = config.early_stopping.validation_split, config.evaluation_split
-    return split_episodes(len(dataset.episode_lengths), *splits, config.seed)
-
-
-def _require_batches(dataset: EpisodeDataset, split: Split, config: Config, device: torch.device) -> None:
+def _require_batches(dataset: EpisodeDataset, folder: RunFolder, device: torch.device) -> None:
     """Refuse data that a phase cannot be trained on.
 
     Raises:
         DatasetError: fewer training samples than a batch, or less than two validation samples.
     """
+    config, split, decoder = folder.config, folder.split(dataset), folder.config.jepa_decoder_training
     phases = []
     if not config.training_options.skip_jepa_training_if_loaded:
         phases.append(("batch_size", config.num_transitions, config.batch_size))
-    if config.jepa_decoder_training.enabled:
-        phases.append(("jepa_decoder_training.batch_size", 0, config.jepa_decoder_training.batch_size))
+    if decoder.enabled:
+        phases.append(("jepa_decoder_training.batch_size", 0, decoder.batch_size))
     for key, transitions, batch_size in phases:
         sizes = transitions, batch_size, device, None, config.seed
         WindowLoader(dataset, split.train, *sizes).require_full_batch(key)
@@ -334,25 +298,23 @@ def _require_batches(dataset: EpisodeDataset, split: Split, config: Config, devi
             WindowLoader(dataset, split.validation, *sizes).require_two_windows()
 
 
-def _dataset_begun_with(record: RunRecord, config: Config) -> EpisodeDataset | None:
-    """The dataset that a resumed run was begun with, wherever the command is started now; `None` if it is not there."""
-    begun = record.content.get("dataset")
-    if begun is None or not Path(begun["path"]).is_dir():
-        return None
-    return EpisodeDataset.open(begun["path"], verify_checksums=config.verify_checksums)
+def _new_dataset(config: Config, progress: Progress) -> EpisodeDataset:
+    """The dataset at `load_dataset_path`, or one that is collected.
 
-
-def _dataset(config: Config, progress: Progress) -> EpisodeDataset:
+    Raises:
+        DatasetError: it is of another environment, damaged or missing.
+    """
     if config.load_dataset_path is None:
         return collect(config, progress=progress)
     dataset = EpisodeDataset.open(config.load_dataset_path, verify_checksums=config.verify_checksums)
-    if not dataset.manifest.complete:
+    if not dataset.spec.complete:
         progress.warn(
             f"{dataset.path}: its collection was interrupted; training on the {len(dataset.episode_lengths)} of "
-            f"{dataset.manifest.num_episodes} episodes that are there."
+            f"{dataset.spec.num_episodes} episodes that are there."
         )
     for key in ENVIRONMENT_KEYS:
-        found, expected = getattr(dataset.manifest, key), getattr(config, key)
+        described = dataset.spec if hasattr(dataset.spec, key) else dataset.provenance
+        found, expected = getattr(described, key), getattr(config, key)
         if found != expected:
             raise DatasetError(
                 f"{dataset.path}: was collected with {key} = {found!r}, but the configuration says {expected!r}. Set "
@@ -361,23 +323,48 @@ def _dataset(config: Config, progress: Progress) -> EpisodeDataset:
     return dataset
 
 
-@contextmanager
-def _stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """Let the first Ctrl-C or SIGTERM end the run after the current step, and a second one at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False  # signal handlers belong to the main thread
-        return
-    requested = False
+# --- what a configuration costs ------------------------------------------------------------------------------------
 
-    def request(_number: int, _frame: Any) -> None:
-        nonlocal requested
-        if requested:
-            raise KeyboardInterrupt
-        requested = True
 
-    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: requested
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def describe_config(config: Config) -> str:
+    """Parameter counts, memory estimate and notices of a configuration.
+
+    Raises:
+        ConfigError: the device is not there, or two things in the run folder have one name.
+        EnvironmentNotUsableError: the environment cannot be made or has an unsupported action space.
+    """
+    require_names(config)
+    device = resolve_device(config.device)
+    env = make_env(config.environment_name, config.environment_kwargs)
+    action_space = env.action_space
+    close(env)
+    spaces, training = Spaces.of(config, action_space), config.jepa_decoder_training
+    model = build(config, spaces)
+    decoder = build_decoder(config, model.latent_shape) if training.enabled else None
+    parts = dict(model.named_children()) | ({} if decoder is None else {"state_decoder": decoder})
+    steps = config.max_steps_per_episode_data_collection // config.frame_skipping
+    frames = config.num_episodes_data_collection * (steps + 1)
+    start = int(action_space.start) if isinstance(action_space, gymnasium.spaces.Discrete) else 0
+
+    def memory(objective: nn.Module, module: nn.Module, transitions: int, batch_size: int) -> str:
+        images = torch.zeros(MEASURED_BATCH, transitions + 1, *spaces.frame_shape, dtype=torch.uint8)
+        size = (MEASURED_BATCH, transitions, spaces.action_size)
+        return in_words(step_bytes(objective, module, Batch(images, torch.full(size, start)), batch_size))
+
+    jepa = make_objective(config, model, spaces)
+    lines = [
+        f"device               {device}",
+        f"action space         {action_space}",
+        "",
+        "parameters",
+        *(f"  {name.replace('_', ' '):<18} {count_parameters(part):,}" for name, part in parts.items()),
+        "",
+        "memory, estimated (mixed precision takes less)",
+        f"  dataset            {in_words(frames * int(np.prod(spaces.frame_shape)))} "
+        f"({frames:,} frames at most, from {config.num_episodes_data_collection:,} episodes)",
+        f"  JEPA step          {memory(jepa, jepa, config.num_transitions, config.batch_size)}",
+    ]
+    if decoder is not None:
+        objective = StateDecoderObjective(decoder, model, training.embedding_source)
+        lines.append(f"  decoder step       {memory(objective, decoder, 0, training.batch_size)}")
+    return "\n".join([*lines, *(f"notice: {notice}" for notice in config.notices())])

@@ -12,19 +12,22 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
 from toy_envs import DISCRETE_START, shade
 
+import jepaworld
 from jepaworld.config import Config
 from jepaworld.data import collect as collect_module
 from jepaworld.data import rollout
 from jepaworld.data.collect import collect
-from jepaworld.data.store import Episode, EpisodeDataset
+from jepaworld.data.shards import Episode
+from jepaworld.data.store import EpisodeDataset
 from jepaworld.envs.seeding import episode_seeds
-from jepaworld.errors import ConfigError, DatasetError, EnvironmentNotUsableError, StorageError
+from jepaworld.errors import ConfigError, DatasetError, EnvironmentFailedError, EnvironmentNotUsableError, StorageError
 from jepaworld.utils.progress import Progress
 from tests.conftest import heed_interrupts
 from tests.data.conftest import ECHO, folder_bytes
@@ -94,7 +97,7 @@ def test_the_longest_length_is_in_whole_blocks_and_truncates(settings: Settings)
     episode = dataset.episode(0)
     assert seen(episode)[:, 0].tolist() == [0, 3, 6]
     assert episode.truncated.tolist() == [False, True] and not episode.terminated.any()
-    assert dataset.manifest.max_steps_per_episode == 6
+    assert dataset.provenance.max_steps_per_episode == 6
 
 
 @pytest.mark.parametrize("policy", ["random", "smooth_random"])
@@ -185,7 +188,7 @@ def test_episodes_differ_and_follow_from_the_seed(settings: Settings, tmp_path: 
     assert other.episode(0).actions.tobytes() not in actions
     # Episode 6 is the same one, whatever shard it lies in.
     more = collect(settings(num_episodes_data_collection=40, dataset_dir=str(tmp_path / "more")))
-    assert more.manifest.episodes_per_shard != dataset.manifest.episodes_per_shard
+    assert more.spec.episodes_per_shard != dataset.spec.episodes_per_shard
     assert more.episode(6).actions.tobytes() == actions[6]
 
 
@@ -304,9 +307,9 @@ def test_killed_and_continued_equals_uninterrupted(settings: Settings, tmp_path:
         process.kill()  # kill -9; workers notice that they are alone
         process.communicate()
         dataset = EpisodeDataset.open(killed)
-        assert not dataset.manifest.complete and len(dataset.shards) >= finished
+        assert not dataset.spec.complete and len(dataset.shards) >= finished
         wait_for_the_end(process)
-    assert collect(slow("killed")).manifest.complete
+    assert collect(slow("killed")).spec.complete
     collect(slow("whole"))
     assert_equal_folders(killed, tmp_path / "whole")
 
@@ -323,7 +326,7 @@ def test_interrupted_by_the_keyboard(settings: Settings, tmp_path: Path, workers
     assert errors.decode().rstrip().endswith("KeyboardInterrupt")
     assert b"jepaworld.data.workers" not in errors, "a worker has nothing to say about it"
     wait_for_the_end(process)
-    assert not EpisodeDataset.open(path).manifest.complete
+    assert not EpisodeDataset.open(path).spec.complete
     assert [entry.name for entry in path.iterdir() if entry.name.startswith(".")] == []
 
 
@@ -412,9 +415,9 @@ def test_damage_is_found_before_it_is_reused(settings: Settings):
     file.write_bytes(file.read_bytes()[:-1] + b"\x01")
     with pytest.raises(DatasetError, match=r"shard-00001/frames\.npy: altered.*delete the folder shard-00001 and run"):
         collect(config)
-    assert collect(config.model_copy(update={"verify_checksums": False})).manifest.complete
+    assert collect(config.model_copy(update={"verify_checksums": False})).spec.complete
     remove(path / "shard-00001")  # what the message says
-    assert collect(config).manifest.complete
+    assert collect(config).spec.complete
 
 
 def test_another_version_that_continues_is_told(settings: Settings, monkeypatch):
@@ -508,7 +511,7 @@ def locked(settings: Settings) -> Iterator[Path]:
 def test_a_finished_dataset_is_opened_by_several_at_once(settings: Settings, locked: Path):
     before = folder_bytes(locked)
     dataset = collect(settings())
-    assert dataset.manifest.complete and len(dataset.episode_lengths) == 7
+    assert dataset.spec.complete and len(dataset.episode_lengths) == 7
     assert folder_bytes(locked) == before
     with pytest.raises(DatasetError, match="seed is 0 there and 1 now"):
         collect(settings(seed=1))
@@ -539,7 +542,7 @@ def test_two_collections_into_one_folder(settings: Settings):
             collect(config)
     finally:
         os.close(descriptor)
-    assert collect(config).manifest.complete
+    assert collect(config).spec.complete
 
 
 # --- failures while collecting
@@ -549,13 +552,13 @@ def test_two_collections_into_one_folder(settings: Settings):
 def test_an_environment_that_fails(settings: Settings, workers: int):
     config = settings({"num_workers": workers}, environment_kwargs={"fail_at": 3, "first_seed": FIRST_SEED})
     with pytest.raises(
-        EnvironmentNotUsableError, match=r"toy/Echo-v0: failed in episode \d: ValueError: the joint is"
+        EnvironmentFailedError, match=r"toy/Echo-v0: step\(\) failed in episode \d: ValueError: the joint is"
     ) as caught:
         collect(config)
     assert any("toy_envs.py" in note for note in caught.value.__notes__)  # the traceback, from a worker too
     path = Path(config.dataset_dir)
     assert [entry.name for entry in path.iterdir() if entry.name.startswith(".")] == []
-    assert not EpisodeDataset.open(path).manifest.complete
+    assert not EpisodeDataset.open(path).spec.complete
 
 
 def test_a_worker_that_dies(settings: Settings):
@@ -564,7 +567,7 @@ def test_a_worker_that_dies(settings: Settings):
         environment_name="toy_envs:toy/Crasher-v0",
         environment_kwargs={"first_seed": FIRST_SEED},
     )
-    with pytest.raises(DatasetError, match=r"collecting process ended unexpectedly \(exit code 7\)\. .*run again to"):
+    with pytest.raises(DatasetError, match=r"collecting process ended unexpectedly \(EXIT\(7\).*run again to"):
         collect(config)
 
 
@@ -602,25 +605,25 @@ def test_a_full_disk(settings: Settings, tmp_path: Path, workers: int):
     )
     assert "cannot be written (File too large)" in done.stdout and "ulimit" in done.stdout
     assert [entry.name for entry in Path(config.dataset_dir).iterdir()] == ["dataset.json"]
-    assert collect(config).manifest.complete
+    assert collect(config).spec.complete
 
 
 def test_no_space_for_the_last_step(settings: Settings, monkeypatch):
-    """The shards are there but the manifest cannot be completed: nothing is lost."""
+    """The shards are there but dataset.json cannot be completed: nothing is lost."""
     config = settings()
-    original = collect_module.write_manifest
+    original = collect_module.write_description
 
-    def full(path: Path, manifest) -> None:
-        if manifest.complete:
+    def full(path: Path, spec, collected) -> None:
+        if spec.complete:
             raise StorageError(f"{path}: cannot be written") from OSError(errno.ENOSPC, "full")
-        original(path, manifest)
+        original(path, spec, collected)
 
-    monkeypatch.setattr(collect_module, "write_manifest", full)
+    monkeypatch.setattr(collect_module, "write_description", full)
     with pytest.raises(StorageError):
         collect(config)
-    monkeypatch.setattr(collect_module, "write_manifest", original)
+    monkeypatch.setattr(collect_module, "write_description", original)
     recorder = Recorder()
-    assert collect(config, progress=recorder).manifest.complete
+    assert collect(config, progress=recorder).spec.complete
     assert recorder.calls == []
 
 
@@ -665,3 +668,60 @@ def test_the_manifest_says_what_was_collected(settings: Settings):
     assert (manifest["policy"], manifest["smoothness"], manifest["seed"]) == ("smooth_random", 0.5, 4)
     assert manifest["action_space"]["type"] == "Box" and manifest["complete"] is True
     assert set(manifest["versions"]) == {"jepaworld", "gymnasium", "numpy"}
+
+
+def test_a_package_that_is_on_the_path_but_not_installed_collects(settings: Settings, monkeypatch):
+    def nothing(name: str):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", nothing)
+    assert collect(settings()).provenance.versions == {
+        "jepaworld": jepaworld.__version__,
+        "gymnasium": "unknown",
+        "numpy": "unknown",
+    }
+
+
+def test_workers_find_what_the_program_has_and_keep_to_the_error_stream(tmp_path: Path):
+    """Ids that it registered, modules of its path but not a random.py of the folder, and environments that print."""
+    (tmp_path / "random.py").write_text("1 / 0")
+    modules = tmp_path / "modules"
+    modules.mkdir()
+    (modules / "talker.py").write_text(
+        "from toy_envs import Echo\n\n\nclass Talker(Echo):\n    def step(self, action):\n"
+        "        print('a word')\n        return super().step(action)\n"
+    )
+    code = textwrap.dedent("""
+        import sys
+        import gymnasium
+        from jepaworld.config import Config
+        from jepaworld.data.collect import collect
+        from toy_envs import Echo
+
+        class Here(Echo):
+            def step(self, action):
+                print("here")
+                return super().step(action)
+
+        gymnasium.register("own/Talker-v0", "talker:Talker", disable_env_checker=True)
+        gymnasium.register("own/Here-v0", Here, disable_env_checker=True)
+        for name in ("Talker", "Here"):
+            collect(Config(environment_name=f"own/{name}-v0", image_size=16, num_episodes_data_collection=4,
+                           dataset_dir=name, collection={"num_workers": 2}))
+    """)
+    environment = script_environment()
+    environment["PYTHONPATH"] += os.pathsep + str(modules)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    # This process plays the first episode once itself, to see which state variables there are.
+    assert (done.stdout.count("a word"), done.stderr.count("a word")) == (6, 24)
+    assert (done.stdout.count("here"), done.stderr.count("here")) == (30, 0), "collected in this process"
+
+
+def test_a_policy_may_draw_from_the_global_generators_when_it_begins(settings: Settings, tmp_path: Path):
+    for workers in (1, 2):
+        changes = {"policy": "toy_envs:Moody", "num_workers": workers}
+        collect(settings(changes, dataset_dir=str(tmp_path / str(workers))))
+    assert_equal_folders(tmp_path / "1", tmp_path / "2")

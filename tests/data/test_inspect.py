@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from jepaworld.config import Config
 from jepaworld.data.collect import collect
 from jepaworld.data.inspect import contact_sheet, inspect_dataset
-from jepaworld.data.manifest import write_manifest
+from jepaworld.data.spec import write_description
 from jepaworld.data.store import EpisodeDataset
 from jepaworld.errors import DatasetError
 from tests.data.conftest import ECHO
@@ -29,7 +30,7 @@ def test_summary_agrees_with_the_episodes(settings: Settings):
     lengths = [len(episode.actions) for episode in episodes]
     actions = np.concatenate([episode.actions for episode in episodes])
     rewards = np.concatenate([episode.rewards for episode in episodes])
-    assert summary.integrity_ok and summary.manifest == dataset.manifest
+    assert summary.integrity_ok and summary.spec == dataset.spec
     assert (summary.episodes, summary.frames, summary.transitions) == (20, sum(lengths) + 20, sum(lengths))
     assert (summary.shortest, summary.median, summary.longest) == (
         min(lengths),
@@ -79,13 +80,14 @@ def test_contact_sheet(settings: Settings, tmp_path: Path):
 
 
 def test_contact_sheet_of_nothing(settings: Settings, tmp_path: Path):
-    manifest = collect(settings()).manifest
+    dataset = collect(settings())
     (tmp_path / "empty").mkdir()
-    write_manifest(tmp_path / "empty", manifest.__class__(**(vars(manifest) | {"complete": False, "shards": None})))
+    spec = replace(dataset.spec, complete=False, shards=None)
+    write_description(tmp_path / "empty", spec, dataset.provenance)
     with pytest.raises(DatasetError, match="has no episodes yet"):
         contact_sheet(EpisodeDataset.open(tmp_path / "empty"), tmp_path / "sheet.png")
     summary = inspect_dataset(tmp_path / "empty")
-    assert summary.integrity_ok and summary.episodes == 0 and summary.manifest is not None
+    assert summary.integrity_ok and summary.episodes == 0 and summary.spec is not None
 
 
 def test_summary_reads_as_a_table(settings: Settings):

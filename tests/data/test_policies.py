@@ -16,8 +16,9 @@ from toy_envs import DISCRETE_START
 
 from jepaworld.config import Config
 from jepaworld.config.schema import CollectionConfig
+from jepaworld.data import policies
 from jepaworld.data.collect import collect
-from jepaworld.data.policies import Policy, RandomPolicy, checked_action, make_policy
+from jepaworld.data.policies import Policy, RandomPolicy, checked_action, import_attribute, make_policy
 from jepaworld.errors import ConfigError
 
 Settings = Callable[..., Config]
@@ -253,3 +254,13 @@ def test_rounding_at_the_bounds_is_put_right():
 def test_a_bad_action_stops_a_collection(settings: Settings):
     with pytest.raises(ConfigError, match=r"toy_envs:too_far: .*out of bounds"):
         collect(settings({"policy": "toy_envs:too_far", "num_workers": 2}))
+
+
+def test_a_policy_is_found_by_its_name_of_an_earlier_version(settings, monkeypatch):
+    """Datasets and configurations of 0.1.0 name the policy of Push-T where it was then."""
+    old = "jepaworld.envs.push_t:NearBlockPolicy"
+    assert import_attribute(old).__name__ == "NearBlockPolicy"
+    monkeypatch.setitem(policies._MOVED, "toy_envs:gone", "toy_envs:always_right")
+    begun = collect(settings({"policy": "toy_envs:gone"}))
+    again = collect(settings({"policy": "toy_envs:always_right"}))  # is no dataset of other settings
+    assert again.fingerprint == begun.fingerprint

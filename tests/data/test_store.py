@@ -7,16 +7,17 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
 
-from jepaworld.data import manifest as manifests
-from jepaworld.data.manifest import Manifest, read_manifest, write_manifest
-from jepaworld.data.store import Episode, EpisodeDataset, ShardWriter, array_file
+from jepaworld.data import spec as description
+from jepaworld.data.shards import Episode, ShardWriter, array_file
+from jepaworld.data.spec import Collected, DatasetSpec, read_description, write_description
+from jepaworld.data.store import EpisodeDataset
 from jepaworld.envs.spaces import space_to_dict
 from jepaworld.errors import DatasetError, StorageError
 from tests.data.conftest import folder_bytes
@@ -25,37 +26,38 @@ LENGTHS = [[3, 1], [2, 5], [4]]
 SPACE = Box(-1.0, 1.0, (3,), np.float32)
 
 
-def make_manifest(**changes) -> Manifest:
-    values = Manifest(
-        schema_version=manifests.SCHEMA_VERSION,
-        environment_name="any",
-        environment_kwargs={"x": [1, None]},
+COLLECTED = Collected(
+    environment_name="any",
+    environment_kwargs={"x": [1, None]},
+    frame_source="auto",
+    policy="random",
+    policy_kwargs={},
+    policy_path=None,
+    policy_checksum=None,
+    smoothness=None,
+    seed=3,
+    max_steps_per_episode=10,
+    versions={"jepaworld": "0"},
+)
+
+
+def make_spec(**changes) -> DatasetSpec:
+    values = DatasetSpec(
         action_space=space_to_dict(SPACE),
         action_size=6,
         frame_skipping=2,
         image_size=8,
         input_channels=1,
-        frame_source="auto",
-        policy="random",
-        policy_kwargs={},
-        policy_path=None,
-        policy_checksum=None,
-        smoothness=None,
-        seed=3,
         num_episodes=5,
-        max_steps_per_episode=10,
         episodes_per_shard=2,
         state_variables={"ball/x": [2], "frames": []},
-        versions={"jepaworld": "0"},
-        complete=False,
-        shards=None,
     )
     return replace(values, **changes)
 
 
-def make_episode(rng: np.random.Generator, length: int, manifest: Manifest) -> Episode:
-    discrete = manifest.action_space["type"] == "Discrete"
-    size = (length, manifest.action_size)
+def make_episode(rng: np.random.Generator, length: int, spec: DatasetSpec) -> Episode:
+    discrete = spec.action_space["type"] == "Discrete"
+    size = (length, spec.action_size)
     return Episode(
         frames=rng.integers(0, 256, (length + 1, 1, 8, 8), np.uint8),
         actions=rng.integers(0, 9, size) if discrete else rng.random(size, np.float32),
@@ -69,27 +71,27 @@ def make_episode(rng: np.random.Generator, length: int, manifest: Manifest) -> E
     )
 
 
-def write(path: Path, manifest: Manifest, complete: bool = True) -> list[Episode]:
+def write(path: Path, spec: DatasetSpec, complete: bool = True, collected: Collected = COLLECTED) -> list[Episode]:
     """Write a dataset of `LENGTHS` as the collection does, and return what went in."""
     path.mkdir()
     rng = np.random.default_rng(0)
-    write_manifest(path, manifest)
+    write_description(path, spec, collected)
     episodes = []
     for index, lengths in enumerate(LENGTHS):
-        with ShardWriter(path, index, manifest) as writer:
+        with ShardWriter(path, index, spec) as writer:
             for length in lengths:
-                episodes.append(make_episode(rng, length, manifest))
+                episodes.append(make_episode(rng, length, spec))
                 writer.add(episodes[-1])
             writer.commit()
     if complete:
         shards = [shard.checksum for shard in EpisodeDataset.open(path).shards]
-        write_manifest(path, replace(manifest, complete=True, shards=shards))
+        write_description(path, replace(spec, complete=True, shards=shards), collected)
     return episodes
 
 
 @pytest.fixture
 def dataset_folder(tmp_path: Path) -> Path:
-    write(tmp_path / "data", make_manifest())
+    write(tmp_path / "data", make_spec())
     return tmp_path / "data"
 
 
@@ -102,10 +104,10 @@ def equal(a: Episode, b: Episode) -> bool:
 @pytest.mark.parametrize("discrete", [False, True])
 def test_round_trip(tmp_path: Path, discrete: bool):
     space = Discrete(9, start=-2) if discrete else SPACE
-    written = write(tmp_path / "data", make_manifest(action_space=space_to_dict(space)))
+    written = write(tmp_path / "data", make_spec(action_space=space_to_dict(space)))
     dataset = EpisodeDataset.open(tmp_path / "data")
     assert dataset.action_space == space
-    assert dataset.manifest.complete and dataset.manifest.environment_kwargs == {"x": [1, None]}
+    assert dataset.spec.complete and dataset.provenance.environment_kwargs == {"x": [1, None]}
     assert dataset.episode_lengths.tolist() == [3, 1, 2, 5, 4]
     assert dataset.episode_starts.tolist() == [0, 4, 6, 9, 15]
     assert dataset.num_frames == 20
@@ -117,7 +119,7 @@ def test_round_trip(tmp_path: Path, discrete: bool):
 
 def test_rows_may_span_shards_and_are_copies(dataset_folder: Path):
     dataset = EpisodeDataset.open(dataset_folder)
-    whole = np.concatenate([shard.frames for shard in dataset.shards])
+    whole = np.concatenate([shard.arrays["frames"] for shard in dataset.shards])
     for start, stop in [(0, 20), (5, 16), (6, 15), (19, 20), (7, 7)]:
         assert np.array_equal(dataset.rows("frames", start, stop), whole[start:stop])
     rows = dataset.rows("frames", 0, 20)
@@ -134,8 +136,8 @@ def test_padding_rows_are_zero_and_arrays_are_read_only(dataset_folder: Path):
     for name in ("actions", "rewards", "terminated", "truncated"):
         assert not dataset.rows(name, 0, 20)[last].any()
     shard = dataset.shards[0]
-    assert isinstance(shard.frames, np.memmap)
-    for array in (shard.frames, shard.actions, shard.states["ball/x"]):
+    assert isinstance(shard.arrays["frames"], np.memmap)
+    for array in (shard.arrays["frames"], shard.arrays["actions"], shard.arrays["state.ball/x"]):
         with pytest.raises(ValueError):
             array[0] = 0
 
@@ -148,15 +150,15 @@ def test_fingerprint_is_stable_and_depends_on_content(tmp_path: Path, dataset_fo
     fingerprint = EpisodeDataset.open(dataset_folder).fingerprint
     shutil.copytree(dataset_folder, tmp_path / "copy")
     assert EpisodeDataset.open(tmp_path / "copy").fingerprint == fingerprint
-    write(tmp_path / "other", make_manifest(seed=4))
+    write(tmp_path / "other", make_spec(), collected=replace(COLLECTED, seed=4))
     assert EpisodeDataset.open(tmp_path / "other").fingerprint != fingerprint
 
 
 def test_incomplete_dataset_opens_with_the_shards_that_are_there(tmp_path: Path):
-    written = write(tmp_path / "data", make_manifest(), complete=False)
+    written = write(tmp_path / "data", make_spec(), complete=False)
     shutil.rmtree(tmp_path / "data" / "shard-00001")
     dataset = EpisodeDataset.open(tmp_path / "data")
-    assert not dataset.manifest.complete
+    assert not dataset.spec.complete
     assert dataset.episode_lengths.tolist() == [3, 1, 4]
     assert [shard.first_episode for shard in dataset.shards] == [0, 4]
     assert equal(dataset.episode(2), written[4])
@@ -164,7 +166,7 @@ def test_incomplete_dataset_opens_with_the_shards_that_are_there(tmp_path: Path)
 
 def test_incomplete_dataset_without_any_shard(tmp_path: Path):
     (tmp_path / "data").mkdir()
-    write_manifest(tmp_path / "data", make_manifest())
+    write_description(tmp_path / "data", make_spec(), COLLECTED)
     dataset = EpisodeDataset.open(tmp_path / "data")
     assert dataset.num_frames == 0 and len(dataset.episode_lengths) == 0
 
@@ -177,7 +179,7 @@ def edit_json(path: Path, change: Callable[[dict], object], reseal: bool = False
     change(content)
     if reseal:
         content.pop("checksum")
-        path.write_bytes(manifests.seal(content))
+        path.write_bytes(description.seal(content))
     else:
         path.write_text(json.dumps(content))
 
@@ -201,13 +203,13 @@ def test_other_schema_version(dataset_folder: Path):
         EpisodeDataset.open(dataset_folder)
 
 
-def test_altered_manifest(dataset_folder: Path):
+def test_altered_description(dataset_folder: Path):
     edit_json(dataset_folder / "dataset.json", lambda content: content.update(frame_skipping=1))
     with pytest.raises(DatasetError, match=r"dataset\.json: altered after it was written"):
         EpisodeDataset.open(dataset_folder, verify_checksums=False)
 
 
-def test_manifest_with_other_entries(dataset_folder: Path):
+def test_description_with_other_entries(dataset_folder: Path):
     edit_json(dataset_folder / "dataset.json", lambda content: content.pop("seed"), reseal=True)
     with pytest.raises(DatasetError, match=r"entries are not those of a dataset \(differing: \['seed'\]\)"):
         EpisodeDataset.open(dataset_folder)
@@ -229,7 +231,7 @@ def test_altered_shard_json(dataset_folder: Path):
 
 
 def test_shard_of_another_dataset(tmp_path: Path, dataset_folder: Path):
-    write(tmp_path / "other", make_manifest())
+    write(tmp_path / "other", make_spec())
     edit_json(
         tmp_path / "other" / "shard-00001" / "shard.json",
         lambda content: content["files"]["frames.npy"].update(sha256="0" * 64),
@@ -307,16 +309,16 @@ def test_nothing_in_a_dataset_is_unpickled(dataset_folder: Path):
 
 
 def test_leaving_a_writer_early_leaves_nothing(tmp_path: Path):
-    manifest = make_manifest()
-    with pytest.raises(KeyError), ShardWriter(tmp_path, 0, manifest) as writer:
-        writer.add(make_episode(np.random.default_rng(0), 3, manifest))
+    spec = make_spec()
+    with pytest.raises(KeyError), ShardWriter(tmp_path, 0, spec) as writer:
+        writer.add(make_episode(np.random.default_rng(0), 3, spec))
         raise KeyError
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("when", ["fsync", "rename", "write"])
 def test_full_disk_leaves_nothing(tmp_path: Path, monkeypatch, when: str):
-    manifest = make_manifest()
+    spec = make_spec()
 
     def full(*_arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -329,16 +331,16 @@ def test_full_disk_leaves_nothing(tmp_path: Path, monkeypatch, when: str):
         monkeypatch.setattr(np.lib.format, "write_array_header_1_0", full)
     with (
         pytest.raises(StorageError, match=r"shard-00000.*No space left on device\). Free space"),
-        ShardWriter(tmp_path, 0, manifest) as writer,
+        ShardWriter(tmp_path, 0, spec) as writer,
     ):
-        writer.add(make_episode(np.random.default_rng(0), 3, manifest))
+        writer.add(make_episode(np.random.default_rng(0), 3, spec))
         writer.commit()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_shard_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch):
     """Everything is synced, then renamed, then the rename itself is synced."""
-    manifest = make_manifest()
+    spec = make_spec()
     events: list[str] = []
     fsync, rename = os.fsync, Path.rename
 
@@ -348,8 +350,8 @@ def test_a_shard_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(os, "fsync", recording_fsync)
     monkeypatch.setattr(Path, "rename", lambda a, b: (events.append("rename"), rename(a, b))[1])
-    with ShardWriter(tmp_path, 0, manifest) as writer:
-        writer.add(make_episode(np.random.default_rng(0), 3, manifest))
+    with ShardWriter(tmp_path, 0, spec) as writer:
+        writer.add(make_episode(np.random.default_rng(0), 3, spec))
         writer.commit()
     position = events.index("rename")
     before = events[:position]
@@ -360,11 +362,64 @@ def test_a_shard_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monkeypa
 
 
 def test_equal_content_gives_equal_bytes(tmp_path: Path):
-    write(tmp_path / "a", make_manifest())
-    write(tmp_path / "b", make_manifest())
+    write(tmp_path / "a", make_spec())
+    write(tmp_path / "b", make_spec())
     assert folder_bytes(tmp_path / "a") == folder_bytes(tmp_path / "b")
 
 
-def test_manifest_round_trip(tmp_path: Path):
-    write_manifest(tmp_path, make_manifest())
-    assert asdict(read_manifest(tmp_path)) == asdict(make_manifest())
+def test_description_round_trip(tmp_path: Path):
+    write_description(tmp_path, make_spec(), COLLECTED)
+    assert read_description(tmp_path) == (make_spec(), COLLECTED)
+
+
+# --- splits
+
+
+def of_length(dataset: EpisodeDataset, count: int, seed: int = 3) -> EpisodeDataset:
+    """The same dataset with so many episodes."""
+    other = EpisodeDataset(dataset.path, dataset.spec, replace(COLLECTED, seed=seed), dataset.shards)
+    other.episode_lengths = np.ones(count, np.int64)
+    return other
+
+
+def test_a_split_is_by_episode_and_by_the_seed_of_the_dataset(dataset_folder: Path):
+    dataset = EpisodeDataset.open(dataset_folder)
+    split = of_length(dataset, 40).split(0.1, 0.25)
+    assert [len(part) for part in split] == [26, 4, 10]
+    assert sorted(np.concatenate(split)) == list(range(40))
+    assert all((np.diff(part) > 0).all() for part in split)
+    own, same, other = (
+        of_length(dataset, 40, seed).split(0.1, 0.25, asked) for seed, asked in ((3, None), (9, 3), (9, None))
+    )
+    assert np.array_equal(own.evaluation, split.evaluation) and np.array_equal(same.evaluation, split.evaluation)
+    assert not np.array_equal(other.evaluation, split.evaluation)
+
+
+def test_a_split_is_that_of_the_first_release(dataset_folder: Path):
+    split = of_length(EpisodeDataset.open(dataset_folder), 12, seed=0).split(0.2, 0.2)
+    order = np.random.default_rng(0).permutation(12)
+    assert split.validation.tolist() == sorted(order[:2]) and split.evaluation.tolist() == sorted(order[2:4])
+
+
+def test_a_split_above_zero_gets_an_episode_and_leaves_one_to_train_on(dataset_folder: Path):
+    dataset = EpisodeDataset.open(dataset_folder)
+    assert [len(part) for part in of_length(dataset, 3).split(0.01, 0.01)] == [1, 1, 1]
+    assert [len(part) for part in of_length(dataset, 3).split(0.0, 0.0)] == [3, 0, 0]
+    with pytest.raises(DatasetError, match=r"1 episode\(s\), but early_stopping.validation_split = 0.1"):
+        of_length(dataset, 1).split(0.1, 0.0)
+
+
+# --- rows anywhere
+
+
+def test_rows_are_gathered_from_anywhere_in_any_order(dataset_folder: Path):
+    dataset = EpisodeDataset.open(dataset_folder)
+    rows = np.array([[19, 0, 5], [6, 6, 14], [3, 4, 5]])
+    for name in ("frames", "actions", "state.frames", "ball/x"):
+        whole = dataset.rows(name, 0, 20)
+        for keep in (True, False):
+            assert np.array_equal(dataset.gather(name, rows, keep_cached=keep), whole[rows])
+    assert dataset.gather("frames", np.zeros((0, 2), int)).shape == (0, 2, 1, 8, 8)
+    for row in (-1, 20):
+        with pytest.raises(AssertionError):
+            dataset.gather("frames", np.array([row]))

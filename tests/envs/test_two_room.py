@@ -28,6 +28,11 @@ def test_it_is_found_without_an_import_through_its_module():
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 
+def test_importing_the_package_makes_it_known_whatever_the_program_is_called():
+    code = "import sys; sys.argv = ['jepaworld']; import jepaworld, gymnasium; gymnasium.spec('jepaworld/TwoRoom-v0')"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
 def test_it_is_registered_once():
     before = gymnasium.spec(jepaworld.envs.TWO_ROOM_ID)
     jepaworld.envs.register()
@@ -268,8 +273,10 @@ def test_lanes_can_be_reset_alone():
     mask = np.array([True, False, False, True])
     _, after = env.reset(seed=[5, 6, 7, 8], options={"reset_mask": mask})
     np.testing.assert_array_equal(after["state"][1:3], info["state"][1:3])
-    np.testing.assert_array_equal(after["state"][3], TwoRoomEnv().reset(seed=8)[1]["state"])
     assert (env.step(np.zeros((4, 2)))[3] == ~mask).all()
+    np.testing.assert_array_equal(after["state"][3], TwoRoomEnv().reset(seed=8)[1]["state"])
+    _, after = env.reset(seed=list(np.arange(5, 9)))  # seeds of numpy's type are seeds too
+    np.testing.assert_array_equal(after["state"][3], TwoRoomEnv().reset(seed=8)[1]["state"])
 
 
 def test_lanes_are_restored_from_rows_or_from_one_state_for_all():

@@ -1,14 +1,17 @@
 """Small datasets and models whose right answers are known."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
 from gymnasium.spaces import Box
 from torch import Tensor, nn
 
-from jepaworld.data.manifest import SCHEMA_VERSION, Manifest, write_manifest
-from jepaworld.data.store import Episode, EpisodeDataset, ShardWriter
+from jepaworld.data.shards import Episode, ShardWriter
+from jepaworld.data.spec import Collected, DatasetSpec, write_description
+from jepaworld.data.store import EpisodeDataset
 from jepaworld.envs.spaces import space_to_dict
 
 SIDE = 8
@@ -26,23 +29,31 @@ def moving_dot(length: int, rng: np.random.Generator) -> Episode:
     return Episode(frames, actions.astype(np.float32), rewards, flags, flags, states)
 
 
-def write_dataset(path: Path, lengths: list[int], per_shard: int = 3) -> EpisodeDataset:
-    """A dataset of moving dots with an episode of each length."""
+def write_dataset(
+    path: Path,
+    lengths: list[int],
+    per_shard: int = 3,
+    make: Callable[[int, np.random.Generator], Episode] = moving_dot,
+    states: Mapping[str, list[int]] = MappingProxyType({"constant": [], "position": [2]}),
+) -> EpisodeDataset:
+    """A dataset of moving dots, or of what `make` gives, with an episode of each length."""
     path.mkdir()
-    manifest = Manifest(
-        schema_version=SCHEMA_VERSION, environment_name="test/Dot-v0", environment_kwargs={},
+    spec = DatasetSpec(
         action_space=space_to_dict(Box(-1.0, 1.0, (2,), np.float32)), action_size=2, frame_skipping=1,
-        image_size=SIDE, input_channels=1, frame_source="render", policy="random", policy_kwargs={},
-        policy_path=None, policy_checksum=None, smoothness=None, seed=0, num_episodes=len(lengths),
-        max_steps_per_episode=max(lengths), episodes_per_shard=per_shard,
-        state_variables={"constant": [], "position": [2]}, versions={}, complete=False, shards=None,
+        image_size=SIDE, input_channels=1, num_episodes=len(lengths), episodes_per_shard=per_shard,
+        state_variables=dict(states),
     )  # fmt: skip
-    write_manifest(path, manifest)
+    collected = Collected(
+        environment_name="test/Dot-v0", environment_kwargs={}, frame_source="render", policy="random",
+        policy_kwargs={}, policy_path=None, policy_checksum=None, smoothness=None, seed=0,
+        max_steps_per_episode=max(lengths), versions={},
+    )  # fmt: skip
+    write_description(path, spec, collected)
     rng = np.random.default_rng(0)
-    for index in range(manifest.num_shards):
-        with ShardWriter(path, index, manifest) as writer:
+    for index in range(spec.num_shards):
+        with ShardWriter(path, index, spec) as writer:
             for length in lengths[index * per_shard : (index + 1) * per_shard]:
-                writer.add(moving_dot(length, rng))
+                writer.add(make(length, rng))
             writer.commit()
     return EpisodeDataset.open(path)
 

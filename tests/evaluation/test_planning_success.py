@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -13,10 +14,11 @@ from torch import Tensor
 from jepaworld.config import Config
 from jepaworld.data.collect import collect
 from jepaworld.data.store import EpisodeDataset
-from jepaworld.errors import ConfigError, PlanningError
-from jepaworld.evaluation.planning import PlanningResult, evaluate_planning
-from jepaworld.evaluation.rates import Z_95, Rate
-from jepaworld.evaluation.tasks import RecordedStart
+from jepaworld.errors import ConfigError, EnvironmentNotUsableError, PlanningError
+from jepaworld.evaluation.planning import evaluate_planning
+from jepaworld.evaluation.rates import Z_95, Rate, wilson
+from jepaworld.evaluation.results import PlanningResults, PlayedTask
+from jepaworld.planning import Controller
 from tests.planning.toy_models import TwoRoomOracle
 
 ROOMS = [{"goal_room": "same"}, {"goal_room": "other"}]
@@ -40,8 +42,12 @@ def rooms(tiny_config: Callable[..., Config], **evaluation: Any) -> Config:
     )
 
 
-def results(result: PlanningResult, name: str) -> Sequence[Any]:
-    return next(agent.outcomes for agent in result.agents if agent.name == name)
+def results(result: PlanningResults, name: str) -> list[PlayedTask]:
+    return [task for task in result.episodes if task.agent == name]
+
+
+def counts(rate: Rate) -> tuple[int, int]:
+    return rate.successes, rate.episodes
 
 
 # --- rates ---------------------------------------------------------------------------------------------------------
@@ -50,67 +56,79 @@ def results(result: PlanningResult, name: str) -> Sequence[Any]:
 @pytest.mark.parametrize(("successes", "episodes"), [(0, 10), (10, 10), (1, 1), (190, 200), (3, 7)])
 def test_the_interval_is_where_the_score_test_accepts(successes: int, episodes: int) -> None:
     """Wilson's interval solves (rate - p)^2 = z^2 p (1 - p) / n for p."""
-    rate = Rate(successes, episodes)
-    for end in rate.interval:
+    rate = Rate.of([n < successes for n in range(episodes)])
+    for end in (rate.low, rate.high):
         expected = Z_95**2 * end * (1 - end) / episodes
         assert (rate.rate - end) ** 2 == pytest.approx(expected, abs=1e-9)
-    assert rate.interval[0] <= rate.rate <= rate.interval[1]
-    assert rate.interval[0] < rate.interval[1]
+    assert rate.low <= rate.rate <= rate.high and rate.low < rate.high
+    assert rate.interval == "wilson"
 
 
 def test_a_published_interval() -> None:
-    low, high = Rate(81, 263).interval  # Newcombe 1998, Statistics in Medicine 17, table I, method 3
+    low, high = wilson(81, 263)  # Newcombe 1998, Statistics in Medicine 17, table I, method 3
     assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
 
 
-def test_rates_count_outcomes() -> None:
-    assert Rate.of([True, False, True]) == Rate(2, 3)
-    assert Rate.of(np.array([False])).to_dict() | {"low": 0, "high": 0} == {
-        "successes": 0,
-        "episodes": 1,
-        "rate": 0.0,
-        "low": 0,
-        "high": 0,
-    }
+def test_tasks_of_one_recording_are_alike() -> None:
+    """Twenty recordings of ten tasks each, all reached or none, tell no more than twenty tasks."""
+    outcomes = [recording < 8 for recording in range(20) for _ in range(10)]
+    owners = [recording for recording in range(20) for _ in range(10)]
+    rate, alone, apart = Rate.of(outcomes, owners), Rate.of(outcomes), Rate.of(outcomes, range(200))
+    assert counts(rate) == counts(alone) == (80, 200)
+    assert (rate.interval, alone.interval, apart.interval) == ("bootstrap", "wilson", "wilson")
+    assert (apart.low, apart.high) == (alone.low, alone.high)
+    low, high = wilson(8, 20)
+    assert rate.low == pytest.approx(low, abs=0.04) and rate.high == pytest.approx(high, abs=0.04)
+    assert rate.high - rate.low > 2 * (alone.high - alone.low)
+
+
+@pytest.mark.parametrize("reached", [True, False])
+def test_an_interval_is_not_empty_where_all_recordings_agree(reached: bool) -> None:
+    rate = Rate.of([reached] * 30, [n // 3 for n in range(30)])
+    assert (rate.low, rate.high) == wilson(30 * reached, 30)
 
 
 # --- playing -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def with_oracle(tiny_config: Callable[..., Config]) -> PlanningResult:
+def with_oracle(tiny_config: Callable[..., Config]) -> PlanningResults:
     return evaluate_planning(TwoRoomOracle(), rooms(tiny_config), None, NOBODY)
 
 
-def test_an_oracle_without_walls_reaches_the_goals_in_its_room(with_oracle: PlanningResult) -> None:
+def test_an_oracle_without_walls_reaches_the_goals_in_its_room(with_oracle: PlanningResults) -> None:
     planner, random, recorded = with_oracle.agents
-    rates = planner.rates(at_end=False)
+    rates = planner.any
     assert set(rates) == {"all", "goal_room=same", "goal_room=other"}
-    assert rates["goal_room=same"] == Rate(3, 3)
+    assert counts(rates["goal_room=same"]) == (3, 3)
     assert rates["all"].episodes == 6
     assert rates["all"].successes == rates["goal_room=same"].successes + rates["goal_room=other"].successes
-    assert random.rates(at_end=False)["goal_room=same"].successes < 3
-    assert recorded.missing and not recorded.outcomes and recorded.rates(at_end=True) == {}
-    assert planner.seconds_per_plan is not None and 0 < planner.seconds_per_plan < planner.seconds
+    assert random.any["goal_room=same"].successes < 3
+    assert recorded.missing and not results(with_oracle, "recorded") and recorded.end == {}
+    assert (
+        planner.seconds_per_plan is not None
+        and planner.seconds_per_episode
+        and 0 < planner.seconds_per_plan < planner.seconds_per_episode
+    )
 
 
-def test_outcomes_say_when_the_goal_was_reached_first(with_oracle: PlanningResult) -> None:
+def test_outcomes_say_when_the_goal_was_reached_first(with_oracle: PlanningResults) -> None:
     for outcome in results(with_oracle, "planner"):
         assert outcome.played == 60
-        assert (outcome.steps is None) == (not outcome.reached)
+        assert (outcome.steps is None) == (not outcome.any)
         assert outcome.steps is None or 1 <= outcome.steps <= 60
-        assert outcome.reached or not outcome.at_end
+        assert outcome.any or not outcome.end
 
 
 def test_a_model_that_expects_nothing_to_change_is_no_better_than_chance(tiny_config: Callable[..., Config]) -> None:
     result = evaluate_planning(Blind(), rooms(tiny_config, num_episodes=12), None, NOBODY)
-    planner, random = (agent.rates(at_end=False) for agent in result.agents[:2])
+    planner, random = (agent.any for agent in result.agents[:2])
     assert planner["goal_room=other"].successes <= random["goal_room=other"].successes + 1
     assert planner["all"].rate < 0.5
 
 
 def test_the_same_seed_gives_the_same_episodes_and_another_one_others(
-    tiny_config: Callable[..., Config], with_oracle: PlanningResult
+    tiny_config: Callable[..., Config], with_oracle: PlanningResults
 ) -> None:
     again = evaluate_planning(TwoRoomOracle(), rooms(tiny_config), None, NOBODY)
     other = evaluate_planning(TwoRoomOracle(), rooms(tiny_config, seed=1), None, NOBODY)
@@ -121,14 +139,14 @@ def test_the_same_seed_gives_the_same_episodes_and_another_one_others(
 
 def test_episodes_end_after_max_steps_even_inside_a_block(tiny_config: Callable[..., Config]) -> None:
     result = evaluate_planning(TwoRoomOracle(), rooms(tiny_config, max_steps=7), None, NOBODY)
-    assert {outcome.played for agent in result.agents for outcome in agent.outcomes} == {7}
+    assert {task.played for task in result.episodes} == {7}
 
 
 def test_an_episode_ends_where_the_environment_ends_it(tiny_config: Callable[..., Config]) -> None:
     config = rooms(tiny_config, reset_options=[{"goal_room": "same"}])
     config = Config.model_validate(config.to_dict() | {"environment_kwargs": {"terminate_on_success": True}})
     for outcome in results(evaluate_planning(TwoRoomOracle(), config, None, NOBODY), "planner"):
-        assert outcome.at_end and outcome.played == outcome.steps
+        assert outcome.end and outcome.played == outcome.steps
 
 
 def test_passing_the_goal_is_success_at_any_time_but_not_at_the_end(tiny_config: Callable[..., Config]) -> None:
@@ -136,7 +154,7 @@ def test_passing_the_goal_is_success_at_any_time_but_not_at_the_end(tiny_config:
         TwoRoomOracle(), rooms(tiny_config, num_episodes=12, max_steps=120, reset_options=ROOMS[:1]), None, NOBODY
     )
     random = result.agents[1]
-    assert random.rates(at_end=False)["all"].successes > random.rates(at_end=True)["all"].successes
+    assert random.any["all"].successes > random.end["all"].successes
 
 
 # --- recorded goals ------------------------------------------------------------------------------------------------
@@ -169,7 +187,7 @@ def test_recorded_actions_reach_recorded_goals(recorded: tuple[Config, EpisodeDa
     result = evaluate_planning(TwoRoomOracle(), config, dataset, np.array([1, 4, 6]))
     outcomes = results(result, "recorded")
     assert [outcome.played for outcome in outcomes] == [21] * 5
-    assert all(outcome.at_end for outcome in outcomes)
+    assert all(outcome.end for outcome in outcomes)
     assert not result.groups
     assert ("setting the state" if restore == "state" else "replaying") in result.protocol
 
@@ -179,10 +197,9 @@ def test_conditions_judge_and_their_distances_are_kept(recorded: tuple[Config, E
     evaluation = config.evaluation.model_dump() | {"success": [{"variable": "state", "distance": 2.0}]}
     config = Config.model_validate(config.to_dict() | {"evaluation": evaluation})
     result = evaluate_planning(TwoRoomOracle(), config, dataset, np.array([1, 4, 6]))
-    for agent in result.agents:
-        for outcome in agent.outcomes:
-            (distance,) = outcome.distances
-            assert outcome.at_end == (distance <= 2.0)
+    for task in result.episodes:
+        (distance,) = task.distances
+        assert task.end == (distance <= 2.0)
     assert all(outcome.distances[0] < 1e-3 for outcome in results(result, "recorded"))
 
 
@@ -198,17 +215,24 @@ def test_recorded_goals_need_recorded_episodes(recorded: tuple[Config, EpisodeDa
 def test_recordings_are_the_first_of_each_group_and_failures(tiny_config: Callable[..., Config]) -> None:
     config = rooms(tiny_config, num_episodes=10, max_steps=30)
     result = evaluate_planning(Blind(), config, None, NOBODY, num_recordings=2)
-    tasks = [recording.outcome.task for recording in result.recordings]
+    tasks = [recording.played.task for recording in result.recordings]
     assert sorted(tasks[:4]) == [0, 1, 2, 3]
     assert len(tasks) == len(set(tasks)) == 6
-    assert not any(recording.outcome.reached for recording in result.recordings[4:])
+    assert not any(recording.played.any for recording in result.recordings[4:])
     for recording in result.recordings:
         assert len(recording.plans) == 10 and len(recording.frames) == 11
         assert recording.frames[0].shape == recording.goal.shape == (3, 64, 64)
         assert recording.plans[0].shape == (6, 2)
-        task = result.tasks.tasks[recording.outcome.task]
-        np.testing.assert_array_equal(recording.frames[0], task.start.frame)
-        np.testing.assert_array_equal(recording.goal, task.goal_frame)
+        assert recording.played == results(result, "planner")[recording.played.task]
+
+
+def test_failures_are_recorded_wherever_they_are_among_successes(tiny_config: Callable[..., Config]) -> None:
+    """The oracle reaches goals in its room, and fails at most of those behind the wall."""
+    config = rooms(tiny_config, num_episodes=8)
+    result = evaluate_planning(TwoRoomOracle(), config, None, NOBODY, num_recordings=1)
+    failed = [task for task in results(result, "planner")[2:] if not task.any]
+    assert failed and failed[0].task > 2
+    assert [recording.played.task for recording in result.recordings] == [0, 1, failed[0].task]
 
 
 def test_a_model_that_gives_nan_is_told_so(tiny_config: Callable[..., Config]) -> None:
@@ -234,9 +258,10 @@ def test_a_context_that_the_model_does_not_use_is_refused(tiny_config: Callable[
 def test_tasks_come_from_different_episodes_as_far_as_there_are(recorded: tuple[Config, EpisodeDataset]) -> None:
     config, dataset = recorded
     result = evaluate_planning(TwoRoomOracle(), config, dataset, np.array([1, 4, 6]))
-    episodes = [task.start.episode for task in result.tasks.tasks if isinstance(task.start, RecordedStart)]
-    assert sorted(episodes[:3]) == [1, 4, 6]
+    episodes = [task.episode for task in results(result, "planner")]
+    assert sorted(filter(None, episodes[:3])) == [1, 4, 6]
     assert len(set(episodes[3:])) == 2
+    assert {rate.interval for agent in result.agents for rate in agent.any.values()} == {"bootstrap"}
 
 
 def test_the_label_names_the_planner_that_played_and_what_it_searched(tiny_config: Callable[..., Config]) -> None:
@@ -269,3 +294,123 @@ def test_without_the_dataset_the_protocol_claims_less(tiny_config: Callable[...,
     result = evaluate_planning(TwoRoomOracle(), rooms(tiny_config, num_episodes=2, max_steps=3), None, NOBODY)
     assert "no collected episode had" not in result.protocol
     assert "2 side by side" in result.protocol
+
+
+# --- side by side --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_envs", [1, 3, 10])
+def test_outcomes_do_not_depend_on_how_many_are_played_side_by_side(
+    tiny_config: Callable[..., Config], num_envs: int
+) -> None:
+    """A task's random numbers follow from the seed and its number; recording it changes nothing."""
+
+    def play(num_envs: int, num_recordings: int) -> PlanningResults:
+        config = rooms(tiny_config, num_episodes=10, max_steps=30, num_envs=num_envs)
+        return evaluate_planning(Careless(), config, None, NOBODY, num_recordings=num_recordings)
+
+    expected = play(4, 0)
+    assert 0 < expected.agents[0].any["all"].successes < 10
+    found = play(num_envs, 2)
+    assert found.episodes == expected.episodes
+    failed = [task for task in results(expected, "planner") if not task.any]
+    assert sum(not recording.played.any for recording in found.recordings) >= min(2, len(failed))
+    assert all(recording.played in results(expected, "planner") for recording in found.recordings)
+
+
+class Careless(TwoRoomOracle):
+    """Expects to be slower than it is, in odd directions, so that what it does depends on what was drawn."""
+
+    def rollout(self, z: Tensor, actions: Tensor, context_actions: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        moves = actions.unflatten(-1, (-1, 2)).sum(dim=-2)
+        return z[:, -1:] + (1.5 * moves + 2.0 * (3.0 * moves).sin()).cumsum(dim=1)
+
+
+def test_only_what_is_recorded_is_imagined_and_kept(
+    tiny_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    imagine = Controller.imagine
+    monkeypatch.setattr(Controller, "imagine", lambda self, envs: (asked.append(len(envs)), imagine(self, envs))[1])
+    config = rooms(tiny_config, num_episodes=10, num_envs=10, max_steps=30)
+    result = evaluate_planning(Blind(), config, None, NOBODY, num_recordings=1)
+    assert len(result.recordings) == 3 and set(asked) == {2, 1}  # one of each room, and one that failed, once more
+    frames = [frame for recording in result.recordings for frame in recording.frames]
+    assert all(frame.base is None or frame.base.nbytes <= 4 * frame.nbytes for frame in frames), "no view of all lanes"
+    plans = [plan for recording in result.recordings for plan in recording.plans]
+    assert all(plan.untyped_storage().nbytes() <= 2 * plan.nbytes for plan in plans)
+
+
+# --- environments that fail ----------------------------------------------------------------------------------------
+
+
+class Fragile(gymnasium.Wrapper):
+    """Two Rooms that breaks down: after so many steps, or when it is closed."""
+
+    steps = 0
+    break_after = 10**9
+
+    def step(self, action):
+        Fragile.steps += 1
+        if Fragile.steps > Fragile.break_after:
+            raise RuntimeError("the floor gave way")
+        return self.env.step(action)
+
+    def close(self):
+        raise RuntimeError("the door is jammed")
+
+
+@pytest.fixture
+def fragile(tiny_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Config]:
+    gymnasium.register("tests/Fragile-v0", lambda **kwargs: Fragile(gymnasium.make("jepaworld/TwoRoom-v0", **kwargs)))
+    monkeypatch.setattr(Fragile, "steps", 0)
+
+    def make(break_after: int) -> Config:
+        monkeypatch.setattr(Fragile, "break_after", break_after)
+        config = rooms(tiny_config, num_episodes=4, max_steps=12)
+        return Config.model_validate(config.to_dict() | {"environment_name": "tests/Fragile-v0"})
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def _without_fragile() -> Iterator[None]:
+    yield
+    gymnasium.registry.pop("tests/Fragile-v0", None)
+
+
+def test_a_close_that_fails_loses_no_results(fragile: Callable[..., Config]) -> None:
+    result = evaluate_planning(Blind(), fragile(10**9), None, NOBODY)
+    assert len(results(result, "planner")) == len(results(result, "random")) == 4
+
+
+def test_an_environment_that_fails_is_named(fragile: Callable[..., Config]) -> None:
+    with pytest.raises(EnvironmentNotUsableError, match=r"Fragile.*step\(\).*the floor gave way"):
+        evaluate_planning(Blind(), fragile(20), None, NOBODY)
+
+
+def test_a_failure_after_the_planner_leaves_its_result(fragile: Callable[..., Config]) -> None:
+    """4 tasks of 12 steps, two failures again for videos, then the random policy."""
+    result = evaluate_planning(Blind(), fragile(4 * 12 + 5), None, NOBODY, num_recordings=0)
+    planner, random = result.agents[:2]
+    assert planner.any["all"].episodes == 4
+    assert random.missing is not None and "the floor gave way" in random.missing and random.any == {}
+
+
+# --- threads -------------------------------------------------------------------------------------------------------
+
+
+def test_threads_are_given_back(tiny_config: Callable[..., Config]) -> None:
+    seen = []
+
+    class Watching(Blind):
+        def encode(self, frames: Tensor) -> Tensor:
+            seen.append(torch.get_num_threads())
+            return super().encode(frames)
+
+    torch.set_num_threads(2)
+    try:
+        evaluate_planning(Watching(), rooms(tiny_config, num_episodes=2, max_steps=3), None, NOBODY)
+        assert set(seen) == {1} and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)

@@ -5,9 +5,10 @@ import pytest
 import torch
 from dot_world import SIDE, DotModel
 
-from jepaworld.evaluation.encoding import encode_frames, evaluation_mode, gather_rows, sample_rows
+from jepaworld.evaluation.encoding import encode_frames, evaluation_mode, sample_rows
 from jepaworld.evaluation.linear_probe import RIDGES, _leave_one_out_errors, fit_linear_probe
 from jepaworld.evaluation.probes import mean_r2, probe_states
+from jepaworld.evaluation.results import Probe
 from jepaworld.evaluation.scores import bootstrap_r2, interval_95, r2_score
 from jepaworld.evaluation.state_probes import choose_state_probes
 
@@ -92,13 +93,13 @@ def test_states_that_are_the_embedding_are_read_and_constants_are_not_measurable
     dataset = make_dataset([20, 20, 30, 20, 25, 20, 20])
     model = DotModel().train()
     results = probe_states(model, dataset, np.arange(4), np.arange(4, 7), max_frames=60)
-    assert [r.name for r in results] == ["constant", "position[0]", "position[1]", "reward"]
+    assert [r.variable for r in results] == ["constant", "position[0]", "position[1]", "reward"]
     constant, x, y, reward = results
-    assert (constant.r2, constant.interval, constant.baselines) == (None, None, {"pixels": None})
+    assert (constant.r2, constant.interval_95, constant.baselines_r2) == (None, None, {"pixels": None})
     for result in (x, y, reward):  # the reward of this world is the x before the action
         assert result.r2 == pytest.approx(1.0, abs=1e-6)
-        assert result.interval == (pytest.approx(1.0, abs=1e-5), pytest.approx(1.0, abs=1e-5))
-    pixels = x.baselines["pixels"]  # few frames: some cells were never seen in training
+        assert result.interval_95 == (pytest.approx(1.0, abs=1e-5), pytest.approx(1.0, abs=1e-5))
+    pixels = x.baselines_r2["pixels"]  # few frames: some cells were never seen in training
     assert pixels is not None and 0.2 < pixels < 0.9
     assert (x.num_train_episodes, x.num_train_frames) == (4, 60)
     assert (x.num_heldout_episodes, x.num_heldout_frames) == (3, 60)
@@ -111,9 +112,9 @@ def test_one_heldout_episode_gives_no_interval(make_dataset) -> None:
     dataset = make_dataset([20, 20, 20])
     results = probe_states(DotModel(), dataset, np.arange(2), np.arange(2, 3), baseline_models={"same": DotModel()})
     x = results[1]
-    assert x.interval is None and x.r2 is not None and x.baselines["same"] == pytest.approx(x.r2)
-    assert x.mlp is not None and x.mlp.interval is None and x.mlp.gain_interval is None
-    assert x.mlp.baselines["same"] == x.mlp.r2 and set(x.mlp.baselines) == {"same", "pixels"}
+    assert x.interval_95 is None and x.r2 is not None and x.baselines_r2["same"] == pytest.approx(x.r2)
+    assert x.mlp is not None and x.mlp.interval_95 is None and x.mlp.gain_interval_95 is None
+    assert x.mlp.baselines_r2["same"] == x.mlp.r2 and set(x.mlp.baselines_r2) == {"same", "pixels"}
     assert x.mlp.gain == pytest.approx((x.mlp.r2 or 0.0) - x.r2)
 
 
@@ -134,19 +135,20 @@ def test_what_only_an_mlp_reads_is_told_apart(make_dataset) -> None:
     for result in (x, y):
         assert result.r2 is not None and result.mlp is not None and result.mlp.r2 is not None
         assert result.r2 < 0.8 and result.mlp.r2 > 0.95
-        assert result.mlp.interval is not None and result.mlp.interval[0] <= result.mlp.r2 <= result.mlp.interval[1]
-        assert result.mlp.gain_interval is not None and result.mlp.gain is not None
-        assert 0.1 < result.mlp.gain_interval[0] <= result.mlp.gain <= result.mlp.gain_interval[1]
+        assert result.mlp.interval_95 is not None
+        assert result.mlp.interval_95[0] <= result.mlp.r2 <= result.mlp.interval_95[1]
+        assert result.mlp.gain_interval_95 is not None and result.mlp.gain is not None
+        assert 0.1 < result.mlp.gain_interval_95[0] <= result.mlp.gain <= result.mlp.gain_interval_95[1]
         assert r2_score(result.truth, result.mlp.prediction)[0] == pytest.approx(result.mlp.r2)
-    assert constant.mlp is not None and (constant.mlp.r2, constant.mlp.gain, constant.mlp.interval) == (None,) * 3
+    assert constant.mlp is not None and (constant.mlp.r2, constant.mlp.gain, constant.mlp.interval_95) == (None,) * 3
     assert mean_r2([x, y], kind="mlp")[0] == pytest.approx((x.mlp.r2 + y.mlp.r2) / 2)
     low, high = mean_r2([x, y], kind="mlp")[1] or (2, 0)
     assert low <= (x.mlp.r2 + y.mlp.r2) / 2 <= high
     assert (mean_r2([x, y])[0] or 1) < 0.8
-    written = x.to_dict()["mlp"]
-    assert written["r2"] == x.mlp.r2 and written["gain_interval_95"] == x.mlp.gain_interval
+    written = x.model_dump_json()
+    assert "truth" not in written and Probe.model_validate_json(written).mlp.gain_interval_95 == x.mlp.gain_interval_95
     plain = probe_states(Folded(), dataset, np.arange(8), np.arange(8, 12), pixel_baseline=False, mlp=False)
-    assert plain[1].mlp is None and plain[1].r2 == x.r2 and plain[1].to_dict()["mlp"] is None
+    assert plain[1].mlp is None and plain[1].r2 == x.r2
 
 
 def test_the_better_probe_follows_a_variable_and_what_is_not_read_is_not_followed(make_dataset) -> None:
@@ -156,19 +158,20 @@ def test_the_better_probe_follows_a_variable_and_what_is_not_read_is_not_followe
 
     dataset = make_dataset([30] * 10)
     rows, _ = sample_rows(dataset, np.arange(10), 1000, seed=0)
-    truth = gather_rows(dataset, "state.position", rows)
+    truth = dataset.gather("state.position", rows)
     (plain,) = choose_state_probes(DotModel(), dataset, np.arange(8))
-    assert (plain.variable, plain.entries, plain.kind, plain.name) == ("position", (0, 1), "linear", "position")
-    np.testing.assert_allclose(plain.probe.predict(encode_frames(DotModel(), dataset, rows)), truth, atol=1e-3)
+    assert (plain.variable, plain.indices, plain.kind, plain.name) == ("position", [0, 1], "linear", "position")
+    np.testing.assert_allclose(plain.read(encode_frames(DotModel(), dataset, rows)), truth, atol=1e-3)
     (folded,) = choose_state_probes(Folded(), dataset, np.arange(8))
     assert folded.kind == "mlp" and folded.r2 > 0.9
-    read = folded.probe.predict(encode_frames(Folded(), dataset, rows, encoder="encode_target"))
+    read = folded.read(encode_frames(Folded(), dataset, rows))
     assert min(score or 0 for score in r2_score(truth, read)) > 0.95
-    (half,) = choose_state_probes(OnlyX(), dataset, np.arange(8))
-    assert (half.entries, half.size, half.name) == ((0,), 2, "position[0]")
-    z = encode_frames(OnlyX(), dataset, rows, encoder="encode_target")
-    np.testing.assert_allclose(half.probe.predict(z), truth[:, :1], atol=1e-3)
-    wide = half._replace(entries=tuple(range(20)), size=128)
+    only_x = OnlyX()
+    (half,) = choose_state_probes(only_x, dataset, np.arange(8))
+    assert (half.indices, half.size, half.name) == ([0], 2, "position[0]")
+    z = encode_frames(only_x, dataset, rows, encode=only_x.encode_target)
+    np.testing.assert_allclose(half.read(z), truth[:, :1], atol=1e-3)
+    wide = half._replace(entries=half.entries * 20, size=128)
     assert wide.name == "position (20 of 128 entries)"
 
 
@@ -181,7 +184,7 @@ def test_rows_are_gathered_in_any_order_over_shards(make_dataset) -> None:
     assert len(dataset.shards) == 3
     everything = dataset.rows("frames", 0, dataset.num_frames)
     rows = np.random.default_rng(0).permutation(dataset.num_frames)[:20]
-    np.testing.assert_array_equal(gather_rows(dataset, "frames", rows), everything[rows])
+    np.testing.assert_array_equal(dataset.gather("frames", rows), everything[rows])
     rows, owners = sample_rows(dataset, np.array([6, 1]), 100, seed=0)
     starts = dataset.episode_starts
     assert rows.tolist() == [*range(starts[1], starts[1] + 5), *range(starts[6], starts[6] + 7)]

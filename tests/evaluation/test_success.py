@@ -8,20 +8,17 @@ import pytest
 from jepaworld.config.planning import SuccessCondition
 from jepaworld.errors import ConfigError, PlanningError
 from jepaworld.evaluation.success import Criterion
-from jepaworld.evaluation.tasks import DrawnStart, Task
 
 VARIABLES = {"block": (3,), "agent": (2,), "grid": (2, 2), "angle": ()}
 
 
-def task(**goal):
-    start = DrawnStart(0, {}, np.zeros((3, 8, 8), np.uint8), "auto")
-    states = {name: np.asarray(value, np.float32) for name, value in goal.items()}
-    return Task("all", np.zeros((3, 8, 8), np.uint8), states, None, start)
+def states(**values):
+    return {name: np.asarray(value, np.float32) for name, value in values.items()}
 
 
 def reached(conditions, now, goal):
     criterion = Criterion([SuccessCondition(**condition) for condition in conditions], VARIABLES)
-    return criterion.reached({name: np.asarray(value, np.float32) for name, value in now.items()}, {}, task(**goal))
+    return criterion.judge(states(**now), {}, states(**goal))[0]
 
 
 def test_a_condition_is_the_euclidean_distance_up_to_and_with_its_limit():
@@ -57,8 +54,7 @@ def test_all_conditions_must_hold():
 def test_distances_are_given_in_the_order_of_the_conditions():
     conditions = [SuccessCondition(variable="angle"), SuccessCondition(variable="agent", distance=9.0)]
     criterion = Criterion(conditions, VARIABLES)
-    states = {"angle": np.float32(2), "agent": np.array([3, 4], np.float32)}
-    assert criterion.distances(states, task(angle=0, agent=[0, 0])) == (2.0, 5.0)
+    assert criterion.judge(states(angle=2, agent=[3, 4]), {}, states(angle=0, agent=[0, 0])) == (False, (2.0, 5.0))
     assert str(criterion) == "angle within 1 and agent within 9"
 
 
@@ -66,10 +62,7 @@ def test_distances_are_given_in_the_order_of_the_conditions():
     ("condition", "message"),
     [
         ({"variable": "blok"}, r"success\[1\].variable is blok, .* There are: block \(3,\), agent \(2,\)"),
-        (
-            {"variable": "agent", "indices": [1, 2]},
-            r"success\[1\].indices is \[1, 2\], but agent has the entries 0 to 1",
-        ),
+        ({"variable": "agent", "indices": [1, 2]}, r"success\[1\].indices is \[1, 2\].*0 to 1"),
         ({"variable": "agent", "indices": []}, r"success\[1\].indices is \[\]"),
     ],
 )
@@ -79,7 +72,7 @@ def test_conditions_that_do_not_fit_are_refused_with_what_there_is(condition, me
 
 
 def test_no_condition_at_all_is_refused():
-    with pytest.raises(ConfigError, match="empty list"):
+    with pytest.raises(ConfigError, match=r"evaluation\.success"):
         Criterion([], VARIABLES)
 
 
@@ -99,6 +92,6 @@ def test_the_environments_own_success_is_taken_from_info():
         ({"success": np.array([False]), "is_success": True}, False),
         ({"is_success": 0.0}, False),
     ]:
-        assert criterion.reached({}, info, task()) is expected, info
-    with pytest.raises(PlanningError, match=r"neither success nor is_success.*there are: agent"):
-        criterion.reached({"agent": np.zeros(2)}, {}, task())
+        assert criterion.judge({}, info, {}) == (expected, ()), info
+    with pytest.raises(PlanningError, match=r"neither success nor is_success.*agent"):
+        criterion.judge({"agent": np.zeros(2)}, {}, {})

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from jepaworld import load_config
-from jepaworld.data.manifest import checksum
+from jepaworld.data.spec import checksum
 from tests.integration.conftest import Command, largest_file, refused, tree
 
 # Each is refused by every command that takes a CONFIG.

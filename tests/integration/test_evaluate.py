@@ -17,7 +17,7 @@ from PIL import Image
 
 from jepaworld import load_config
 from jepaworld.config import Config, to_commented_yaml
-from jepaworld.report.headline import number, percent
+from jepaworld.utils.text import number, percent
 from tests.integration.conftest import SHORT_EVALUATION, Command, Outcome, refused, tree
 
 ROOMS = ["goal_room=same", "goal_room=other"]
@@ -86,7 +86,7 @@ def test_the_table_says_what_the_files_say(evaluated: tuple[Path, Outcome]) -> N
     assert all(len(line) <= 120 for line in outcome.out.splitlines())
     assert planning["protocol"] in " ".join(outcome.out.split())
     lines = iter(outcome.out[outcome.out.index("goals reached") :].splitlines()[1:])
-    for name, title in (("planner", "plans"), ("random", "random policy")):
+    for name, title in (("planner", "planner"), ("random", "random policy")):
         agent = agent_of(run, name)
         for group in ("all", *ROOMS):
             line = next(lines)
@@ -285,7 +285,7 @@ def nan_weights(run: Path) -> list[object]:
 
 def no_folder(run: Path) -> list[object]:
     shutil.rmtree(run)
-    return [run, "Name a run folder"]
+    return [run, "Name a folder"]
 
 
 def no_configuration(run: Path) -> list[object]:

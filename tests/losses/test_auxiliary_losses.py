@@ -5,6 +5,7 @@ The references use loops and explicit sums on purpose: they share no trick with 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -13,7 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from jepaworld.losses import BarlowTwinsLoss, DINOLoss, NoAuxiliaryLoss, VICRegLoss, make_auxiliary_loss
+from jepaworld.losses import (
+    AuxiliaryLoss,
+    BarlowTwinsLoss,
+    DINOLoss,
+    NoAuxiliaryLoss,
+    Reduction,
+    VICRegLoss,
+    make_auxiliary_loss,
+)
 
 SHAPES = [(2, 1), (2, 5), (7, 3), (6, 6), (5, 12), (64, 4)]
 Reference = Callable[[np.ndarray], tuple[float, dict[str, float]]]
@@ -460,3 +469,64 @@ def test_dino_slows_the_drift_of_the_mean() -> None:
 
     free, held = (optimised(loss, drift, steps=100) for loss in (NoAuxiliaryLoss(), DINOLoss(6)))
     assert float(held.mean(0).mean()) < 0.5 * float(free.mean(0).mean())
+
+
+# --- leading axes and several devices ------------------------------------------------------------------
+
+LOSSES = [VICRegLoss(sim_coeff=0.0), BarlowTwinsLoss(), DINOLoss(5)]
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
+def test_leading_axes_are_batches_of_their_own_and_averaged(loss: AuxiliaryLoss) -> None:
+    z = torch.randn(3, 2, 7, 5, generator=torch.Generator().manual_seed(0))
+    loss.eval()
+    found, terms = loss.calculate_reg_terms(z)
+    parts = [loss.calculate_reg_terms(part) for part in z.flatten(0, 1)]
+    torch.testing.assert_close(found, torch.stack([part for part, _ in parts]).mean())
+    for name, term in terms.items():
+        torch.testing.assert_close(term, torch.stack([part[name] for _, part in parts]).mean())
+
+
+def test_the_centre_of_dino_moves_once_a_step_to_the_mean_of_all_samples() -> None:
+    loss = DINOLoss(3, center_ema_decay=0.9).train()
+    z = torch.randn(2, 6, 3)
+    loss.calculate_reg_terms(z)
+    torch.testing.assert_close(loss.center, 0.1 * z.mean(dim=(0, 1)))
+
+
+class Threads(Reduction):
+    """Two devices played by two threads: each waits for the other's part of the sum."""
+
+    num_devices = 2
+
+    def __init__(self) -> None:
+        self.barrier, self.parts = threading.Barrier(2), {}
+
+    def sum(self, values: Tensor) -> Tensor:
+        self.parts[threading.get_ident()] = values
+        self.barrier.wait()
+        total = sum(self.parts[key] for key in sorted(self.parts))
+        self.barrier.wait()
+        return total
+
+
+@pytest.mark.parametrize("make", [lambda: VICRegLoss(sim_coeff=0.0), BarlowTwinsLoss, lambda: DINOLoss(5)])
+def test_two_devices_give_the_loss_and_the_gradient_of_one(make: Callable[[], AuxiliaryLoss]) -> None:
+    z = torch.randn(12, 5, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    whole, _ = make().calculate_reg_terms(z)
+    (expected,) = torch.autograd.grad(whole, z)
+    reduction, losses = Threads(), []
+
+    def device(part: Tensor) -> None:
+        loss = make()
+        loss.reduction = reduction
+        losses.append(loss.calculate_reg_terms(part)[0])
+
+    threads = [threading.Thread(target=device, args=(part,)) for part in z.split(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for loss in losses:
+        torch.testing.assert_close(loss, whole)
+        torch.testing.assert_close(torch.autograd.grad(loss, z, retain_graph=True)[0], expected)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from jepaworld.losses.collapse import collapse_diagnostics
+from jepaworld.losses.collapse import CollapseDiagnostics, collapse_diagnostics, judge_collapse
 
 
 def cloud(n: int = 512, d: int = 64, seed: int = 0) -> np.ndarray:
@@ -31,8 +31,7 @@ def test_numbers_equal_a_numpy_reference(shape: tuple[int, int]) -> None:
     z = (cloud(*shape) * np.linspace(0.5, 3, shape[1]) + 0.7).astype(np.float32)
     found = diagnose(z)
     std = z.astype(np.float64).std(axis=0, ddof=1)
-    np.testing.assert_allclose(found.std.numpy(), std, rtol=1e-6)
-    assert found.std.dtype == torch.float32
+    np.testing.assert_allclose(found.std, std, rtol=1e-6)
     np.testing.assert_allclose([found.std_mean, found.std_min, found.std_max], [std.mean(), std.min(), std.max()])
     singular = np.linalg.svd(z.astype(np.float64), compute_uv=False)
     p = singular / singular.sum()
@@ -145,7 +144,53 @@ def test_metrics_have_the_names_of_the_log_and_plain_values() -> None:
     assert {type(value) for value in found.as_metrics().values()} == {float, bool}
 
 
-def test_patch_embeddings_and_half_precision_are_accepted() -> None:
-    z = torch.tensor(cloud(64, 12)).reshape(64, 3, 4)
-    found = collapse_diagnostics(z.to(torch.bfloat16).requires_grad_())
-    assert found.std.shape == (12,) and not found.std.requires_grad
+def test_embeddings_that_are_not_finite_leave_a_log_without_numbers() -> None:
+    found = diagnose(np.where(np.arange(64) == 0, np.nan, cloud(16)))
+    assert found.as_metrics() == {"collapse/collapsed": True} and not found.finite
+    written = found.model_dump_json()
+    assert "NaN" not in written.replace("contain NaN", "") and math.isnan(
+        CollapseDiagnostics.model_validate_json(written).std_mean
+    )
+
+
+def test_tokens_are_judged_by_their_mean_and_half_precision_is_accepted() -> None:
+    z = torch.tensor(cloud(64, 12)).reshape(64, 3, 4).to(torch.bfloat16)
+    found = collapse_diagnostics(z.requires_grad_())
+    assert found == collapse_diagnostics(z.detach().double().mean(dim=1))
+    # Tokens that differ by their place alone say nothing about the picture.
+    same = torch.tensor(cloud(1, 12)).reshape(1, 3, 4).expand(64, 3, 4)
+    assert collapse_diagnostics(same).collapsed
+
+
+class Line(torch.nn.Module):
+    """Embeds a picture's brightness on a line of size 0.03 beside a mean of 1: rank 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.linear = torch.nn.Linear(1, 64)
+        with torch.no_grad():
+            self.linear.weight.copy_(0.03 * torch.randn(64, 1, generator=generator))
+            self.linear.bias.copy_(1.0 + 0.3 * torch.randn(64, generator=generator))
+        self.dropout = torch.nn.Dropout(0.5)
+
+    def encode(self, frames: torch.Tensor) -> torch.Tensor:
+        brightness = frames.float().flatten(2).mean(dim=2, keepdim=True) / 128.0 - 1.0
+        return self.dropout(self.linear(brightness))
+
+    def encode_online(self, frames: torch.Tensor) -> torch.Tensor:
+        return torch.randn(*frames.shape[:2], 64)
+
+    encode_target = encode_online
+
+
+def test_the_judgement_is_in_float32_on_what_the_predictor_takes_in_eval_mode() -> None:
+    frames = torch.randint(0, 256, (300, 1, 1, 1), dtype=torch.uint8)
+    model = Line().train()
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = collapse_diagnostics(model.eval().encode(frames[:, None])[:, 0])
+        found = judge_collapse(model.train(), frames, batch_size=64)
+    assert rounded.centred_rank > 2 and not rounded.collapsed, "in bfloat16 the alarm cannot sound"
+    assert found.centred_rank < 1.01 and found.collapsed and "Dimensional" in found.verdict
+    assert model.training and model.dropout.training
+    assert not diagnose(cloud()).collapsed and "apart" in diagnose(cloud()).verdict

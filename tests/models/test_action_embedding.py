@@ -9,7 +9,12 @@ from gymnasium.spaces import Box, Discrete, Space
 from torch import Tensor, nn
 
 from jepaworld.envs.spaces import block_size
-from jepaworld.models.predictors import make_action_embedding
+from jepaworld.models.predictors import ContinuousActionEmbedding, DiscreteActionEmbedding
+
+
+def make_action_embedding(space: Space, frame_skipping: int, width: int) -> nn.Module:
+    kind = DiscreteActionEmbedding if isinstance(space, Discrete) else ContinuousActionEmbedding
+    return kind(space, frame_skipping, width)  # pyright: ignore[reportArgumentType]
 
 
 def scaled(space: Box, frame_skipping: int, actions: Tensor) -> Tensor:

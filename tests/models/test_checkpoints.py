@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,14 @@ import safetensors
 import safetensors.torch
 import torch
 from gymnasium.spaces import Box, Discrete, Space
-from torch import Tensor
 
 from jepaworld.config import Config, to_commented_yaml
+from jepaworld.envs.spaces import Spaces
 from jepaworld.errors import CheckpointError, StorageError
-from jepaworld.models import checkpoints
+from jepaworld.models import build, build_decoder, checkpoints, load_decoder
 from jepaworld.models.jepa import JEPA
-from jepaworld.models.state_decoder import JEPAStateDecoder
+from jepaworld.runs.state import save_state
+from tests.conftest import fresh_model
 
 SPACES: dict[str, Space] = {
     "box": Box(np.float32([-1.0, -np.inf]), np.float32([3.0, np.inf]), dtype=np.float32),
@@ -30,7 +30,7 @@ SPACES: dict[str, Space] = {
 
 def trained(config: Config, space: Space) -> JEPA:
     """A model in which every tensor, buffers and target encoder too, differs from a fresh one."""
-    model = JEPA.from_config(config, space)
+    model = build(config, Spaces.of(config, space))
     with torch.no_grad():
         for tensor in (*model.parameters(), *model.buffers()):
             if tensor.is_floating_point():
@@ -81,10 +81,10 @@ def test_a_loaded_model_equals_the_saved_one(
 
 def test_a_loaded_decoder_equals_the_saved_one(tmp_path: Path, tiny_config: Callable[..., Config]) -> None:
     config = tiny_config(input_channels=1)
-    decoder = JEPAStateDecoder.from_config(config).eval()
+    decoder = build_decoder(config, (config.latent_dim,)).eval()
     path = tmp_path / "decoder.safetensors"
     checkpoints.save(path, decoder, "jepa_decoder", config, SPACES["box"])
-    loaded = JEPAStateDecoder.from_pretrained(path)
+    loaded = load_decoder(path)
     z = torch.randn(3, 8)
     assert torch.equal(decoder(z), loaded(z))
     assert not loaded.training
@@ -105,7 +105,7 @@ def test_a_run_folder_gives_its_best_checkpoint(tmp_path: Path, tiny_config: Cal
     loaded = JEPA.from_pretrained(tmp_path).state_dict()
     assert all(torch.equal(value, loaded[name]) for name, value in best.state_dict().items())
     with pytest.raises(CheckpointError, match="state decoder has not finished"):
-        JEPAStateDecoder.from_pretrained(tmp_path)
+        load_decoder(tmp_path)
 
 
 def test_equal_modules_give_equal_bytes(tmp_path: Path, tiny_config: Callable[..., Config]) -> None:
@@ -177,8 +177,8 @@ def test_a_file_of_something_else(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_kind(tmp_path: Path, tiny_config: Callable[..., Config]) -> None:
     path = saved(tmp_path, tiny_config)
     with pytest.raises(CheckpointError, match="holds a 'jepa', expected 'jepa_decoder'"):
-        JEPAStateDecoder.from_pretrained(path)
-    checkpoints.save_state(path, {"a": 1})
+        load_decoder(path)
+    save_state(path, {"a": 1})
     with pytest.raises(CheckpointError, match="holds a 'state', expected 'jepa'"):
         JEPA.from_pretrained(path)
 
@@ -221,7 +221,7 @@ def test_a_header_that_cannot_be_understood(
 
 def test_weights_of_another_architecture_are_named(tmp_path: Path, tiny_config: Callable[..., Config]) -> None:
     checkpoint = checkpoints.load(saved(tmp_path, tiny_config), "jepa")
-    other = JEPA.from_config(tiny_config(latent_dim=6, jepa_model={"target_encoder_mode": "none"}), SPACES["box"])
+    other = fresh_model(tiny_config(latent_dim=6, jepa_model={"target_encoder_mode": "none"}), SPACES["box"])
     before = {name: value.clone() for name, value in other.state_dict().items()}
     with pytest.raises(CheckpointError, match="another architecture") as caught:
         checkpoints.restore(other, checkpoint)
@@ -234,100 +234,3 @@ def test_weights_of_another_architecture_are_named(tmp_path: Path, tiny_config: 
         if name not in found or name not in expected or found[name].shape != expected[name].shape
     }
     assert all(torch.equal(before[name], value) for name, value in other.state_dict().items())
-
-
-# --- resume states --------------------------------------------------------------------------------
-
-
-def same(a: Any, b: Any) -> bool:
-    if isinstance(a, Tensor):
-        return isinstance(b, Tensor) and a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
-    if isinstance(a, dict):
-        return isinstance(b, dict) and list(a) == list(b) and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return isinstance(b, list) and len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    return type(a) is type(b) and a == b
-
-
-def test_a_state_is_read_back_as_it_was(tmp_path: Path) -> None:
-    base = torch.randn(4, 6)
-    state = {
-        "numbers": [1, 2.5, -3, 0.1 + 0.2, math.inf, 2**60],
-        "words": {"a": "text", "b": None, "c": True, "ü": "ß"},
-        "tensors": {
-            "float": base,
-            "double": torch.randn(2).double(),
-            "half": torch.randn(3).bfloat16(),
-            "int": torch.tensor([1, -2]),
-            "bytes": torch.get_rng_state(),
-            "bool": torch.tensor([True, False]),
-            "scalar": torch.tensor(3.0),
-            "empty": torch.empty(0, 3),
-            "row of another": base[1],
-            "transposed": base.T,
-            "the same again": base,
-            "parameter": torch.nn.Parameter(torch.ones(2)),
-        },
-        "mixed": [{"deep": [torch.ones(2), {"x": 1}]}, (1, torch.zeros(1))],
-        "empty": [{}, []],
-    }
-    path = tmp_path / "state.safetensors"
-    checkpoints.save_state(path, state)
-    state["tensors"]["parameter"] = state["tensors"]["parameter"].detach()
-    assert same(state, checkpoints.load_state(path))
-
-
-def test_a_saved_state_does_not_change_with_its_tensors(tmp_path: Path) -> None:
-    tensor = torch.ones(2)
-    checkpoints.save_state(tmp_path / "state", {"t": tensor})
-    tensor.zero_()
-    assert checkpoints.load_state(tmp_path / "state")["t"].tolist() == [1, 1]
-
-
-def test_an_optimizer_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
-    def build() -> tuple[torch.nn.Linear, torch.optim.Optimizer]:
-        torch.manual_seed(0)
-        module = torch.nn.Linear(3, 2)
-        return module, torch.optim.AdamW(module.parameters(), lr=0.1)
-
-    def step(module: torch.nn.Linear, optimizer: torch.optim.Optimizer, seed: int) -> None:
-        x = torch.randn(4, 3, generator=torch.Generator().manual_seed(seed))
-        optimizer.zero_grad()
-        module(x).square().sum().backward()
-        optimizer.step()
-
-    module, optimizer = build()
-    step(module, optimizer, 1)
-    entries = {str(index): entry for index, entry in optimizer.state_dict()["state"].items()}
-    checkpoints.save_state(tmp_path / "state", {"module": module.state_dict(), "optimizer": entries})
-    other, other_optimizer = build()
-    state = checkpoints.load_state(tmp_path / "state")
-    other.load_state_dict(state["module"])
-    other_optimizer.load_state_dict(
-        other_optimizer.state_dict() | {"state": {int(index): entry for index, entry in state["optimizer"].items()}}
-    )
-    for seed in (2, 3):
-        step(module, optimizer, seed)
-        step(other, other_optimizer, seed)
-    assert torch.equal(module.weight, other.weight)
-
-
-def test_random_numbers_go_on_where_they_were(tmp_path: Path) -> None:
-    torch.rand(3)
-    checkpoints.save_state(tmp_path / "state", checkpoints.random_state())
-    expected = torch.rand(5)
-    torch.manual_seed(99)
-    checkpoints.set_random_state(checkpoints.load_state(tmp_path / "state"))
-    assert torch.equal(torch.rand(5), expected)
-
-
-def test_damaged_states(tmp_path: Path, tiny_config: Callable[..., Config]) -> None:
-    path = tmp_path / "state"
-    with pytest.raises(CheckpointError, match="does not exist"):
-        checkpoints.load_state(path)
-    checkpoints.save_state(path, {"t": torch.randn(50)})
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(CheckpointError, match="damaged"):
-        checkpoints.load_state(path)
-    with pytest.raises(CheckpointError, match="no resume state"):
-        checkpoints.load_state(saved(tmp_path, tiny_config))

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from jepaworld.config import Config
 from jepaworld.data.windows import Batch
+from jepaworld.envs.spaces import Spaces
 from jepaworld.errors import EnvironmentNotUsableError
-from jepaworld.losses import VICRegLoss
+from jepaworld.losses import JEPAObjective, VICRegLoss
+from jepaworld.models import build
 from jepaworld.models.jepa import JEPA, to_images
-from jepaworld.training_loops.epoch_loop import JEPAObjective
 
 MODES = ["default", "vjepa2", "none"]
 ENCODERS = ["vit", "cnn", "mlp"]
@@ -63,7 +64,7 @@ class AddAction(nn.Module):
 
 def readable(mode: str) -> JEPA:
     """A model whose online encoder multiplies by 1, and whose target encoder by 100."""
-    model = JEPA(GreyEncoder(), nn.Linear(1, D), AddAction(), mode, ema_decay=0.5)
+    model = JEPA(GreyEncoder(), nn.Linear(1, D), AddAction(), mode, ema_decay=0.5, latent_shape=(D,))
     with torch.no_grad():
         model.action_embedding.weight.fill_(1.0)
         model.action_embedding.bias.zero_()
@@ -93,7 +94,7 @@ def images_of(encoder: nn.Module) -> int:
 
 
 def real_model(config: Config, space: str = "box") -> JEPA:
-    return JEPA.from_config(config, ACTION_SPACES[space])
+    return build(config, Spaces.of(config, ACTION_SPACES[space]))
 
 
 def random_windows(config: Config, t: int, b: int = 4, space: str = "box") -> Batch:
@@ -233,7 +234,7 @@ def test_windows_of_a_batch_and_their_order_do_not_mix(tiny_config: Callable[...
 
 def test_other_action_spaces_are_refused(tiny_config: Callable[..., Config]) -> None:
     with pytest.raises(EnvironmentNotUsableError, match="MultiDiscrete"):
-        JEPA.from_config(tiny_config(), MultiDiscrete([2, 3]))
+        build(tiny_config(), Spaces.of(tiny_config(), MultiDiscrete([2, 3])))
 
 
 # --- who learns from what -------------------------------------------------------------------------
@@ -276,7 +277,7 @@ def test_gradients(tiny_config: Callable[..., Config], encoder: str, mode: str, 
     elif loss == "prediction":
         JEPAObjective(model, VICRegLoss(), weight=0.0)(batch)[0].backward()
     else:
-        objective.auxiliary_terms(model(*batch))[0].backward()
+        objective.auxiliary_loss.calculate_reg_terms(objective.samples(model(*batch)))[0].backward()
     assert parts_with_gradient(model) == expected
 
 
@@ -295,13 +296,16 @@ def test_auxiliary_gradient_comes_from_the_frames_of_the_mode() -> None:
 
     class Sum(nn.Module):
         def calculate_reg_terms(self, z: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            return z.sum() / D, {}
+            return z.sum(dim=(-2, -1)).mean() / D, {}
 
     values, actions = torch.tensor([[1, 10, 100]]), torch.zeros(1, 2, 1)
     expected = {"default": (11 + 110) / 2, "vjepa2": 11, "none": (11 + 110) / 2}
     for mode, gradient in expected.items():
         model = readable(mode)
-        JEPAObjective(model, Sum(), 1.0).auxiliary_terms(model(grey_frames(values), actions))[0].backward()
+        objective = JEPAObjective(model, Sum(), 1.0)
+        objective.auxiliary_loss.calculate_reg_terms(objective.samples(model(grey_frames(values), actions)))[
+            0
+        ].backward()
         assert model.online_encoder.scale.grad is not None
         assert float(model.online_encoder.scale.grad) == pytest.approx(gradient, rel=1e-5), mode
 

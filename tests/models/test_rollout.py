@@ -11,7 +11,10 @@ from gymnasium.spaces import Box, Discrete
 from torch import Tensor, nn
 
 from jepaworld.config import Config
+from jepaworld.envs.spaces import Spaces
+from jepaworld.models import build
 from jepaworld.models.jepa import JEPA
+from tests.conftest import fresh_model
 
 BOX = Box(-2, 2, (2,), np.float32)
 
@@ -41,11 +44,11 @@ class WindowPredictor(nn.Module):
 
 
 def window_model() -> JEPA:
-    return JEPA(nn.Identity(), nn.Identity(), WindowPredictor(), "none", 0.9)
+    return JEPA(nn.Identity(), nn.Identity(), WindowPredictor(), "none", 0.9, latent_shape=(1,))
 
 
 def markov_model(tiny_config: Callable[..., Config]) -> JEPA:
-    return JEPA.from_config(tiny_config(), BOX).eval()
+    return fresh_model(tiny_config(), BOX).eval()
 
 
 def test_rollout_equals_iterated_prediction(tiny_config: Callable[..., Config]) -> None:
@@ -139,7 +142,7 @@ def test_a_predictor_with_a_longer_context_demands_the_actions_between_the_frame
 
 
 def test_discrete_actions_can_be_rolled_out(tiny_config: Callable[..., Config]) -> None:
-    model = JEPA.from_config(tiny_config(frame_skipping=2), Discrete(4, start=-1)).eval()
+    model = build(tiny_config(frame_skipping=2), Spaces.of(tiny_config(frame_skipping=2), Discrete(4, start=-1))).eval()
     z, actions = torch.randn(3, 1, 8, requires_grad=True), torch.randint(-1, 3, (3, 4, 2))
     imagined = model.rollout(z, actions)
     assert imagined.shape == (3, 4, 8)
@@ -151,7 +154,7 @@ def test_discrete_actions_can_be_rolled_out(tiny_config: Callable[..., Config]) 
 def test_an_mlp_with_context_sees_the_latest_frames_and_actions_and_no_others(
     tiny_config: Callable[..., Config], context: int
 ) -> None:
-    model = JEPA.from_config(tiny_config(jepa_model={"predictor_context_length": context}), BOX).eval()
+    model = fresh_model(tiny_config(jepa_model={"predictor_context_length": context}), BOX).eval()
     z, actions = torch.randn(1, 5, 8, requires_grad=True), torch.randn(1, 5, 2, requires_grad=True)
     predicted = model.predict(z, actions)
     for step in range(5):
@@ -161,7 +164,7 @@ def test_an_mlp_with_context_sees_the_latest_frames_and_actions_and_no_others(
 
 
 def test_an_mlp_with_context_imagines_what_it_predicts(tiny_config: Callable[..., Config]) -> None:
-    model = JEPA.from_config(tiny_config(jepa_model={"predictor_context_length": 2}), BOX).eval()
+    model = fresh_model(tiny_config(jepa_model={"predictor_context_length": 2}), BOX).eval()
     z, actions = torch.randn(3, 2, 8), torch.randn(3, 4, 2)
     sequence, first = z, actions[:, :1]
     for step in range(1, 4):  # what is imagined becomes part of the sequence that is predicted from

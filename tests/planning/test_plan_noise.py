@@ -11,7 +11,7 @@ from jepaworld.planning.noise import ar1_mixing, plan_noise, power_law_mixing
 
 def _draw(mixing: torch.Tensor, space: PlanSpace, count: int = 8000) -> np.ndarray:
     """Noise as environment steps: (count, T, a)."""
-    noise = plan_noise(space, 2, count // 2, mixing, torch.Generator().manual_seed(0))
+    noise = plan_noise(space, count // 2, mixing, [torch.Generator().manual_seed(n) for n in range(2)])
     assert noise.shape == (2, count // 2, len(mixing) // space.frame_skipping, space.width)
     return noise.reshape(count, len(mixing), space.entries).numpy()
 

@@ -12,9 +12,9 @@ from toy_models import PointModel, TwoRoomOracle
 import jepaworld.envs  # noqa: F401 (registers the environments)
 from jepaworld.config import to_commented_yaml
 from jepaworld.config.planning import PlanningConfig
+from jepaworld.envs.spaces import Spaces
 from jepaworld.errors import CheckpointError, ConfigError, PlanningError
-from jepaworld.models import checkpoints
-from jepaworld.models.jepa import JEPA
+from jepaworld.models import build, checkpoints
 from jepaworld.planning import WorldModelPolicy
 
 BOX = Box(-1, 1, (2,), np.float32)
@@ -155,7 +155,7 @@ def run(tmp_path_factory, tiny_config):
     folder = tmp_path_factory.mktemp("runs") / "run"
     config = tiny_config(frame_skipping=2, planning={"horizon": 3, "num_samples": 20})
     torch.manual_seed(3)
-    model = JEPA.from_config(config, BOX)
+    model = build(config, Spaces.of(config, BOX))
     path = checkpoints.checkpoint_path(folder, config, "jepa")
     path.parent.mkdir(parents=True)
     checkpoints.save(path, model, "jepa", config, BOX)
@@ -183,7 +183,7 @@ def test_overrides_change_planning_and_nothing_of_the_training(run) -> None:
     settings = policy.controller.settings
     assert (settings.horizon, settings.num_samples, settings.cost.path) == (5, 20, "last")
     assert policy.controller.bf16
-    with pytest.raises(ConfigError, match=r"latent_dim cannot be changed: it belongs to the training"):
+    with pytest.raises(ConfigError, match=r"latent_dim: cannot"):
         WorldModelPolicy.from_pretrained(run, ["latent_dim=4"], device="cpu")
     with pytest.raises(ConfigError, match=r"planning\.horizont: unknown setting.*planning\.horizon"):
         WorldModelPolicy.from_pretrained(run, ["planning.horizont=4"], device="cpu")

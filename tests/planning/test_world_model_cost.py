@@ -12,7 +12,7 @@ SPACE = PlanSpace.of(Box(-2, 2, (2,)), 1)
 Z, GOAL = torch.randn(3, 1, 2, 1), torch.randn(3, 2, 1)
 
 
-def _cost(model, max_candidates=65536, goal_cost=None, **kwargs) -> WorldModelCost:
+def _cost(model, max_candidates=None, goal_cost=None, **kwargs) -> WorldModelCost:
     goal_cost = goal_cost or GoalDistance()
     return WorldModelCost(model, Z, None, GOAL, goal_cost, SPACE, max_candidates=max_candidates, **kwargs)
 
@@ -38,6 +38,53 @@ def test_chunks_change_nothing_but_the_memory(max_candidates) -> None:
     imagined = _cost(model, max_candidates).imagine(plans)
     assert max(model.batches) <= max_candidates
     torch.testing.assert_close(imagined, PointModel().rollout(Z, plans).detach())
+
+
+@pytest.mark.parametrize("latent", [(64,), (196, 384)])
+@pytest.mark.parametrize("gradients", [False, True])
+def test_memory_is_bounded_in_bytes_whatever_the_latent(latent, gradients) -> None:
+    """Of the embeddings that are imagined at once, a part of the memory is left for the rest of the model."""
+
+    class Still:
+        largest = 0
+
+        def encode(self, frames):
+            return frames
+
+        def rollout(self, z, actions, context_actions=None):  # noqa: ARG002
+            imagined = z[:, -1:].expand(-1, actions.shape[1], *latent) + actions.mean()
+            self.largest = max(self.largest, 4 * imagined.numel())
+            return imagined
+
+    model, candidates = Still(), torch.zeros(2, 20, 3, 2, requires_grad=gradients)
+    z, goal = torch.zeros(2, 1, *latent), torch.zeros(2, *latent)
+    for megabytes in (16, 64):
+        model.largest = 0
+        WorldModelCost(model, z, None, goal, GoalDistance(), SPACE, memory_megabytes=megabytes)(candidates)
+        everything = 4 * 40 * 3 * goal[0].numel()
+        at_least_one = 4 * 3 * goal[0].numel()
+        assert model.largest <= max(at_least_one, megabytes * 2**20 / (20 if gradients else 4))
+        assert model.largest >= min(everything, megabytes * 2**20 / (400 if gradients else 40))
+
+
+def test_candidates_of_one_environment_share_its_context_and_goal() -> None:
+    """Where a candidate is large, the others see the same memory instead of a copy."""
+    seen = []
+
+    class Seeing(GlidingModel):
+        def rollout(self, z, actions, context_actions=None):
+            seen.extend([z, context_actions])
+            return super().rollout(z, actions, context_actions)
+
+    def goal_cost(imagined, goal, actions):
+        seen.append(goal)
+        return GoalDistance()(imagined, goal, actions)
+
+    cost = WorldModelCost(
+        Seeing(), torch.randn(3, 2, 2, 1), torch.randn(3, 1, 2), GOAL, goal_cost, SPACE, max_candidates=4
+    )
+    cost(torch.randn(3, 4, 5, 2))
+    assert len(seen) == 9 and all(len(one) == 4 and one.stride(0) == 0 for one in seen)
 
 
 def test_gradients_are_those_of_the_whole_in_any_chunks_and_in_eval_mode() -> None:

@@ -19,12 +19,13 @@ from torch import Tensor
 
 from jepaworld import JEPA, load_config, run_training
 from jepaworld.config import Config
+from jepaworld.envs.spaces import Spaces
 from jepaworld.errors import CheckpointError, ConfigError, DatasetError, NonFiniteLossError, StorageError
-from jepaworld.models import checkpoints
-from jepaworld.models.state_decoder import JEPAStateDecoder
+from jepaworld.losses import VICRegLoss, make_objective
+from jepaworld.models import build, checkpoints, load_decoder
+from jepaworld.runs.state import load_state
 from jepaworld.training_engine import train_decoder_of_run
 from jepaworld.training_loops import phase_loop
-from jepaworld.training_loops.epoch_loop import JEPAObjective
 from jepaworld.utils.progress import Progress
 from tests.training.conftest import weights
 
@@ -146,10 +147,10 @@ def test_a_run_trains_the_inverse_dynamics_head(training_config: MakeConfig, tmp
         jepa_decoder_training={"enabled": False},
     )
     run = run_training(config, tmp_path / "run").run_dir
-    trained = checkpoints.load_state(run / "resume" / "jepa.safetensors")["objective"]
+    trained = load_state(run / "resume" / "jepa.safetensors")["objective"]
     space = checkpoints.load(run, "jepa").action_space
     torch.manual_seed(config.seed)
-    fresh = JEPAObjective.from_config(config, JEPA.from_config(config, space), space).state_dict()
+    fresh = make_objective(config, build(config, Spaces.of(config, space)), Spaces.of(config, space)).state_dict()
     head = [name for name in fresh if name.startswith("dynamics_losses.head.layers")]
     assert head and all(not torch.equal(trained[name], fresh[name]) for name in head)
 
@@ -276,24 +277,24 @@ def test_training_works_outside_the_main_thread(training_config: MakeConfig, tmp
 def test_nan_stops_with_step_and_term_and_keeps_the_last_good_checkpoint(
     training_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = JEPAObjective.auxiliary_terms
+    original = VICRegLoss.calculate_reg_terms
     calls = 0
 
-    def poisoned(self: JEPAObjective, output: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    def poisoned(self: VICRegLoss, z: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         nonlocal calls
-        loss, terms = original(self, output)
+        loss, terms = original(self, z)
         if self.training:
             calls += 1
         return (loss * math.nan if calls == 13 else loss), terms
 
     config = training_config(num_epochs=3, logging={"log_every_steps": 5}, jepa_decoder_training={"enabled": False})
     run_training(config.model_copy(update={"num_epochs": 1}), tmp_path / "good")
-    monkeypatch.setattr(JEPAObjective, "auxiliary_terms", poisoned)
+    monkeypatch.setattr(VICRegLoss, "calculate_reg_terms", poisoned)
     with pytest.raises(NonFiniteLossError, match=r"step 13: auxiliary_loss is nan.*best_jepa.*epoch 1"):
         run_training(config, tmp_path / "run")
     weights_now = checkpoints.load(tmp_path / "run", "jepa").weights
     assert all(tensor.isfinite().all() for tensor in weights_now.values())
-    state = checkpoints.load_state(tmp_path / "run" / "resume" / "jepa.safetensors")
+    state = load_state(tmp_path / "run" / "resume" / "jepa.safetensors")
     assert all(tensor.isfinite().all() for tensor in state["objective"].values())
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"
 
@@ -381,7 +382,7 @@ def test_run_folders_are_never_mixed_up(training_config: MakeConfig, tmp_path: P
     run = run_training(config, tmp_path / "run").run_dir
     with pytest.raises(ConfigError, match="already holds a run"):
         run_training(config, run)
-    with pytest.raises(ConfigError, match=r"these settings differ: auxiliary_loss.weight, batch_size\."):
+    with pytest.raises(ConfigError, match=r"auxiliary_loss\.weight, batch_size: cannot change"):
         run_training(
             training_config(
                 num_epochs=1, jepa_decoder_training={"enabled": False}, batch_size=4, auxiliary_loss={"weight": 2.0}
@@ -406,7 +407,7 @@ def test_resume_refuses_another_dataset(tiny_config: MakeConfig, tmp_path: Path)
     content = json.loads(manifest.read_text())
     content["dataset"]["fingerprint"] = "0" * 64
     manifest.write_text(json.dumps(content))
-    with pytest.raises(DatasetError, match="not the dataset that this run was begun with"):
+    with pytest.raises(DatasetError, match="is not the dataset"):
         run_training(config, tmp_path / "run", resume=True)
 
 
@@ -427,7 +428,7 @@ def test_decoder_is_trained_on_frozen_embeddings(training_config: MakeConfig, tm
     assert after["best_jepa_decoder.safetensors"] != before["best_jepa_decoder.safetensors"]
     assert len(records(run, "epoch", "decoder")) == 3, "the records of the decoder that was replaced are gone"
     assert len(records(run)) == 2
-    images = JEPAStateDecoder.from_pretrained(run)(torch.zeros(2, 8))
+    images = load_decoder(run)(torch.zeros(2, 8))
     assert images.shape == (2, 3, 16, 16)
 
 
@@ -450,7 +451,7 @@ def test_a_run_without_decoder(training_config: MakeConfig, tmp_path: Path) -> N
     # `decode` is asked for a decoder, whatever the run was told.
     train_decoder_of_run(run)
     assert load_config(run / "config.yaml").jepa_decoder_training.enabled
-    assert JEPAStateDecoder.from_pretrained(run)(torch.zeros(1, 8)).shape == (1, 3, 16, 16)
+    assert load_decoder(run)(torch.zeros(1, 8)).shape == (1, 3, 16, 16)
 
 
 def test_decode_refuses_decoder_settings_that_contradict_each_other(

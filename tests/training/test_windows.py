@@ -1,14 +1,17 @@
-"""Splits and batches: which windows are drawn, in which order, and that they are the frames and actions stored."""
+"""Batches: which windows are drawn, in which order, and that they are the frames and actions stored."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from jepaworld.data.store import EpisodeDataset
-from jepaworld.data.windows import WindowLoader, split_episodes
+from jepaworld.data.windows import WindowLoader
 from jepaworld.errors import DatasetError
+from tests.evaluation.dot_world import write_dataset
 
 CPU = torch.device("cpu")
 
@@ -27,7 +30,7 @@ def make_loader(
 
 def small_buffer(dataset: EpisodeDataset) -> int:
     """Room for two groups of about three episodes."""
-    return 2 * 3 * 13 * dataset.manifest.input_channels * dataset.manifest.image_size**2
+    return 2 * 3 * 13 * dataset.spec.input_channels * dataset.spec.image_size**2
 
 
 def expected_windows(dataset: EpisodeDataset, episodes: np.ndarray, transitions: int) -> list[tuple[bytes, bytes]]:
@@ -108,19 +111,10 @@ def test_fewer_windows_than_a_batch(dataset: EpisodeDataset) -> None:
     make_loader(dataset, np.array([0]), transitions=1, batch=12).require_full_batch("batch_size")
 
 
-def test_split_is_by_episode_and_by_seed() -> None:
-    split = split_episodes(40, 0.1, 0.25, seed=3)
-    assert [len(part) for part in split] == [26, 4, 10]
-    assert sorted(np.concatenate(split)) == list(range(40))
-    assert all((np.diff(part) > 0).all() for part in split)
-    assert not np.array_equal(split.validation, split_episodes(40, 0.1, 0.25, seed=4).validation)
-
-
-def test_a_split_above_zero_gets_an_episode() -> None:
-    assert [len(part) for part in split_episodes(3, 0.01, 0.01, seed=0)] == [1, 1, 1]
-    assert [len(part) for part in split_episodes(3, 0.0, 0.0, seed=0)] == [3, 0, 0]
-
-
-def test_one_episode_with_a_validation_split() -> None:
-    with pytest.raises(DatasetError, match=r"1 episode\(s\), but early_stopping.validation_split = 0.1"):
-        split_episodes(1, 0.1, 0.0, seed=0)
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_windows_of_episodes_of_different_lengths_are_read_where_they_lie(tmp_path: Path, on_disk: bool) -> None:
+    """In an order of episodes other than that of the shards, too."""
+    dataset = write_dataset(tmp_path / "dots", [5, 3, 9, 4, 7, 2, 6])
+    episodes = np.array([6, 0, 5, 2, 1])
+    loader = make_loader(dataset, episodes, 2, batch=4, buffer_bytes=2 * 20 * 64 if on_disk else None)
+    assert sorted(content(loader.all_windows())) == sorted(expected_windows(dataset, episodes, 2))

@@ -9,8 +9,8 @@ A component is registered where it is written, with its settings beside it:
     class CNNEncoder(nn.Module):
         Settings = CNNSettings
 
-Its part of the configuration, the comments in `config.yaml`, checks, notices and the report's label follow. Settings may
-have two methods: `contradictions(config, prefix)` and `notices(config, prefix)`, each yielding sentences.
+Its part of the configuration, the comments in `config.yaml`, checks, notices and the report's label follow. Settings
+may have two methods, `contradictions(config, prefix)` and `notices(config, prefix)`, each yielding sentences.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import core_schema
 
-from jepaworld.config.fields import JsonDict, Section, section, setting
+from jepaworld.config.fields import Section, section, setting
 from jepaworld.config.words import explain
 from jepaworld.errors import ConfigError
 
@@ -154,6 +154,7 @@ class ComponentSettings(Section):
 
     @classmethod
     def all_fields(cls) -> dict[str, FieldInfo]:
+        """Its own fields and those of the components."""
         fields = cls.model_fields
         if not cls.complete:
             cls.complete = True
@@ -281,7 +282,8 @@ def _from_outside(kind: str, name: str, section: Any) -> Chosen:
     switch, key = KINDS[kind].switch, KINDS[kind].custom
     if name not in _trusted and os.environ.get(TRUST) != "1":
         raise ConfigError(
-            f"{switch} is {name}, code that importing would run: set the environment variable {TRUST}=1 if you trust it."
+            f"{switch} is {name}, code that importing would run: set the environment variable {TRUST}=1 if you trust "
+            "it."
         )
     module, _, attribute = name.partition(":")
     try:

@@ -87,12 +87,17 @@ class PlanningConfig(Section):
     context: PositiveInt | None = setting(
         None, "Latest frames that the model sees; null means as many as its predictor uses.", unit="frames"
     )
-    max_candidates: int = setting(
-        65536,
-        "Candidate plans that are imagined at once, over all environments: bounds the memory of imagination.",
+    memory_megabytes: int = setting(
+        2048,
+        "Memory for imagining candidate plans, estimated from the latent's size and the horizon; what does not fit is "
+        "imagined in turn.",
+        unit="MiB",
         ge=1,
     )
     custom: JsonDict = custom("Settings of a planner from outside.")
+    max_candidates: PositiveInt | None = setting(
+        None, "Beside memory_megabytes, a limit on the candidate plans that are imagined at once; null for none."
+    )
     cost: PlanningCostConfig = section(PlanningCostConfig, "What a plan is judged by.")
 
 

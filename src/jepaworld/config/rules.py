@@ -41,10 +41,10 @@ def _kinds(config: Settings) -> list[str]:
 def _of_data(config: Settings) -> Iterator[str]:
     longest, block = config.max_steps_per_episode_data_collection, config.frame_skipping
     if longest < block:
-        yield f"max_steps_per_episode_data_collection is {longest}: at least frame_skipping = {block}, one action block."
+        yield f"max_steps_per_episode_data_collection is {longest}: it must be at least frame_skipping = {block}."
     held_out = config.early_stopping.validation_split + config.evaluation_split
     if held_out >= 1.0:
-        yield f"early_stopping.validation_split + evaluation_split is {held_out:g}: keep it below 1, to train on the rest."
+        yield f"early_stopping.validation_split + evaluation_split is {held_out:g}: it must be below 1."
     collection = config.collection
     if collection.policy_path is not None and ":" not in collection.policy:
         yield (
@@ -57,18 +57,18 @@ def _of_the_jepa(config: Settings) -> Iterator[str]:
     jepa, losses = config.jepa_model, config.dynamics_losses
     mode, transitions, context = jepa.target_encoder_mode, config.num_transitions, jepa.predictor_context_length
     if config.predictor_output_dim not in (None, config.latent_dim):
-        yield f"predictor_output_dim is {config.predictor_output_dim}: only latent_dim is {config.latent_dim} is possible."
+        yield f"predictor_output_dim is {config.predictor_output_dim}: it must be latent_dim = {config.latent_dim}."
     if jepa.target_gradient and mode != "none":
         yield (
-            f"jepa_model.target_gradient is true but jepa_model.target_encoder_mode is {mode}, whose target encoder has "
-            "no gradient: set it to none."
+            f"jepa_model.target_gradient is true but jepa_model.target_encoder_mode is {mode}, whose target encoder "
+            "has no gradient: set it to none."
         )
     needed = losses.rollout_steps + context - 1
     if losses.rollout_weight and needed > transitions:
         yield (
             f"dynamics_losses.rollout_steps is {losses.rollout_steps} and jepa_model.predictor_context_length is "
-            f"{context}, but num_transitions is {transitions}: raise num_transitions to {needed}, so that a window holds "
-            "what imagined steps begin with and are compared with."
+            f"{context}, but num_transitions is {transitions}: raise num_transitions to {needed}, so that a window "
+            "holds what imagined steps begin with and are compared with."
         )
     for key in ("temporal_similarity_weight", "inverse_dynamics_weight"):
         if getattr(losses, key) and mode == "vjepa2" and transitions < 2:
@@ -144,14 +144,13 @@ def without_effect(config: Settings, default: Settings) -> Iterator[str]:
     else:
         yield from _of_a_jepa_without_effect(config, unused)
     for kind in _kinds(config):
-        yield from unused(f"{KINDS[kind].switch} is {value_at(config, KINDS[kind].switch)}", *_unused_settings(config, kind))
+        reason = f"{KINDS[kind].switch} is {value_at(config, KINDS[kind].switch)}"
+        yield from unused(reason, *_unused_settings(config, kind))
         for chosen in components.chosen(kind, config):
             notices = getattr(chosen.checked, "notices", None)
             yield from notices(config, chosen.prefix) if notices else ()
     if config.early_stopping.metric_jepa == "latest":
-        yield from unused(
-            "early_stopping.metric_jepa is latest", "early_stopping.patience", "early_stopping.delta"
-        )
+        yield from unused("early_stopping.metric_jepa is latest", "early_stopping.patience", "early_stopping.delta")
     if config.load_dataset_path is not None:
         collected = ("dataset_dir", "collection", "num_episodes_data_collection")
         reason = "load_dataset_path names a dataset, so that nothing is collected"

@@ -8,23 +8,29 @@ and in every run on the same machine with the same versions.
 from __future__ import annotations
 
 import dataclasses
-from contextlib import closing
-from importlib.metadata import version
 from pathlib import Path
 
-import jepaworld
 from jepaworld.config import Config
-from jepaworld.data.manifest import MANIFEST, SCHEMA_VERSION, Manifest, read_manifest, write_manifest
-from jepaworld.data.policies import BUILT_IN, make_policy, policy_file
+from jepaworld.data.policies import BUILT_IN, current_name, make_policy, policy_file
 from jepaworld.data.rollout import discover_state_variables
-from jepaworld.data.store import EpisodeDataset, file_checksum, finished_shards, remove_unfinished
+from jepaworld.data.shards import file_checksum, finished_shards, remove_unfinished
+from jepaworld.data.spec import (
+    DATASET_FILE,
+    Collected,
+    DatasetSpec,
+    as_content,
+    read_description,
+    write_description,
+)
+from jepaworld.data.store import EpisodeDataset
 from jepaworld.data.workers import collect_shards
-from jepaworld.envs.pixels import FrameReader, make_env
+from jepaworld.envs.player import Player
 from jepaworld.envs.seeding import kept_random_state
 from jepaworld.envs.spaces import block_size, space_to_dict
 from jepaworld.errors import DatasetError
 from jepaworld.utils.progress import Progress
 from jepaworld.utils.storage import alone_in, storage_errors
+from jepaworld.utils.versions import version
 
 _SHARD_BYTES = 64 * 2**20
 _FEWEST_SHARDS = 16
@@ -33,7 +39,7 @@ and the built-in environment is faster the more episodes it plays side by side."
 _MOST_SHARDS = 512
 """A reader keeps a file of each shard open, and systems commonly allow 1024 open files."""
 
-# The setting behind each entry of the manifest that decides what the data are.
+# The setting behind each entry of `dataset.json` that decides what the data are.
 _SETTINGS = {
     "environment_name": "environment_name",
     "environment_kwargs": "environment_kwargs",
@@ -61,7 +67,7 @@ def collect(config: Config, *, progress: Progress | None = None) -> EpisodeDatas
     counts environment steps and is rounded down to whole blocks; see `rollout` for how episodes end.
 
     After Ctrl+C, a kill or an error the folder holds the finished shards, opens as a dataset with
-    `manifest.complete` False, and the next call continues it.
+    `spec.complete` False, and the next call continues it.
 
     Args:
         config: all settings; `collection.num_workers` processes collect, one means this process.
@@ -82,10 +88,10 @@ def collect(config: Config, *, progress: Progress | None = None) -> EpisodeDatas
     progress = Progress() if progress is None else progress
     path = Path(config.dataset_dir)
     with kept_random_state():
-        expected = _expected_manifest(config)
-        if (path / MANIFEST).exists() and _is_whole(path, manifest := read_manifest(path)):
+        spec, collected = _describe(config)
+        if _is_whole(path):
             # Nothing will be written, so that several trainings may begin with it at once.
-            _check_same_settings(path, manifest, expected)
+            _require_same_settings(path, spec, collected)
             return EpisodeDataset.open(path, verify_checksums=config.verify_checksums)
         with storage_errors(path):
             path.mkdir(parents=True, exist_ok=True)
@@ -93,102 +99,94 @@ def collect(config: Config, *, progress: Progress | None = None) -> EpisodeDatas
             f"{path}: another process is collecting into this folder. Wait for it, or set dataset_dir to another one."
         )
         with alone_in(path, busy):
-            manifest = _begin(config, path, expected, progress)
+            spec, collected = _begin(path, spec, collected, progress)
             present = set(finished_shards(path))
             if present:
                 # Before more work goes into it: what is there must be whole.
                 EpisodeDataset.open(path, verify_checksums=config.verify_checksums, allow_missing=True)
-            pending = [index for index in range(manifest.num_shards) if index not in present]
+            pending = [index for index in range(spec.num_shards) if index not in present]
             if pending:
-                _collect_pending(config, manifest, pending, progress)
-            if not manifest.complete:
-                dataset = EpisodeDataset.open(path, verify_checksums=False)
-                checksums = [shard.checksum for shard in dataset.shards]
-                write_manifest(path, dataclasses.replace(manifest, complete=True, shards=checksums))
+                _collect_pending(path, spec, collected, pending, config.collection.num_workers, progress)
+            if not spec.complete:
+                checksums = [shard.checksum for shard in EpisodeDataset.open(path, verify_checksums=False).shards]
+                write_description(path, dataclasses.replace(spec, complete=True, shards=checksums), collected)
     return EpisodeDataset.open(path, verify_checksums=False)
 
 
-def _is_whole(path: Path, manifest: Manifest) -> bool:
-    return manifest.complete and len(list(finished_shards(path))) == manifest.num_shards
+def _is_whole(path: Path) -> bool:
+    if not (path / DATASET_FILE).exists():
+        return False
+    spec, _ = read_description(path)
+    return spec.complete and len(list(finished_shards(path))) == spec.num_shards
 
 
-def _collect_pending(config: Config, manifest: Manifest, pending: list[int], progress: Progress) -> None:
-    path = Path(config.dataset_dir)
-    missing = sum(
-        min(manifest.episodes_per_shard, manifest.num_episodes - index * manifest.episodes_per_shard)
-        for index in pending
-    )
-    progress.start("Collecting episodes", manifest.num_episodes, manifest.num_episodes - missing)
+def _collect_pending(
+    path: Path, spec: DatasetSpec, collected: Collected, pending: list[int], num_workers: int, progress: Progress
+) -> None:
+    sizes = [min(spec.episodes_per_shard, spec.num_episodes - index * spec.episodes_per_shard) for index in pending]
+    progress.start("Collecting episodes", spec.num_episodes, spec.num_episodes - sum(sizes))
     try:
-        collect_shards(config, manifest, pending, progress.advance)
+        collect_shards(path, spec, collected, pending, num_workers, progress.advance)
     finally:
         progress.finish()
         # Workers that were stopped could not do so themselves.
         remove_unfinished(path)
 
 
-def _begin(config: Config, path: Path, expected: Manifest, progress: Progress) -> Manifest:
-    """The manifest of the dataset in `path`: the one that is there if the settings agree, or a new one."""
+def _begin(path: Path, spec: DatasetSpec, collected: Collected, progress: Progress) -> tuple[DatasetSpec, Collected]:
+    """The description of the dataset in `path`: the one that is there if the settings agree, or a new one."""
     remove_unfinished(path)
-    if (path / MANIFEST).exists():
-        manifest = read_manifest(path)
-        _check_same_settings(path, manifest, expected)
-        if not manifest.complete and manifest.versions != expected.versions:
+    if (path / DATASET_FILE).exists():
+        found, begun_by = _require_same_settings(path, spec, collected)
+        if not found.complete and begun_by.versions != collected.versions:
             progress.warn(
-                f"{path}: begun with {_in_words(manifest.versions)}, continued with "
-                f"{_in_words(expected.versions)}: its episodes may differ from those of one version. Delete "
-                "the folder to collect all of them anew."
+                f"{path}: begun with {_in_words(begun_by.versions)}, continued with {_in_words(collected.versions)}: "
+                "its episodes may differ from those of one version. Delete the folder to collect all of them anew."
             )
-        return manifest
+        return found, begun_by
     others = sorted(entry.name for entry in path.iterdir())
     if others:
         raise DatasetError(
-            f"{path}: not a dataset (it has no {MANIFEST}) and not empty: it holds {', '.join(others[:5])}"
+            f"{path}: not a dataset (it has no {DATASET_FILE}) and not empty: it holds {', '.join(others[:5])}"
             f"{' and more' if len(others) > 5 else ''}. Set dataset_dir to a new or empty folder."
         )
-    with closing(make_env(config.environment_name, config.environment_kwargs)) as env:
-        states = discover_state_variables(config, env)
-    manifest = dataclasses.replace(expected, state_variables=states)
-    write_manifest(path, manifest)
-    return manifest
+    spec = dataclasses.replace(spec, state_variables=discover_state_variables(spec, collected))
+    write_description(path, spec, collected)
+    return spec, collected
 
 
-def _expected_manifest(config: Config) -> Manifest:
-    """The manifest that the settings ask for; the state variables are not known yet."""
-    settings = config.collection
-    with closing(make_env(config.environment_name, config.environment_kwargs)) as env:
-        action_size = block_size(env.action_space, config.frame_skipping)
-        action_space = space_to_dict(env.action_space)
-        # Both fail here, if they do, in one process and before a folder exists.
-        FrameReader(env, config.image_size, config.input_channels, settings.frame_source)
-        make_policy(settings, env.action_space)
-    built_in = settings.policy in BUILT_IN
-    skip = config.frame_skipping
-    max_steps = config.max_steps_per_episode_data_collection // skip * skip
-    return Manifest(
-        schema_version=SCHEMA_VERSION,
-        environment_name=config.environment_name,
-        environment_kwargs=config.environment_kwargs,
+def _describe(config: Config) -> tuple[DatasetSpec, Collected]:
+    """The dataset that the settings ask for; the state variables are not known yet."""
+    settings, skip = config.collection, config.frame_skipping
+    # What is wrong with environment, frames or policy is found here, in one process and before a folder exists.
+    with Player.of(config) as player:
+        action_size = block_size(player.action_space, skip)
+        action_space = space_to_dict(player.action_space)
+        make_policy(settings, player.action_space)
+    spec = DatasetSpec(
         action_space=action_space,
         action_size=action_size,
         frame_skipping=skip,
         image_size=config.image_size,
         input_channels=config.input_channels,
+        num_episodes=config.num_episodes_data_collection,
+        episodes_per_shard=_episodes_per_shard(config),
+        state_variables={},
+    )
+    collected = Collected(
+        environment_name=config.environment_name,
+        environment_kwargs=config.environment_kwargs,
         frame_source=settings.frame_source,
         policy=settings.policy,
-        policy_kwargs={} if built_in else settings.policy_kwargs,
+        policy_kwargs={} if settings.policy in BUILT_IN else settings.policy_kwargs,
         policy_path=settings.policy_path,
         policy_checksum=None if settings.policy_path is None else file_checksum(policy_file(settings.policy_path)),
         smoothness=settings.smoothness if settings.policy == "smooth_random" else None,
         seed=config.dataset_seed,
-        num_episodes=config.num_episodes_data_collection,
-        max_steps_per_episode=max_steps,
-        episodes_per_shard=_episodes_per_shard(config),
-        state_variables={},
-        versions={"jepaworld": jepaworld.__version__} | {name: version(name) for name in ("gymnasium", "numpy")},
-        complete=False,
-        shards=None,
+        max_steps_per_episode=config.max_steps_per_episode_data_collection // skip * skip,
+        versions={name: version(name) for name in ("jepaworld", "gymnasium", "numpy")},
     )
+    return spec, collected
 
 
 def _episodes_per_shard(config: Config) -> int:
@@ -201,17 +199,22 @@ def _episodes_per_shard(config: Config) -> int:
     return max(min(fit, parallel), openable, 1)
 
 
-def _check_same_settings(path: Path, found: Manifest, expected: Manifest) -> None:
+def _require_same_settings(path: Path, spec: DatasetSpec, collected: Collected) -> tuple[DatasetSpec, Collected]:
+    """The description of the dataset in `path`, which must be one of these settings."""
+    there = read_description(path)
+    found, expected = as_content(*there), as_content(spec, collected)
     differing = [
-        f"{setting} is {getattr(found, name)!r} there and {getattr(expected, name)!r} now"
+        f"{setting} is {found[name]!r} there and {expected[name]!r} now"
         for name, setting in _SETTINGS.items()
-        if getattr(found, name) != getattr(expected, name)
+        if found[name] != expected[name]
+        and not (name == "policy" and current_name(found[name]) == current_name(expected[name]))
     ]
     if differing:
         raise DatasetError(
             f"{path}: holds a dataset of other settings: {'; '.join(differing)}. Set dataset_dir to another "
             "folder, go back to these settings, or delete the folder to collect anew."
         )
+    return there
 
 
 def _in_words(versions: dict[str, str]) -> str:

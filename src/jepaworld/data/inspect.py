@@ -5,18 +5,19 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from jepaworld.data.manifest import Manifest
+from jepaworld.data.spec import Collected, DatasetSpec
 from jepaworld.data.store import EpisodeDataset
 from jepaworld.errors import DatasetError
 from jepaworld.utils.storage import atomic_write_bytes
 
 LISTED_NUMBERS = 12
 """Numbers of an action block or state variable that the table lists."""
+_SMALLEST_TILE, _GAP, _LABEL, _CAPTION = 96, 6, 92, 16  # of the contact sheet, pixels
+_WHITE, _INK, _FAINT = (255, 255, 255), (32, 32, 32), (120, 120, 120)
 
 
 @dataclass(frozen=True)
@@ -32,23 +33,34 @@ class Statistics:
     def of(cls, values: np.ndarray) -> Statistics:
         """The statistics of an array of any shape."""
         finite = values[np.isfinite(values)].astype(np.float64)
-        not_finite = int(values.size - finite.size)
         if finite.size == 0:
-            return cls(np.nan, np.nan, np.nan, not_finite)
-        return cls(float(finite.min()), float(finite.max()), float(finite.mean()), not_finite)
+            return cls(np.nan, np.nan, np.nan, values.size)
+        return cls(float(finite.min()), float(finite.max()), float(finite.mean()), int(values.size - finite.size))
 
 
 @dataclass(frozen=True)
 class DatasetSummary:
-    """What `inspect_dataset` finds.
+    """What `inspect_dataset` finds; lengths and rewards are those of transitions.
 
-    Lengths are in transitions; rewards are those of a transition (summed over its block of `frame_skipping`
-    steps).
+    Attributes:
+        path: the folder.
+        spec: what it is; `None` where too much is damaged, as the next one.
+        provenance: where it comes from.
+        action_space: in words.
+        episodes, frames, transitions: how many there are.
+        shortest, median, longest: lengths of episodes.
+        terminations: episodes whose environment ended them.
+        truncations: episodes that were cut, by the environment or the longest length allowed.
+        rewards: summed over the block of a transition.
+        actions: for each number of an action block.
+        states: name -> for each number of the state variable, in C order.
+        disk_bytes: size of all files.
+        problem: what is wrong with the folder; `None` for a whole dataset, complete or not.
     """
 
     path: Path
-    manifest: Manifest | None
-    """Environment, spaces, policy, seed and all other settings; `None` where too much is damaged."""
+    spec: DatasetSpec | None
+    provenance: Collected | None
     action_space: str
     episodes: int
     frames: int
@@ -57,17 +69,12 @@ class DatasetSummary:
     median: float
     longest: int
     terminations: int
-    """Episodes whose environment said so."""
     truncations: int
-    """Episodes that were cut, by the environment or the longest length allowed."""
     rewards: Statistics
     actions: list[Statistics]
-    """One for each number of an action block."""
     states: dict[str, list[Statistics]]
-    """Name -> one for each number of the state variable, in C order."""
     disk_bytes: int
     problem: str | None
-    """What is wrong with the folder; `None` for a whole dataset, complete or not."""
 
     @property
     def integrity_ok(self) -> bool:
@@ -76,17 +83,15 @@ class DatasetSummary:
 
     def __str__(self) -> str:
         """A table for the terminal."""
-        lines = [f"{self.path}"]
-        manifest = self.manifest
-        if manifest is not None:
-            kwargs = f" {manifest.environment_kwargs}" if manifest.environment_kwargs else ""
-            channels = manifest.input_channels
+        lines, spec, collected = [f"{self.path}"], self.spec, self.provenance
+        if spec is not None and collected is not None:
+            kwargs = f" {collected.environment_kwargs}" if collected.environment_kwargs else ""
             lines += [
-                f"  environment  {manifest.environment_name}{kwargs}, {self.action_space}",
-                f"  frames       {channels} x {manifest.image_size} x {manifest.image_size}, "
-                f"{manifest.frame_skipping} environment step(s) apart",
-                f"  policy       {manifest.policy}, seed {manifest.seed}",
-                f"  collected    {self.episodes} of {manifest.num_episodes} episodes, {self.frames:,} frames, "
+                f"  environment  {collected.environment_name}{kwargs}, {self.action_space}",
+                f"  frames       {spec.input_channels} x {spec.image_size} x {spec.image_size}, "
+                f"{spec.frame_skipping} environment step(s) apart",
+                f"  policy       {collected.policy}, seed {collected.seed}",
+                f"  collected    {self.episodes} of {spec.num_episodes} episodes, {self.frames:,} frames, "
                 f"{self.disk_bytes / 2**20:,.1f} MiB",
             ]
         lines += [
@@ -105,7 +110,7 @@ class DatasetSummary:
                 lines.append(f"  {label:<24}{values}{unusual}")
             if len(statistics) > LISTED_NUMBERS:
                 lines.append(f"  {name}: and {len(statistics) - LISTED_NUMBERS} more")
-        lines.append(f"  integrity    {'ok: every file is as it was written' if self.integrity_ok else self.problem}")
+        lines.append(f"  integrity    {self.problem or 'ok: every file is as it was written'}")
         return "\n".join(lines)
 
 
@@ -121,72 +126,52 @@ def inspect_dataset(path: str | Path) -> DatasetSummary:
     Raises:
         DatasetError: there is no such folder.
     """
-    path = Path(path)
+    path, problem = Path(path), None
     if not path.is_dir():
         raise DatasetError(f"{path}: no such dataset folder. Give the folder that `jepaworld collect` wrote.")
-    problem = None
     try:
         dataset = EpisodeDataset.open(path, verify_checksums=True)
     except DatasetError as error:
         problem = str(error)
         try:
             dataset = EpisodeDataset.open(path, verify_checksums=False)
-        except DatasetError:  # sizes or the manifest are wrong too; the first problem is reported
+        except DatasetError:  # sizes or dataset.json are wrong too; the first problem is reported
             dataset = None
-    return _summarise(path, dataset, problem)
-
-
-def _summarise(path: Path, dataset: EpisodeDataset | None, problem: str | None) -> DatasetSummary:
     lengths = np.zeros(0, np.int64) if dataset is None else dataset.episode_lengths
-    transitions = _transition_rows(dataset)
-    ends = np.cumsum(lengths) - 1  # the last transition of each episode
-    states = {} if dataset is None else dataset.state_variables
+    starts = np.zeros(0, np.int64) if dataset is None else dataset.episode_starts
+    # Rows of transitions: all but the last of each episode.
+    taken = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
+
+    def column(name: str, rows: np.ndarray) -> np.ndarray:
+        return np.zeros(0) if dataset is None else dataset.gather(name, rows)
+
+    frames = 0 if dataset is None else dataset.num_frames
     return DatasetSummary(
         path=path,
-        manifest=None if dataset is None else dataset.manifest,
+        spec=None if dataset is None else dataset.spec,
+        provenance=None if dataset is None else dataset.provenance,
         action_space="" if dataset is None else str(dataset.action_space),
         episodes=len(lengths),
-        frames=0 if dataset is None else dataset.num_frames,
+        frames=frames,
         transitions=int(lengths.sum()),
-        shortest=int(lengths.min(initial=np.iinfo(np.int64).max)) if len(lengths) else 0,
+        shortest=int(lengths.min()) if len(lengths) else 0,
         median=float(np.median(lengths)) if len(lengths) else 0.0,
         longest=int(lengths.max()) if len(lengths) else 0,
-        terminations=int(_column(dataset, "terminated", transitions)[ends].sum()),
-        truncations=int(_column(dataset, "truncated", transitions)[ends].sum()),
-        rewards=Statistics.of(_column(dataset, "rewards", transitions)),
-        actions=_per_number(_column(dataset, "actions", transitions)),
-        states={name: _per_number(_column(dataset, f"state.{name}", None)) for name in states},
+        terminations=int(column("terminated", starts + lengths - 1).sum()),
+        truncations=int(column("truncated", starts + lengths - 1).sum()),
+        rewards=Statistics.of(column("rewards", taken)),
+        actions=_per_number(column("actions", taken)),
+        states={
+            name: _per_number(column(f"state.{name}", np.arange(frames)))
+            for name in ({} if dataset is None else dataset.state_variables)
+        },
         disk_bytes=sum(file.stat().st_size for file in path.rglob("*") if file.is_file()),
         problem=problem,
     )
 
 
-def _transition_rows(dataset: EpisodeDataset | None) -> np.ndarray:
-    """Which rows are transitions, (num_frames,): all but the last of each episode."""
-    rows = np.ones(0 if dataset is None else dataset.num_frames, np.bool_)
-    if dataset is not None:
-        rows[dataset.episode_starts + dataset.episode_lengths] = False
-    return rows
-
-
-def _column(dataset: EpisodeDataset | None, name: str, rows: np.ndarray | None) -> np.ndarray:
-    if dataset is None:
-        return np.zeros(0)
-    values = dataset.rows(name, 0, dataset.num_frames)
-    return values if rows is None else values[rows]
-
-
 def _per_number(values: np.ndarray) -> list[Statistics]:
-    if values.size == 0:
-        return []
-    return [Statistics.of(column) for column in values.reshape(len(values), -1).T]
-
-
-# --- picture
-
-_BACKGROUND, _INK, _FAINT = (255, 255, 255), (32, 32, 32), (120, 120, 120)
-_SMALLEST_TILE = 96
-_GAP = 6
+    return [Statistics.of(column) for column in values.reshape(len(values), -1).T] if values.size else []
 
 
 def contact_sheet(dataset: EpisodeDataset, path: str | Path, episodes: int = 6, frames: int = 8) -> None:
@@ -202,36 +187,28 @@ def contact_sheet(dataset: EpisodeDataset, path: str | Path, episodes: int = 6, 
         DatasetError: the dataset has no episode.
         StorageError: the file cannot be written.
     """
-    total = len(dataset.episode_lengths)
+    total, side = len(dataset.episode_lengths), dataset.spec.image_size
     if total == 0:
         raise DatasetError(f"{dataset.path}: has no episodes yet. Continue its collection.")
-    manifest = dataset.manifest
-    chosen = _spread(total, episodes)
-    scale = max(1, -(-_SMALLEST_TILE // manifest.image_size))
-    tile = manifest.image_size * scale
-    font, small = ImageFont.load_default(14), ImageFont.load_default(12)
-    label, header, caption = 92, 30, 16
+    chosen, tile = _spread(total, episodes), side * max(1, -(-_SMALLEST_TILE // side))
     columns = min(frames, int(dataset.episode_lengths[chosen].max()) + 1)
-    width = label + columns * (tile + _GAP) + _GAP
-    height = header + len(chosen) * (tile + caption + _GAP) + _GAP
-    sheet = Image.new("RGB", (width, height), _BACKGROUND)
-    draw = ImageDraw.Draw(sheet)
-    skip = "" if manifest.frame_skipping == 1 else f", a frame every {manifest.frame_skipping} steps"
-    title = f"{manifest.environment_name}: {total} episodes, policy {manifest.policy}{skip}"
-    draw.text((_GAP, 7), _fitting(draw, title, font, width - 2 * _GAP), _INK, font)
-    for row, episode in enumerate(chosen):
-        top = header + row * (tile + caption + _GAP)
-        length = int(dataset.episode_lengths[episode])
-        number = _number_of(dataset, int(episode))
-        draw.text((_GAP, top + tile // 2 - 18), f"episode {number}", _INK, font)
-        draw.text((_GAP, top + tile // 2), f"{length} transitions\n{_ending(dataset, int(episode))}", _FAINT, small)
-        for column, step in enumerate(_spread(length + 1, columns)):
-            left = label + column * (tile + _GAP)
-            first = int(dataset.episode_starts[episode] + step)
-            picture = _picture(dataset.rows("frames", first, first + 1)[0])
+    width, row_height = _LABEL + columns * (tile + _GAP) + _GAP, tile + _CAPTION + _GAP
+    sheet = Image.new("RGB", (width, 30 + len(chosen) * row_height + _GAP), _WHITE)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    title = f"{dataset.provenance.environment_name}: {total} episodes, policy {dataset.provenance.policy}"
+    draw.text((_GAP, 7), f"{title}, a frame every {dataset.spec.frame_skipping} step(s)", _INK, font)
+    for row, episode in enumerate(chosen.tolist()):
+        top, length = 30 + row * row_height, int(dataset.episode_lengths[episode])
+        start = int(dataset.episode_starts[episode])
+        ending = "terminated" if dataset.rows("terminated", start, start + length)[-1] else "truncated"
+        label = f"episode {dataset.episode_number(episode)}\n{length} transitions\n{ending}"
+        draw.text((_GAP, top + tile // 2 - 18), label, _INK, font)
+        for column, step in enumerate(_spread(length + 1, columns).tolist()):
+            left, frame = _LABEL + column * (tile + _GAP), dataset.rows("frames", start + step, start + step + 1)[0]
+            picture = Image.fromarray(frame[0] if len(frame) == 1 else frame.transpose(1, 2, 0)).convert("RGB")
             sheet.paste(picture.resize((tile, tile), Image.Resampling.NEAREST), (left, top))
-            draw.rectangle((left - 1, top - 1, left + tile, top + tile), outline=(200, 200, 200))
-            draw.text((left + tile // 2, top + tile + 2), f"t = {step}", _FAINT, small, anchor="ma")
+            draw.rectangle((left - 1, top - 1, left + tile, top + tile), outline=_FAINT)
+            draw.text((left + tile // 2, top + tile + 2), f"t = {step}", _FAINT, font, anchor="ma")
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG")
     atomic_write_bytes(path, buffer.getvalue())
@@ -240,28 +217,3 @@ def contact_sheet(dataset: EpisodeDataset, path: str | Path, episodes: int = 6, 
 def _spread(total: int, wanted: int) -> np.ndarray:
     """Up to `wanted` different numbers from 0 to `total - 1`, evenly spread, with both ends."""
     return np.unique(np.linspace(0, total - 1, min(total, max(1, wanted))).round().astype(np.int64))
-
-
-def _number_of(dataset: EpisodeDataset, episode: int) -> int:
-    """The number of an episode in the complete dataset, which may have more shards than this one yet."""
-    for shard in dataset.shards:
-        if episode < len(shard.episode_lengths):
-            return shard.first_episode + episode
-        episode -= len(shard.episode_lengths)
-    raise AssertionError("no such episode")
-
-
-def _ending(dataset: EpisodeDataset, episode: int) -> str:
-    last = int(dataset.episode_starts[episode] + dataset.episode_lengths[episode]) - 1
-    return "terminated" if dataset.rows("terminated", last, last + 1)[0] else "truncated"
-
-
-def _picture(frame: np.ndarray) -> Image.Image:
-    """A frame (C, S, S) as an RGB picture."""
-    return Image.fromarray(frame[0] if len(frame) == 1 else frame.transpose(1, 2, 0)).convert("RGB")
-
-
-def _fitting(draw: ImageDraw.ImageDraw, text: str, font: Any, width: int) -> str:
-    while len(text) > 4 and draw.textlength(text, font=font) > width:
-        text = text[:-4] + "..."
-    return text

@@ -1,4 +1,4 @@
-"""Splits by episode, and batches of windows gathered by index arithmetic.
+"""Batches of windows, gathered by index arithmetic.
 
 Shapes: B windows, T transitions, C H W image, A action block, F frames of a group. `actions[:, t]` is taken at
 `frames[:, t]` and leads to `frames[:, t + 1]`.
@@ -10,10 +10,9 @@ epoch's number alone, so a resumed run goes on with the very window at which it 
 
 from __future__ import annotations
 
-import os
+import math
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -22,38 +21,6 @@ from torch import Tensor
 
 from jepaworld.data.store import EpisodeDataset
 from jepaworld.errors import DatasetError
-
-
-class Split(NamedTuple):
-    """Episode indices of each part, sorted int64 arrays without common elements."""
-
-    train: np.ndarray
-    validation: np.ndarray
-    evaluation: np.ndarray
-
-
-def split_episodes(num_episodes: int, validation_split: float, evaluation_split: float, seed: int) -> Split:
-    """Divide episodes at random.
-
-    Args:
-        num_episodes: Number of episodes in the dataset.
-        validation_split: Share for validation, 0 to 1; at least one episode if above 0.
-        evaluation_split: Share that training never sees, 0 to 1; at least one episode if above 0.
-        seed: Seed of the division.
-
-    Raises:
-        DatasetError: no episode would be left to train on.
-    """
-    sizes = [max(1, round(share * num_episodes)) if share > 0 else 0 for share in (validation_split, evaluation_split)]
-    if sum(sizes) >= num_episodes:
-        raise DatasetError(
-            f"the dataset has {num_episodes} episode(s), but early_stopping.validation_split = {validation_split:g} "
-            f"takes {sizes[0]} and evaluation_split = {evaluation_split:g} takes {sizes[1]}: none is left to train "
-            "on. Collect more episodes (num_episodes_data_collection) or set these splits to 0."
-        )
-    order = np.random.default_rng(seed).permutation(num_episodes)
-    validation, evaluation, train = np.split(order, np.cumsum(sizes))
-    return Split(np.sort(train), np.sort(validation), np.sort(evaluation))
 
 
 class Batch(NamedTuple):
@@ -174,8 +141,7 @@ class WindowLoader:
         if self._group_bytes is None:
             yield episodes
             return
-        manifest = self.dataset.manifest
-        frame_bytes = manifest.input_channels * manifest.image_size**2
+        frame_bytes = math.prod(self.dataset.spec.frame_shape)
         ends = np.cumsum((self.dataset.episode_lengths[episodes] + 1) * frame_bytes)
         first = 0
         while first < len(episodes):
@@ -229,45 +195,27 @@ class WindowLoader:
                 del group  # before the next but one is read, or three groups would be in memory
 
     def _load(self, episodes: np.ndarray) -> _Group:
+        """Episodes on the device, filled shard by shard: the host never holds more than a shard's part of them."""
         dataset = self.dataset
         lengths = dataset.episode_lengths[episodes] + 1
         offsets = np.cumsum(lengths) - lengths
-        shard_starts = np.array([shard.start for shard in dataset.shards])
-        layout = dataset.manifest.array_layout
-        total = int(lengths.sum())
-        frames = np.empty((total, *layout["frames"][1]), layout["frames"][0])
-        actions = np.empty((total, *layout["actions"][1]), layout["actions"][0])
-        for episode, offset, length in zip(episodes, offsets, lengths, strict=True):
-            row = dataset.episode_starts[episode]
-            shard = dataset.shards[int(np.searchsorted(shard_starts, row, side="right")) - 1]
-            local = slice(row - shard.start, row - shard.start + length)  # an episode never spans shards
-            _read(shard.frames, local, frames[offset : offset + length], keep_cached=self._group_bytes is None)
-            actions[offset : offset + length] = shard.actions[local]
+        rows = np.repeat(dataset.episode_starts[episodes] - offsets, lengths) + np.arange(lengths.sum())
+        tensors = {}
+        for name in ("frames", "actions"):
+            dtype, shape = dataset.spec.array_layout[name]
+            kind = torch.from_numpy(np.empty(0, dtype)).dtype
+            tensors[name] = torch.empty((len(rows), *shape), dtype=kind, device=self.device)
+        for shard in dataset.shards:
+            here = np.flatnonzero((rows >= shard.start) & (rows < shard.start + shard.num_frames))
+            if len(here):
+                places = torch.from_numpy(here).to(self.device)
+                for name, tensor in tensors.items():
+                    # Kept in the system's cache only where all of it fits beside the buffer.
+                    part = shard.gather(name, rows[here] - shard.start, keep_cached=self._group_bytes is None)
+                    tensor.index_copy_(0, places, torch.from_numpy(part).to(self.device))
         windows = self._windows[episodes]
         starts = np.repeat(offsets - (np.cumsum(windows) - windows), windows) + np.arange(windows.sum())
-        return _Group(*(torch.from_numpy(array).to(self.device) for array in (frames, actions, starts)))
-
-
-def _read(source: np.ndarray, rows: slice, target: np.ndarray, keep_cached: bool) -> None:
-    """Copy rows of a memory-mapped array, read as a file.
-
-    A process whose memory is limited pays for the pages of a memory map as for its own: each step would first have to
-    drive them out. Read and given back at once, they take no memory beside the buffer.
-    """
-    assert isinstance(source, np.memmap) and source.filename is not None
-    row_bytes = source.dtype.itemsize * int(np.prod(source.shape[1:]))
-    start, size = source.offset + rows.start * row_bytes, target.nbytes
-    view = target.reshape(-1).view(np.uint8).data
-    with Path(source.filename).open("rb", buffering=0) as file:
-        file.seek(start)
-        done = 0
-        while done < size:
-            count = file.readinto(view[done:])
-            if not count:
-                raise DatasetError(f"{source.filename}: became shorter while it was read. Restore it from a copy.")
-            done += count
-        if not keep_cached and hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(file.fileno(), start, size, os.POSIX_FADV_DONTNEED)
+        return _Group(tensors["frames"], tensors["actions"], torch.from_numpy(starts).to(self.device))
 
 
 def _join(parts: list[Batch]) -> Batch:

@@ -1,187 +1,108 @@
 """Collecting shards in several processes.
 
-The main process hands out shard numbers; each worker collects its shard, writes it, and asks for the next. They talk
-in lines of JSON: nothing but the settings, numbers and error messages goes between them, as a shard depends on the
-settings and its number alone. Workers are fresh interpreters, neither forks, in which threads and graphics contexts
-would be half alive, nor multiprocessing's, which would run the user's script again.
+A worker gets what the dataset is, how it is collected and the number of a shard, as a shard depends on nothing else.
+Workers are loky's: fresh interpreters, neither forks, in which threads and graphics contexts would be half alive, nor
+multiprocessing's, which would run the user's script again.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict
-from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
-from jepaworld import errors
-from jepaworld.config import Config
-from jepaworld.data.manifest import Manifest
 from jepaworld.data.rollout import play_shard
-from jepaworld.data.store import ShardWriter
+from jepaworld.data.shards import ShardWriter
+from jepaworld.data.spec import Collected, DatasetSpec
 from jepaworld.errors import DatasetError, JepaworldError
 
 
-def collect_shard(config: Config, manifest: Manifest, index: int, check: Callable[[], None] = lambda: None) -> int:
-    """Play the episodes of a shard and write it.
-
-    Args:
-        config: settings of the collection.
-        manifest: of the dataset in `config.dataset_dir`.
-        index: number of the shard.
-        check: called between episodes and before the shard gets its name; raises to give up.
-
-    Returns:
-        The number of episodes.
-    """
-    first = index * manifest.episodes_per_shard
-    count = min(manifest.episodes_per_shard, manifest.num_episodes - first)
+def collect_shard(path: Path, spec: DatasetSpec, collected: Collected, index: int) -> int:
+    """Play the episodes of shard `index` of the dataset in `path` and write it; the number of episodes."""
+    first = index * spec.episodes_per_shard
+    count = min(spec.episodes_per_shard, spec.num_episodes - first)
     with (
-        ShardWriter(Path(config.dataset_dir), index, manifest) as writer,
-        closing(play_shard(config, manifest, first, count)) as episodes,
+        ShardWriter(path, index, spec) as writer,
+        closing(play_shard(spec, collected, first, count)) as episodes,
     ):
         for episode in episodes:
             writer.add(episode)
-            check()
         writer.commit()
     return count
 
 
-def collect_shards(config: Config, manifest: Manifest, pending: Sequence[int], done: Callable[[int], None]) -> None:
-    """Collect shards with `config.collection.num_workers` processes; a single one is this process.
+def collect_shards(
+    path: Path,
+    spec: DatasetSpec,
+    collected: Collected,
+    pending: Sequence[int],
+    num_workers: int,
+    done: Callable[[int], None],
+) -> None:
+    """Collect shards.
 
     Args:
-        config: settings of the collection.
-        manifest: of the dataset in `config.dataset_dir`.
+        path: folder of the dataset.
+        spec: what it is.
+        collected: how it is collected.
         pending: numbers of the shards.
+        num_workers: processes; a single one is this process.
         done: called after each shard with its number of episodes.
 
     Raises:
         JepaworldError: the first error of a worker; the others are stopped.
         DatasetError: a worker died.
     """
-    num_workers = min(config.collection.num_workers, len(pending))
-    if num_workers <= 1 or not _can_be_made_elsewhere(config.environment_name):
+    num_workers = min(num_workers, len(pending))
+    registered = gymnasium.registry.get(collected.environment_name)
+    # A fresh interpreter cannot make an environment that was registered as a class or function.
+    if num_workers <= 1 or (registered is not None and not isinstance(registered.entry_point, str)):
         for index in pending:
-            done(collect_shard(config, manifest, index))
+            done(collect_shard(path, spec, collected, index))
         return
-    remaining = iter(pending)
-    workers: list[_Worker] = []
+    # Imported here, as a single process does not need it.
+    from loky import ProcessPoolExecutor, as_completed
+    from loky.process_executor import TerminatedWorkerError
+
+    pool = ProcessPoolExecutor(
+        num_workers,
+        initializer=_prepare_worker,
+        initargs=(os.getpid(), registered),
+        # Else modules in the current folder would come before the standard library's.
+        env={"PYTHONSAFEPATH": "1"},
+    )
     try:
-        for _ in range(num_workers):
-            workers.append(_Worker(config, manifest))
-            workers[-1].send(next(remaining))
-        active = {worker.answers.fileno(): worker for worker in workers}
-        while active:
-            for descriptor in wait(list(active)):
-                assert isinstance(descriptor, int)
-                done(active[descriptor].receive())
-                index = next(remaining, None)
-                active[descriptor].send(index)
-                if index is None:
-                    del active[descriptor]
-        for worker in workers:
-            worker.process.wait()
+        with _interrupts_ignored():  # by the processes that the first task starts, from their first instruction
+            futures = [pool.submit(_work, path, spec, collected, index) for index in pending]
+        for future in as_completed(futures):
+            done(future.result())
+        pool.shutdown()
+    except TerminatedWorkerError as error:
+        raise DatasetError(
+            f"a collecting process ended unexpectedly ({_exit_codes(error)}). If it was killed for lack of memory, "
+            "lower collection.num_workers. Finished episodes are kept; run again to continue."
+        ) from error
     finally:
-        for worker in workers:
-            worker.process.terminate()
-        for worker in workers:
-            worker.close()
+        pool.shutdown(kill_workers=True)
 
 
-def _can_be_made_elsewhere(environment_name: str) -> bool:
-    """Whether a fresh interpreter can make the environment: not if it was registered as a class or function."""
-    spec = gymnasium.registry.get(environment_name)
-    return spec is None or isinstance(spec.entry_point, str)
-
-
-class _Worker:
-    """The main process's end of a worker."""
-
-    def __init__(self, config: Config, manifest: Manifest) -> None:
-        program = (
-            "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from jepaworld.data.workers import work; work()"
-        )
-        with _interrupts_ignored():
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", program, json.dumps(sys.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-            )
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self._orders, self.answers = self.process.stdin, self.process.stdout
-        spec = gymnasium.registry.get(config.environment_name)
-        self._send_line(
-            {
-                "config": config.to_dict(),
-                "manifest": asdict(manifest),
-                "spec": None if spec is None else spec.to_json(),
-                "parent": os.getpid(),
-            }
-        )
-
-    def send(self, index: int | None) -> None:
-        """Order a shard; `None` ends the worker."""
-        self._send_line(index)
-
-    def receive(self) -> int:
-        """The number of episodes of the shard that was ordered.
-
-        Raises:
-            JepaworldError: the worker's own error.
-            DatasetError: the worker died.
-        """
-        line = self.answers.readline()
-        if not line:
-            raise self._died()
-        answer = json.loads(line)
-        if isinstance(answer, int):
-            return answer
-        kind = answer["kind"]
-        error = RuntimeError(answer["message"]) if kind is None else getattr(errors, kind)(answer["message"])
-        error.add_note(f"In a collecting process:\n{answer['traceback']}")
-        raise error
-
-    def close(self) -> None:
-        """Wait for the end of a worker that was told to end, and close its pipes."""
-        try:
-            self.process.wait(5)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.answers.close()
-        try:
-            self._orders.close()
-        except BrokenPipeError:  # an order that the worker did not live to read
-            return
-
-    def _send_line(self, content: Any) -> None:
-        try:
-            self._orders.write(json.dumps(content).encode() + b"\n")
-            self._orders.flush()
-        except BrokenPipeError:
-            raise self._died() from None
-
-    def _died(self) -> DatasetError:
-        code = self.process.wait(10)
-        return DatasetError(
-            f"a collecting process ended unexpectedly (exit code {code}). If it was killed for lack of memory, lower "
-            "collection.num_workers. Finished episodes are kept; run again to continue."
-        )
+def _exit_codes(error: Exception) -> str:
+    """What loky says of how its processes ended, such as "SIGKILL(-9)"."""
+    return str(error).rpartition("{")[2].partition("}")[0] or "no exit code"
 
 
 @contextmanager
 def _interrupts_ignored() -> Iterator[None]:
-    """Let a process that is started here ignore Ctrl+C from its first instruction."""
+    """Let processes that are started here ignore Ctrl+C: this process stops them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -192,43 +113,29 @@ def _interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
 
 
-class _OrphanedError(Exception):
-    """The process that handed out the work is gone."""
-
-
-def work() -> None:
-    """What a worker does: collect the shards that it is told to until it is told `None`."""
+def _prepare_worker(parent: int, registered: EnvSpec | None) -> None:
+    """What a worker does first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Environments print; their output must not mix with the answers.
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    # Environments print; the output of a command must not be mixed with it.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    job = json.loads(sys.stdin.readline())
-    config, manifest = Config.model_validate(job["config"]), Manifest(**job["manifest"])
-    if job["spec"] is not None:
-        spec = EnvSpec.from_json(job["spec"])
-        gymnasium.registry.setdefault(spec.id, spec)
+    if registered is not None:
+        gymnasium.registry.setdefault(registered.id, registered)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
-    def check() -> None:
-        if os.getppid() != job["parent"]:
-            raise _OrphanedError
 
-    def answer(content: Any) -> None:
-        answers.write(json.dumps(content) + "\n")
-        answers.flush()
+def _end_with(parent: int) -> None:
+    """End this process when the one that started it is gone, killed perhaps."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)
 
+
+def _work(path: Path, spec: DatasetSpec, collected: Collected, index: int) -> int:
+    """`collect_shard`, with errors that can be sent to another process, their traceback as a note."""
     try:
-        for line in sys.stdin:
-            if (index := json.loads(line)) is None:
-                return
-            answer(collect_shard(config, manifest, index, check))
-    except (BrokenPipeError, _OrphanedError):
-        return  # nobody is left to report to
-    except BaseException as error:
+        return collect_shard(path, spec, collected, index)
+    except Exception as error:
         ours = isinstance(error, JepaworldError)
-        answer(
-            {
-                "kind": type(error).__name__ if ours else None,
-                "message": str(error) if ours else f"{type(error).__name__}: {error}",
-                "traceback": "".join(traceback.format_exception(error)),
-            }
-        )
+        sent = error if ours else RuntimeError(f"{type(error).__name__}: {error}")
+        sent.add_note(f"In a collecting process:\n{traceback.format_exc()}")
+        raise sent from None

@@ -10,15 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import gymnasium
 import numpy as np
-from numpy.typing import NDArray
 
-from jepaworld.envs.offers import MOST_DIFFERING, OWN_SUCCESS, differing, offered
-from jepaworld.envs.pixels import FrameReader, FrameSource, make_env
+from jepaworld.envs.calls import close
+from jepaworld.envs.frames import MOST_DIFFERING, Frame, FrameSource, differing
+from jepaworld.envs.hooks import OWN_SUCCESS
+from jepaworld.envs.make import make_env
+from jepaworld.envs.player import Lane
+from jepaworld.envs.seeding import kept_random_state
 from jepaworld.envs.spaces import check_action_space
-from jepaworld.envs.state import extract_state
-from jepaworld.errors import EnvironmentNotUsableError
+from jepaworld.envs.state import States
+from jepaworld.errors import EnvironmentFailedError, EnvironmentNotUsableError
 
 _PLAY_STEPS = 40
 _END_STEPS = 2000
@@ -90,67 +92,63 @@ def check_env(
         findings.append(Finding("exists", "ok", f"made from {env.spec.entry_point if env.spec else env}."))
         check_action_space(env.action_space)
         findings.append(Finding("actions", "ok", f"{env.action_space}."))
-        reader = FrameReader(env, image_size, input_channels, frame_source)
-        findings.extend(_play_findings(env, reader))
+        with kept_random_state():
+            findings.extend(_play_findings(Lane(env, image_size, input_channels, frame_source)))
+    except EnvironmentFailedError as error:
+        findings.append(Finding("frames" if error.call == "render" else "plays", "fail", str(error)))
     except EnvironmentNotUsableError as error:
         name = ("exists", "actions", "frames")[min(len(findings), 2)]
         findings.append(Finding(name, "fail", str(error)))
-    except Exception as error:  # whatever an environment raises is what this function is there to tell
-        text = f"{type(error).__name__}: {error}. Correct the environment, or its environment_kwargs."
-        findings.append(Finding("plays", "fail", text))
     finally:
         if env is not None:
-            env.close()
+            close(env)
     return EnvironmentReport(environment_name, tuple(findings))
 
 
 @dataclass(frozen=True)
 class _Play:
-    """What one seeded play gave: T steps, T + 1 frames, states and infos."""
+    """What one seeded play gave: T steps, T + 1 frames and states, the last info."""
 
-    frames: list[NDArray[np.uint8]]
-    states: list[dict[str, NDArray[np.float32]]]
+    frames: list[Frame]
+    states: list[States]
     info: Mapping[str, Any]
     seconds: float
 
 
-def _play(env: gymnasium.Env, reader: FrameReader, actions: Sequence[Any]) -> _Play:
-    observation, info = env.reset(seed=0)
-    frames, states = [reader(observation)], [extract_state(observation, info)]
+def _play(lane: Lane, actions: Sequence[Any]) -> _Play:
+    lane.reset(0, everything_else=0)
+    frames, states = [lane.frame()], [lane.states()]
     started = time.perf_counter()
     for action in actions:
-        observation, _, terminated, truncated, info = env.step(action)
-        frames.append(reader(observation))
-        states.append(extract_state(observation, info))
-        if terminated or truncated:
+        ended = lane.step(action)
+        frames.append(lane.frame())
+        states.append(lane.states())
+        if ended:
             break
-    return _Play(frames, states, info, time.perf_counter() - started)
+    return _Play(frames, states, lane.info, time.perf_counter() - started)
 
 
-def _play_findings(env: gymnasium.Env, reader: FrameReader) -> Iterator[Finding]:
-    env.action_space.seed(0)
-    actions = [env.action_space.sample() for _ in range(_PLAY_STEPS)]
-    first, second = _play(env, reader, actions), _play(env, reader, actions)
-    yield Finding("frames", "ok", f"{first.frames[0].shape} uint8 from the {_where(env, reader)}.")
+def _play_findings(lane: Lane) -> Iterator[Finding]:
+    lane.env.action_space.seed(0)
+    actions = [lane.env.action_space.sample() for _ in range(_PLAY_STEPS)]
+    first, second = _play(lane, actions), _play(lane, actions)
+    where = f"observation {lane.env.observation_space}" if lane.reader.source == "observation" else "rendering"
+    yield Finding("frames", "ok", f"{first.frames[0].shape} uint8 from the {where}.")
     yield _change_finding(first)
     determinism = _determinism_finding(first, second)
     yield determinism
     yield _state_finding(first)
-    yield _observation_finding(env, first)
+    yield _observation_finding(lane, first)
     # After the second play the environment is still where that play ended.
-    restore = _restore_finding(env, reader, second)
+    restore = _restore_finding(lane, second)
     yield restore
-    yield _planning_finding(env, determinism, restore, second)
-    yield _end_finding(env)
+    yield _planning_finding(lane, determinism, restore, second)
+    yield _end_finding(lane)
     rate = (len(first.frames) - 1) / first.seconds
     text = f"{rate:.0f} frames per second from one process."
     if rate < _SLOW_FRAMES_PER_SECOND:
         text += " Collecting will take long: raise collection.num_workers, or render smaller pictures."
     yield Finding("speed", "ok" if rate >= _SLOW_FRAMES_PER_SECOND else "warn", text)
-
-
-def _where(env: gymnasium.Env, reader: FrameReader) -> str:
-    return f"observation {env.observation_space}" if reader.source == "observation" else "rendering"
 
 
 def _change_finding(play: _Play) -> Finding:
@@ -188,45 +186,45 @@ def _state_finding(play: _Play) -> Finding:
     return Finding("state", "ok", f"stored beside the frames: {listed}.")
 
 
-def _observation_finding(env: gymnasium.Env, play: _Play) -> Finding:
+def _observation_finding(lane: Lane, play: _Play) -> Finding:
     if "observation" in play.states[-1]:
         text = f"a vector of {play.states[-1]['observation'].size} numbers, stored as the state 'observation'."
     else:
-        text = f"{env.observation_space} is no short vector and is not stored as a state."
+        text = f"{lane.env.observation_space} is no short vector and is not stored as a state."
     return Finding("observation", "ok", text)
 
 
-def _restore_finding(env: gymnasium.Env, reader: FrameReader, play: _Play) -> Finding:
+def _restore_finding(lane: Lane, play: _Play) -> Finding:
     """Try `restore_state`, else `reset(options=...)` with the arrays of info."""
     arrays = {name: value for name, value in play.info.items() if isinstance(value, np.ndarray)}
-    restore_state = offered(env, "restore_state")
-    how = "restore_state()" if restore_state is not None else "reset(options=...)"
-    if restore_state is None and not arrays:
+    sets_state = lane.has("restore_state")
+    how = "restore_state()" if sets_state else "reset(options=...)"
+    if not sets_state and not arrays:
         text = "reset(options=...) does not restore a state (info holds no arrays to give it)."
         return Finding("restore", "warn", text)
     try:
-        observation, _ = env.reset(
-            seed=0 if restore_state is not None else 1, options=None if restore_state is not None else arrays
-        )
-        if restore_state is not None:
-            observation, _ = restore_state(play.states[-1])
-    except Exception as error:  # an environment may refuse in any way
-        reason = f"it refused with {type(error).__name__}: {error}"
+        if sets_state:
+            lane.reset(0)
+            lane.restore_state(play.states[-1])
+        else:
+            lane.reset(1, options=arrays)
+    except EnvironmentFailedError as error:  # an environment may refuse in any way
+        reason = f"it refused with {type(error.__cause__).__name__}: {error.__cause__}"
     else:
-        if differing(reader(observation), play.frames[-1]) <= MOST_DIFFERING:
-            given = "the state variables" if restore_state is not None else f"{', '.join(arrays)} of info"
+        if differing(lane.frame(), play.frames[-1]) <= MOST_DIFFERING:
+            given = "the state variables" if sets_state else f"{', '.join(arrays)} of info"
             return Finding("restore", "ok", f"{how} with {given} gives the same frame again.")
         reason = "the frame was another one"
     return Finding("restore", "warn", f"{how} does not restore a state ({reason}).")
 
 
-def _planning_finding(env: gymnasium.Env, determinism: Finding, restore: Finding, play: _Play) -> Finding:
+def _planning_finding(lane: Lane, determinism: Finding, restore: Finding, play: _Play) -> Finding:
     """Which starts and goals planning can be measured with; see `jepaworld.evaluation.tasks`."""
-    sets_state = restore.level == "ok" and offered(env, "restore_state") is not None
+    sets_state = restore.level == "ok" and lane.has("restore_state")
     replays = determinism.level == "ok"
     starts = [word for word, there in (("set by restore_state()", sets_state), ("replayed", replays)) if there]
     protocols = [f"goals=recorded with starts {' or '.join(starts)}"] if starts else []
-    if offered(env, "goal_image") is not None and replays:
+    if lane.has("goal_image") and replays:
         protocols.insert(0, "goals=environment (goal_image())")
     if not protocols:
         text = (
@@ -236,20 +234,20 @@ def _planning_finding(env: gymnasium.Env, determinism: Finding, restore: Finding
     own = next((name for name in OWN_SUCCESS if name in play.info), None)
     if own is None:
         success = "Success needs conditions on state variables (evaluation.success): info has none of its own."
-    elif offered(env, "set_goal") is not None or len(protocols) > 1:
+    elif lane.has("set_goal") or len(protocols) > 1:
         success = f"Its own success (info {own}) can be used."
     else:
         success = f"Success needs conditions on state variables (evaluation.success): info {own} is about another goal."
     return Finding("planning", "ok", f"{', '.join(protocols)}. {success}")
 
 
-def _end_finding(env: gymnasium.Env) -> Finding:
-    env.reset(seed=0)
+def _end_finding(lane: Lane) -> Finding:
+    lane.reset(0)
     stop, step = time.perf_counter() + _END_SECONDS, 0
     while step < _END_STEPS and time.perf_counter() < stop:
         step += 1
-        _, _, terminated, truncated, _ = env.step(env.action_space.sample())
-        if terminated or truncated:
-            return Finding("end", "ok", f"{'terminated' if terminated else 'truncated'} after {step} random steps.")
+        if lane.step(lane.env.action_space.sample()):
+            text = f"{'terminated' if lane.terminated else 'truncated'} after {step} random steps."
+            return Finding("end", "ok", text)
     text = f"no end within {step} random steps. Episodes will be cut at max_steps_per_episode_data_collection."
     return Finding("end", "warn", text)

@@ -65,7 +65,7 @@ class PointMazeEnv(gymnasium.Env[NDArray[np.uint8], Float32Array]):
 
     `reset(options=...)` takes "state", "velocity" and "goal" as given by `info` and restores them exactly. What is left
     out is drawn: start and goal in two different free cells, anywhere where the disc fits into its cell; the velocity
-    is zero. For planning there are the methods of `jepaworld.envs.offers`.
+    is zero. For planning there are the methods of `jepaworld.envs.hooks`.
 
     Args:
         render_mode: "rgb_array" or None.

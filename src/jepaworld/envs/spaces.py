@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete, Space
 
 from jepaworld.errors import EnvironmentNotUsableError
+
+if TYPE_CHECKING:
+    from jepaworld.config import Config
 
 UNBOUNDED = 1e6
 """A bound from here on stands for none: spaces without limits often carry the largest float instead of infinity."""
@@ -68,6 +72,35 @@ def space_from_dict(fields: Mapping[str, Any]) -> Box | Discrete:
     raise ValueError(f"space type {fields['type']!r} is not known; Box and Discrete are.")
 
 
+class ActionBounds(NamedTuple):
+    """Flat float64 arrays over the numbers of an action block (A,), in the environment's units."""
+
+    low: np.ndarray
+    """-inf where there is none."""
+    high: np.ndarray
+    """inf where there is none."""
+    center: np.ndarray
+    """Middle of the bounds; 0 for an entry that does not have two different ones."""
+    half_range: np.ndarray
+    """Half their distance; 1 for an entry that does not have two different ones."""
+
+
+def action_bounds(space: Box, frame_skipping: int = 1) -> ActionBounds:
+    """The bounds by which actions are scaled to [-1, 1], everywhere: (action - center) / half_range.
+
+    Args:
+        space: of the environment.
+        frame_skipping: environment steps in an action block.
+    """
+    low = np.tile(space.low.astype(np.float64).ravel(), frame_skipping)
+    high = np.tile(space.high.astype(np.float64).ravel(), frame_skipping)
+    low, high = np.where(low > -UNBOUNDED, low, -np.inf), np.where(high < UNBOUNDED, high, np.inf)
+    bounded = np.isfinite(low) & np.isfinite(high) & (high > low)
+    with np.errstate(invalid="ignore"):
+        center, half_range = np.where(bounded, (low + high) / 2, 0.0), np.where(bounded, (high - low) / 2, 1.0)
+    return ActionBounds(low, high, center, half_range)
+
+
 def check_action_space(space: Space) -> None:
     """Make sure that actions of this space can be stored and embedded.
 
@@ -78,9 +111,7 @@ def check_action_space(space: Space) -> None:
         raise _unsupported(space)
     if isinstance(space, Box) and 0 in space.shape:
         raise EnvironmentNotUsableError(
-            f"the action space {space} has no entries (shape {space.shape}), so there is nothing to "
-            f"condition on. "
-            "Choose an environment with actions."
+            f"the action space {space} has no entries (shape {space.shape}). Choose an environment with actions."
         )
 
 
@@ -100,6 +131,37 @@ def block_size(space: Space, frame_skipping: int) -> int:
     check_action_space(space)
     assert frame_skipping >= 1, frame_skipping
     return frame_skipping * (math.prod(space.shape) if isinstance(space, Box) else 1)
+
+
+@dataclass(frozen=True)
+class Spaces:
+    """What a model sees and what it does, as `models.build` needs it.
+
+    Attributes:
+        frame_shape: (C, H, W) of the uint8 frames.
+        action_space: of one environment step, Box or Discrete.
+        frame_skipping: environment steps in an action block.
+    """
+
+    frame_shape: tuple[int, int, int]
+    action_space: Space
+    frame_skipping: int = 1
+
+    @classmethod
+    def of(cls, config: Config, action_space: Space) -> Self:
+        """The spaces of a configured environment.
+
+        Raises:
+            EnvironmentNotUsableError: the action space is not supported.
+        """
+        check_action_space(action_space)
+        side = config.image_size
+        return cls((config.input_channels, side, side), action_space, config.frame_skipping)
+
+    @property
+    def action_size(self) -> int:
+        """A, numbers of an action block."""
+        return block_size(self.action_space, self.frame_skipping)
 
 
 def _unsupported(space: Space) -> EnvironmentNotUsableError:

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_OBSERVATION_SIZE = 512
+States = Mapping[str, NDArray[np.float32]]
+"""State variables by name."""
 
 
 def extract_state(observation: Any, info: Mapping[str, Any]) -> dict[str, NDArray[np.float32]]:

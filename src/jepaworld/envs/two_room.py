@@ -1,7 +1,7 @@
 """`jepaworld/TwoRoom-v0`: a disc in two rooms joined by a door, seen as a 64x64 image.
 
-The scalar and the vector environment are two faces of the same lanes: lane i of the vector environment, reset
-with a seed, gives the same bits as the scalar environment reset with that seed.
+The scalar environment is a vector environment of one lane: lane i of the vector environment, reset with a seed, gives
+the same bits as the scalar environment reset with that seed.
 
 Shapes: N lanes; states, goals, walls (N, 2) float32 in pixels, x then y; images uint8 (64, 64, 3).
 """
@@ -24,240 +24,6 @@ from jepaworld.envs import two_room_world as world
 from jepaworld.envs.two_room_world import Float32Array, Float64Array, Geometry, GoalRoom
 
 _RESTORABLE = ("state", "goal", "wall")
-_ACTION_SPACE = Box(-1.0, 1.0, (2,), np.float32)
-_OBSERVATION_SPACE = Box(0, 255, (world.SIZE, world.SIZE, 3), np.uint8)
-
-
-class _Lanes:
-    """N worlds with their rules: actions, goals, rewards and images."""
-
-    def __init__(self, num_lanes: int, *, max_speed: float, random_wall: bool, goal_room: GoalRoom) -> None:
-        if not (isinstance(max_speed, int | float) and math.isfinite(max_speed) and max_speed > 0):
-            raise ValueError(f"max_speed is {max_speed!r}; it must be a finite number of pixels per step above 0.")
-        _check_goal_room("goal_room", goal_room)
-        self.max_speed, self.random_wall, self.goal_room = float(max_speed), bool(random_wall), goal_room
-        self.state = np.zeros((num_lanes, 2), np.float32)
-        self.goal = np.zeros((num_lanes, 2), np.float32)
-        self.wall = np.tile(np.array(world.FIXED_WALL, np.float32), (num_lanes, 1))
-        self.geometry = Geometry.of(self.wall)
-        self.rooms = world.paint_walls(self.wall)
-
-    def reset(
-        self,
-        lanes: NDArray[np.intp],
-        draws: Float64Array,
-        restore: Mapping[str, Float32Array],
-        goal_room: GoalRoom | None,
-    ) -> None:
-        """Start an episode in `lanes` (M,) from uniform numbers (M, 10) and what is restored (M, 2).
-
-        Goals are drawn from `goal_room`, `None` for the environment's own.
-        """
-        if "wall" in restore:
-            wall = restore["wall"]
-        elif self.random_wall:
-            wall = world.draw_walls(draws[:, :2])
-        else:
-            wall = np.tile(np.array(world.FIXED_WALL, np.float32), (len(lanes), 1))
-        _check_wall(wall)
-        geometry = Geometry.of(wall)
-        state = restore["state"] if "state" in restore else world.draw_positions(draws[:, 2:6], geometry)
-        on_left = state[:, 0] < geometry.centre
-        goal_side = {"any": None, "same": on_left, "other": ~on_left}[goal_room or self.goal_room]
-        goal = restore["goal"] if "goal" in restore else world.draw_positions(draws[:, 6:10], geometry, goal_side)
-        _check_free("state", state, wall, geometry)
-        _check_free("goal", goal, wall, geometry)
-        self.state[lanes], self.goal[lanes], self.wall[lanes] = state, goal, wall
-        self.geometry = Geometry.of(self.wall)
-        self.rooms[lanes] = world.paint_walls(wall)
-
-    def step(self, actions: ArrayLike) -> NDArray[np.bool_]:
-        """Move every lane by its action (N, 2) and say which are at their goal, (N,)."""
-        actions = np.asarray(actions, dtype=np.float64)
-        if actions.shape != self.state.shape or not np.isfinite(actions).all():
-            raise ValueError(
-                f"expected finite actions of shape {self.state.shape} (lanes, 2), got shape {actions.shape}"
-                f"{'' if np.isfinite(actions).all() else ' with values that are not finite'}."
-            )
-        displacement = np.clip(actions, -1, 1) * self.max_speed
-        _, end = world.move(self.state.astype(np.float64), displacement, self.geometry)
-        self.state = end.astype(np.float32)
-        return self.success()
-
-    def success(self) -> NDArray[np.bool_]:
-        """Which lanes are within `SUCCESS_DISTANCE` of their goal, (N,)."""
-        away = self.state.astype(np.float64) - self.goal
-        return np.sqrt((away * away).sum(axis=1)) <= world.SUCCESS_DISTANCE
-
-    def frames(self, states: ArrayLike | None = None, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-        """Images (N, 3, 64, 64) of the agents where they are, or at `states` (N, 2)."""
-        frames = np.empty_like(self.rooms) if out is None else out
-        np.copyto(frames, self.rooms)
-        world.paint_agents(frames, self.state if states is None else states)
-        return frames
-
-
-def _check_goal_room(name: str, goal_room: object) -> None:
-    if goal_room not in get_args(GoalRoom):
-        raise ValueError(f"{name} is {goal_room!r}; it must be one of {', '.join(get_args(GoalRoom))}.")
-
-
-def _check_wall(wall: Float32Array) -> None:
-    (x_low, x_high), (y_low, y_high) = world.WALL_X_LIMITS, world.DOOR_Y_LIMITS
-    x, y = wall.T
-    possible = (x >= x_low) & (x <= x_high) & (y >= y_low) & (y <= y_high)
-    if not possible.all():
-        raise ValueError(
-            f"options['wall'] = {wall[~possible][0].tolist()} is not possible: wall x must be in [{x_low}, "
-            f"{x_high}] "
-            f"and door y in [{y_low}, {y_high}] (pixels)."
-        )
-
-
-def _check_free(name: str, positions: Float32Array, wall: Float32Array, geometry: Geometry) -> None:
-    free = geometry.is_free(positions.astype(np.float64))
-    if not free.all():
-        raise ValueError(
-            f"options['{name}'] = {positions[~free][0].tolist()} is not in free space: x and y must be in "
-            f"[{world.LOW}, {world.HIGH}] and outside the wall (wall x, door y = "
-            f"{wall[~free][0].tolist()}). To restore "
-            "a state of another episode, restore its options['wall'] too."
-        )
-
-
-class TwoRoomEnv(gymnasium.Env[NDArray[np.uint8], Float32Array]):
-    """A disc that moves through two rooms joined by a door.
-
-    Observation: uint8 (64, 64, 3) image of walls and agent; the goal is not drawn. `render()` gives the same
-        image.
-    Action: Box (2,) in [-1, 1], velocity (x right, y down) in units of `max_speed`; values outside are
-    clipped. The agent collides as a square of side 5 px that is swept along its path, so it passes no wall at
-    any speed; on contact the motion that is left goes on along the surface.
-
-    Reward: 1.0 in each step that ends within 4.5 px of the goal, else 0.0. An episode does not end at the
-    goal (data and "success at any time" want whole episodes) unless `terminate_on_success`. `gymnasium.make`
-    truncates after 200 steps.
-
-    `info`: "state" agent x, y; "goal" x, y; "wall" wall x, door y: each float32 (2,) in pixels; "success"
-        bool.
-
-    `reset(options=...)` takes "state", "goal" and "wall" as given by `info` and restores them exactly; what
-    is left out is drawn. Starts and goals are uniform over the free space. "goal_room" holds for this episode
-    instead of the argument. For planning there are the methods of `jepaworld.envs.offers`.
-
-    Args:
-        render_mode: "rgb_array" or None.
-        max_speed: pixels per step at action 1 on one axis; any finite positive number.
-        random_wall: draw wall x in [20, 44] and door y in [10, 54] anew in every episode; otherwise both are
-            32.
-        goal_room: "any", "other" (than the start's) or "same"; a room includes its half of the door.
-        terminate_on_success: end the episode at the goal.
-
-    Raises:
-        ValueError: an argument, action or option is not possible.
-    """
-
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012 (Gymnasium's interface)
-
-    def __init__(
-        self,
-        render_mode: str | None = None,
-        *,
-        max_speed: float = 2.5,
-        random_wall: bool = False,
-        goal_room: GoalRoom = "any",
-        terminate_on_success: bool = False,
-    ) -> None:
-        _check_render_mode(render_mode)
-        self.render_mode = render_mode
-        self.terminate_on_success = terminate_on_success
-        self.action_space: Any = _copy(_ACTION_SPACE)
-        self.observation_space: Any = _copy(_OBSERVATION_SPACE)
-        self._lanes = _Lanes(1, max_speed=max_speed, random_wall=random_wall, goal_room=goal_room)
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-        """Start an episode, drawn or restored; see the class."""
-        super().reset(seed=seed)
-        restore, goal_room = _read_options(options or {}, num_lanes=None)
-        draws = self.np_random.random(world.DRAWS_PER_RESET)[None]
-        self._lanes.reset(np.zeros(1, np.intp), draws, restore, goal_room)
-        return self._image(), self._info(self._lanes.success())
-
-    def step(self, action: ArrayLike) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
-        """Move by one action (2,); see the class."""
-        success = self._lanes.step(np.asarray(action)[None])
-        terminated = bool(success[0]) and self.terminate_on_success
-        return self._image(), float(success[0]), terminated, False, self._info(success)
-
-    def render(self) -> NDArray[np.uint8] | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The observation's image in mode "rgb_array", else None."""
-        return self._image() if self.render_mode == "rgb_array" else None
-
-    def render_state(self, state: ArrayLike) -> NDArray[np.uint8]:
-        """Images of the agent elsewhere in the current rooms, for example at the goal; nothing moves.
-
-        Args:
-            state: agent x, y in pixels, (2,) or (M, 2).
-
-        Returns:
-            uint8 (64, 64, 3), or (M, 64, 64, 3).
-        """
-        states = np.asarray(state, dtype=np.float32)
-        frames = np.repeat(self._lanes.rooms, states.size // 2, axis=0)
-        world.paint_agents(frames, states.reshape(-1, 2))
-        images = np.ascontiguousarray(frames.transpose(0, 2, 3, 1))
-        return images if states.ndim == 2 else images[0]
-
-    def restore_state(self, states: Mapping[str, ArrayLike]) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-        """Begin an episode at recorded state variables: those of "state", "goal" and "wall" that are there.
-
-        Args:
-            states: as `info` gives them; others are not looked at.
-
-        Returns:
-            Observation and info.
-
-        Raises:
-            ValueError: "state" is missing, or one is not possible.
-        """
-        if "state" not in states:
-            raise ValueError(f"states lack state; there are {', '.join(states)}.")
-        return self.reset(options={name: states[name] for name in _RESTORABLE if name in states})
-
-    def goal_image(self) -> NDArray[np.uint8]:
-        """The image (64, 64, 3) with the agent at the goal of this episode; nothing moves."""
-        return self.render_state(self._lanes.goal[0])
-
-    def goal_state(self) -> dict[str, Float32Array]:
-        """The state variables at the goal: "state" and "wall"."""
-        return {"state": self._lanes.goal[0].copy(), "wall": self._lanes.wall[0].copy()}
-
-    def set_goal(self, states: Mapping[str, ArrayLike]) -> dict[str, Any]:
-        """Make the agent's position in `states["state"]` the goal of this episode; returns the new info.
-
-        Raises:
-            ValueError: it is missing, or not in free space.
-        """
-        if "state" not in states:
-            raise ValueError(f"states lack state; there are {', '.join(states)}.")
-        goal = np.asarray(states["state"], np.float32).reshape(1, 2)
-        _check_free("goal", goal, self._lanes.wall, self._lanes.geometry)
-        self._lanes.goal = goal.copy()
-        return self._info(self._lanes.success())
-
-    def _image(self) -> NDArray[np.uint8]:
-        return np.ascontiguousarray(self._lanes.frames()[0].transpose(1, 2, 0))
-
-    def _info(self, success: NDArray[np.bool_]) -> dict[str, Any]:
-        lanes = self._lanes
-        return {
-            "state": lanes.state[0].copy(),
-            "goal": lanes.goal[0].copy(),
-            "wall": lanes.wall[0].copy(),
-            "success": bool(success[0]),
-        }
 
 
 class TwoRoomVectorEnv(VectorEnv[NDArray[np.uint8], Float32Array, NDArray[Any]]):
@@ -275,11 +41,7 @@ class TwoRoomVectorEnv(VectorEnv[NDArray[np.uint8], Float32Array, NDArray[Any]])
     Args:
         num_envs: lanes.
         max_episode_steps: steps until truncation; None or -1 for never.
-        render_mode: as of `TwoRoomEnv`, as are the other arguments.
-        max_speed: see `TwoRoomEnv`.
-        random_wall: see `TwoRoomEnv`.
-        goal_room: see `TwoRoomEnv`.
-        terminate_on_success: see `TwoRoomEnv`.
+        render_mode, max_speed, random_wall, goal_room, terminate_on_success: as of `TwoRoomEnv`.
 
     Raises:
         ValueError: an argument, action, seed or option is not possible.
@@ -304,20 +66,25 @@ class TwoRoomVectorEnv(VectorEnv[NDArray[np.uint8], Float32Array, NDArray[Any]])
         goal_room: GoalRoom = "any",
         terminate_on_success: bool = False,
     ) -> None:
-        _check_render_mode(render_mode)
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"render_mode is {render_mode!r}; it must be 'rgb_array' or None.")
         if num_envs < 1:
             raise ValueError(f"num_envs is {num_envs}; it must be at least 1.")
+        if not (isinstance(max_speed, int | float) and math.isfinite(max_speed) and max_speed > 0):
+            raise ValueError(f"max_speed is {max_speed!r}; it must be a finite number of pixels per step above 0.")
+        _check_goal_room("goal_room", goal_room)
         self.num_envs, self.render_mode = num_envs, render_mode
         self.max_episode_steps = math.inf if max_episode_steps in (None, -1) else max_episode_steps
-        self.terminate_on_success = terminate_on_success
-        self.fixed_length = not terminate_on_success
-        self.single_action_space, self.single_observation_space = (
-            _copy(_ACTION_SPACE),
-            _copy(_OBSERVATION_SPACE),
-        )
+        self.terminate_on_success, self.fixed_length = terminate_on_success, not terminate_on_success
+        # Spaces of its own, so that seeding one environment's leaves the others' alone.
+        self.single_action_space = Box(-1.0, 1.0, (2,), np.float32)
+        self.single_observation_space = Box(0, 255, (world.SIZE, world.SIZE, 3), np.uint8)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self._lanes = _Lanes(num_envs, max_speed=max_speed, random_wall=random_wall, goal_room=goal_room)
+        self._max_speed, self._random_wall, self._goal_room = float(max_speed), bool(random_wall), goal_room
+        self.state, self.goal = np.zeros((num_envs, 2), np.float32), np.zeros((num_envs, 2), np.float32)
+        self.wall = np.tile(np.array(world.FIXED_WALL, np.float32), (num_envs, 1))
+        self._geometry, self.rooms = Geometry.of(self.wall), world.paint_walls(self.wall)
         self._generators: list[np.random.Generator | None] = [None] * num_envs
         self._steps = np.zeros(num_envs, np.int64)
 
@@ -328,24 +95,51 @@ class TwoRoomVectorEnv(VectorEnv[NDArray[np.uint8], Float32Array, NDArray[Any]])
         options = dict(options or {})
         lanes = np.flatnonzero(_read_mask(options.pop("reset_mask", None), self.num_envs))
         restore, goal_room = _read_options(options, self.num_envs)
-        restore = {name: rows[lanes] for name, rows in restore.items()}
         seeds = _read_seeds(seed, self.num_envs)
-        draws = np.stack([self._generator(lane, seeds[lane]).random(world.DRAWS_PER_RESET) for lane in lanes.tolist()])
-        self._lanes.reset(lanes, draws, restore, goal_room)
-        self._steps[lanes] = 0
-        return self._images(), self._info(self._lanes.success())
+        draws = np.stack([self.generator(lane, seeds[lane]).random(world.DRAWS_PER_RESET) for lane in lanes.tolist()])
+        self._begin(lanes, draws, {name: rows[lanes] for name, rows in restore.items()}, goal_room)
+        return self._images(), self.info(self._success())
+
+    def _begin(
+        self,
+        lanes: NDArray[np.intp],
+        draws: Float64Array,
+        restore: Mapping[str, Float32Array],
+        goal_room: GoalRoom | None,
+    ) -> None:
+        """Start an episode in `lanes` (M,) from uniform numbers (M, 10) and what is restored (M, 2).
+
+        Goals are drawn from `goal_room`, `None` for the environment's own.
+        """
+        if "wall" in restore:
+            wall = restore["wall"]
+        elif self._random_wall:
+            wall = world.draw_walls(draws[:, :2])
+        else:
+            wall = np.tile(np.array(world.FIXED_WALL, np.float32), (len(lanes), 1))
+        _check_wall(wall)
+        geometry = Geometry.of(wall)
+        state = restore["state"] if "state" in restore else world.draw_positions(draws[:, 2:6], geometry)
+        on_left = state[:, 0] < geometry.centre
+        goal_side = {"any": None, "same": on_left, "other": ~on_left}[goal_room or self._goal_room]
+        goal = restore["goal"] if "goal" in restore else world.draw_positions(draws[:, 6:10], geometry, goal_side)
+        _check_free("state", state, wall, geometry)
+        _check_free("goal", goal, wall, geometry)
+        self.state[lanes], self.goal[lanes], self.wall[lanes] = state, goal, wall
+        self._geometry, self.rooms[lanes], self._steps[lanes] = Geometry.of(self.wall), world.paint_walls(wall), 0
 
     def advance(self, actions: ArrayLike) -> tuple[Float64Array, NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
         """`step` without painting: rewards, terminated, truncated, each (N,), and infos."""
-        success = self._lanes.step(actions)
+        actions = np.asarray(actions, dtype=np.float64)
+        if actions.shape != self.state.shape or not np.isfinite(actions).all():
+            raise ValueError(f"expected finite actions of shape {self.state.shape} (lanes, 2), got {actions}.")
+        displacement = np.clip(actions, -1, 1) * self._max_speed
+        _, end = world.move(self.state.astype(np.float64), displacement, self._geometry)
+        self.state = end.astype(np.float32)
         self._steps += 1
-        terminated = success & self.terminate_on_success
-        return (
-            success.astype(np.float64),
-            terminated,
-            self._steps >= self.max_episode_steps,
-            self._info(success),
-        )
+        success = self._success()
+        terminated, truncated = success & self.terminate_on_success, self._steps >= self.max_episode_steps
+        return success.astype(np.float64), terminated, truncated, self.info(success)
 
     def step(
         self, actions: ArrayLike
@@ -354,16 +148,20 @@ class TwoRoomVectorEnv(VectorEnv[NDArray[np.uint8], Float32Array, NDArray[Any]])
         rewards, terminated, truncated, info = self.advance(actions)
         return self._images(), rewards, terminated, truncated, info
 
-    def frames_chw(self, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-        """The current images, channels first and contiguous.
+    def frames_chw(self, out: NDArray[np.uint8] | None = None, states: ArrayLike | None = None) -> NDArray[np.uint8]:
+        """Images (N, 3, 64, 64), channels first and contiguous.
 
         Args:
             out: uint8 (N, 3, 64, 64), C-contiguous, to write into; None for a new array.
+            states: (N, 2) where the agents are painted; None for where they are.
 
         Returns:
             `out`, or the new array.
         """
-        return self._lanes.frames(out=out)
+        frames = np.empty_like(self.rooms) if out is None else out
+        np.copyto(frames, self.rooms)
+        world.paint_agents(frames, self.state if states is None else states)
+        return frames
 
     def render(self) -> tuple[NDArray[np.uint8], ...] | None:
         """One image (64, 64, 3) per lane in mode "rgb_array", else None."""
@@ -371,43 +169,189 @@ class TwoRoomVectorEnv(VectorEnv[NDArray[np.uint8], Float32Array, NDArray[Any]])
 
     def render_state(self, states: ArrayLike) -> NDArray[np.uint8]:
         """Images (N, 64, 64, 3) with each lane's agent at its row of `states` (N, 2), e.g. its goal."""
-        return self._lanes.frames(states).transpose(0, 2, 3, 1)
+        return self.frames_chw(states=states).transpose(0, 2, 3, 1)
+
+    def set_goal(self, goal: Float32Array) -> None:
+        """Make positions (N, 2) the goals of the lanes."""
+        _check_free("goal", goal, self.wall, self._geometry)
+        self.goal = goal.copy()
+
+    def generator(self, lane: int, seed: int | np.random.Generator | None) -> np.random.Generator:
+        """The generator of a lane from now on: the one given, a new one from a seed, or the one that it has."""
+        generator = seed if isinstance(seed, np.random.Generator) else self._generators[lane]
+        if generator is None or (seed is not None and seed is not generator):
+            generator = np_random(None if seed is None else int(seed))[0]  # pyright: ignore[reportArgumentType]
+        self._generators[lane] = generator
+        return generator
+
+    def info(self, success: NDArray[np.bool_] | None = None) -> dict[str, Any]:
+        """The infos of now; `success` (N,) where it is known already."""
+        info = {"state": self.state.copy(), "goal": self.goal.copy(), "wall": self.wall.copy()}
+        info["success"] = self._success() if success is None else success
+        return info | {f"_{name}": np.ones(self.num_envs, np.bool_) for name in info}
 
     def _images(self) -> NDArray[np.uint8]:
         return self.frames_chw().transpose(0, 2, 3, 1)
 
-    def _generator(self, lane: int, seed: int | None) -> np.random.Generator:
-        generator = self._generators[lane]
-        if generator is None or seed is not None:
-            generator = self._generators[lane] = np_random(seed)[0]
-        return generator
-
-    def _info(self, success: NDArray[np.bool_]) -> dict[str, Any]:
-        lanes = self._lanes
-        info = {
-            "state": lanes.state.copy(),
-            "goal": lanes.goal.copy(),
-            "wall": lanes.wall.copy(),
-            "success": success,
-        }
-        return info | {f"_{name}": np.ones(self.num_envs, np.bool_) for name in info}
+    def _success(self) -> NDArray[np.bool_]:
+        """Which lanes are within `SUCCESS_DISTANCE` of their goal, (N,)."""
+        away = self.state.astype(np.float64) - self.goal
+        return np.sqrt((away * away).sum(axis=1)) <= world.SUCCESS_DISTANCE
 
 
-def _copy(space: Box) -> Box:
-    """A space of its own, so that seeding one environment's space leaves the others' alone."""
-    return Box(space.low, space.high, dtype=space.dtype.type)  # pyright: ignore[reportArgumentType]
+class TwoRoomEnv(gymnasium.Env[NDArray[np.uint8], Float32Array]):
+    """A disc that moves through two rooms joined by a door.
 
+    Observation: uint8 (64, 64, 3) image of walls and agent; the goal is not drawn. `render()` gives the same
+        image.
+    Action: Box (2,) in [-1, 1], velocity (x right, y down) in units of `max_speed`; values outside are
+    clipped. The agent collides as a square of side 5 px that is swept along its path, so it passes no wall at
+    any speed; on contact the motion that is left goes on along the surface.
 
-def _check_render_mode(render_mode: str | None) -> None:
-    if render_mode not in (None, "rgb_array"):
-        raise ValueError(f"render_mode is {render_mode!r}; it must be 'rgb_array' or None.")
+    Reward: 1.0 in each step that ends within 4.5 px of the goal, else 0.0. An episode does not end at the
+    goal (data and "success at any time" want whole episodes) unless `terminate_on_success`. `gymnasium.make`
+    truncates after 200 steps.
 
+    `info`: "state" agent x, y; "goal" x, y; "wall" wall x, door y: each float32 (2,) in pixels; "success"
+        bool.
 
-def _read_options(options: Mapping[str, Any], num_lanes: int | None) -> tuple[dict[str, Float32Array], GoalRoom | None]:
-    """What is to be restored, as (N, 2) float32 each, and the room of the goal.
+    `reset(options=...)` takes "state", "goal" and "wall" as given by `info` and restores them exactly; what
+    is left out is drawn. Starts and goals are uniform over the free space. "goal_room" holds for this episode
+    instead of the argument. For planning there are the methods of `jepaworld.envs.hooks`.
 
-    One lane is given without lane axis, for `num_lanes` None.
+    Args:
+        render_mode: "rgb_array" or None.
+        max_speed: pixels per step at action 1 on one axis; any finite positive number.
+        random_wall: draw wall x in [20, 44] and door y in [10, 54] anew in every episode; otherwise both are
+            32.
+        goal_room: "any", "other" (than the start's) or "same"; a room includes its half of the door.
+        terminate_on_success: end the episode at the goal.
+
+    Raises:
+        ValueError: an argument, action or option is not possible.
     """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012 (Gymnasium's interface)
+
+    def __init__(
+        self,
+        render_mode: str | None = None,
+        *,
+        max_speed: float = 2.5,
+        random_wall: bool = False,
+        goal_room: GoalRoom = "any",
+        terminate_on_success: bool = False,
+    ) -> None:
+        self._lane = TwoRoomVectorEnv(
+            1,
+            None,
+            render_mode,
+            max_speed=max_speed,
+            random_wall=random_wall,
+            goal_room=goal_room,
+            terminate_on_success=terminate_on_success,
+        )
+        self.render_mode = render_mode
+        self.action_space: Any = self._lane.single_action_space
+        self.observation_space: Any = self._lane.single_observation_space
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        """Start an episode, drawn or restored; see the class."""
+        super().reset(seed=seed)
+        self._lane.generator(0, self.np_random)
+        self._lane.reset(options=options)
+        return self._image(), self._info()
+
+    def step(self, action: ArrayLike) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
+        """Move by one action (2,); see the class."""
+        reward, terminated, _, info = self._lane.advance(np.asarray(action)[None])
+        return self._image(), float(reward[0]), bool(terminated[0]), False, self._info(info)
+
+    def render(self) -> NDArray[np.uint8] | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The observation's image in mode "rgb_array", else None."""
+        return self._image() if self.render_mode == "rgb_array" else None
+
+    def render_state(self, state: ArrayLike) -> NDArray[np.uint8]:
+        """Images of the agent elsewhere in the current rooms, for example at the goal; nothing moves.
+
+        Args:
+            state: agent x, y in pixels, (2,) or (M, 2).
+
+        Returns:
+            uint8 (64, 64, 3), or (M, 64, 64, 3).
+        """
+        states = np.asarray(state, dtype=np.float32)
+        frames = np.repeat(self._lane.rooms, states.size // 2, axis=0)
+        world.paint_agents(frames, states.reshape(-1, 2))
+        images = np.ascontiguousarray(frames.transpose(0, 2, 3, 1))
+        return images if states.ndim == 2 else images[0]
+
+    def restore_state(self, states: Mapping[str, ArrayLike]) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        """Begin an episode at recorded state variables: those of "state", "goal" and "wall" that are there.
+
+        Raises:
+            ValueError: "state" is missing, or one is not possible.
+        """
+        if "state" not in states:
+            raise ValueError(f"states lack state; there are {', '.join(states)}.")
+        return self.reset(options={name: states[name] for name in _RESTORABLE if name in states})
+
+    def goal_image(self) -> NDArray[np.uint8]:
+        """The image (64, 64, 3) with the agent at the goal of this episode; nothing moves."""
+        return self.render_state(self._lane.goal[0])
+
+    def goal_state(self) -> dict[str, Float32Array]:
+        """The state variables at the goal: "state" and "wall"."""
+        return {"state": self._lane.goal[0].copy(), "wall": self._lane.wall[0].copy()}
+
+    def set_goal(self, states: Mapping[str, ArrayLike]) -> dict[str, Any]:
+        """Make the agent's position in `states["state"]` the goal of this episode; returns the new info.
+
+        Raises:
+            ValueError: it is missing, or not in free space.
+        """
+        if "state" not in states:
+            raise ValueError(f"states lack state; there are {', '.join(states)}.")
+        self._lane.set_goal(np.asarray(states["state"], np.float32).reshape(1, 2))
+        return self._info()
+
+    def _image(self) -> NDArray[np.uint8]:
+        return np.ascontiguousarray(self._lane.frames_chw()[0].transpose(1, 2, 0))
+
+    def _info(self, info: dict[str, Any] | None = None) -> dict[str, Any]:
+        info = self._lane.info() if info is None else info
+        return {name: info[name][0] for name in _RESTORABLE} | {"success": bool(info["success"][0])}
+
+
+def _check_goal_room(name: str, goal_room: object) -> None:
+    if goal_room not in get_args(GoalRoom):
+        raise ValueError(f"{name} is {goal_room!r}; it must be one of {', '.join(get_args(GoalRoom))}.")
+
+
+def _check_wall(wall: Float32Array) -> None:
+    (x_low, x_high), (y_low, y_high) = world.WALL_X_LIMITS, world.DOOR_Y_LIMITS
+    x, y = wall.T
+    possible = (x >= x_low) & (x <= x_high) & (y >= y_low) & (y <= y_high)
+    if not possible.all():
+        raise ValueError(
+            f"options['wall'] = {wall[~possible][0].tolist()} is not possible: wall x must be in [{x_low}, {x_high}] "
+            f"and door y in [{y_low}, {y_high}]."
+        )
+
+
+def _check_free(name: str, positions: Float32Array, wall: Float32Array, geometry: Geometry) -> None:
+    free = geometry.is_free(positions.astype(np.float64))
+    if not free.all():
+        raise ValueError(
+            f"options['{name}'] = {positions[~free][0].tolist()} is not in free space: x and y must be in "
+            f"[{world.LOW}, {world.HIGH}] and outside the wall (wall x, door y = {wall[~free][0].tolist()})."
+        )
+
+
+def _read_options(options: Mapping[str, Any], num_lanes: int) -> tuple[dict[str, Float32Array], GoalRoom | None]:
+    """What is to be restored, as (N, 2) float32 each, and the room of the goal."""
     restore, goal_room = {}, options.get("goal_room")
     if "goal_room" in options:
         _check_goal_room("options['goal_room']", goal_room)
@@ -418,10 +362,9 @@ def _read_options(options: Mapping[str, Any], num_lanes: int | None) -> tuple[di
             known = ", ".join((*_RESTORABLE, "goal_room"))
             raise ValueError(f"options[{name!r}] is not known; reset takes {known}.")
         rows = np.asarray(value, dtype=np.float32)
-        if rows.shape != (2,) and (num_lanes is None or rows.shape != (num_lanes, 2)):
-            expected = "(2,)" if num_lanes is None else f"(2,) or ({num_lanes}, 2)"
-            raise ValueError(f"options[{name!r}] has shape {rows.shape}; expected {expected}.")
-        restore[name] = np.broadcast_to(rows, (num_lanes or 1, 2))
+        if rows.shape not in ((2,), (num_lanes, 2)):
+            raise ValueError(f"options[{name!r}] has shape {rows.shape}; expected (2,) or ({num_lanes}, 2).")
+        restore[name] = np.broadcast_to(rows, (num_lanes, 2))
     return restore, goal_room
 
 

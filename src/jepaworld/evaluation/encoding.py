@@ -1,13 +1,13 @@
 """Embeddings of stored frames: which rows of a dataset, in which order, through which encoder.
 
-Shapes: N frames, C H W image, D latent (one axis or more).
+Shapes: N frames, C H W image, *latent is (D,) or (tokens, D).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,38 +17,16 @@ from jepaworld.utils.modules import device_of, in_eval_mode
 
 if TYPE_CHECKING:
     from jepaworld.data.store import EpisodeDataset
-    from jepaworld.models.jepa import JEPA
+    from jepaworld.models.protocol import WorldModel
+
+MAX_PROBED = 1024
 
 
 @contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: Any) -> Iterator[None]:
     """Every submodule in eval mode and no gradients; afterwards each is back in the mode it had."""
     with in_eval_mode(model), torch.no_grad():
         yield
-
-
-def gather_rows(dataset: EpisodeDataset, name: str, rows: np.ndarray) -> np.ndarray:
-    """Copy rows of an array that may lie anywhere in the dataset.
-
-    Args:
-        dataset: The stored episodes.
-        name: `frames`, `actions`, `rewards`, `terminated`, `truncated` or `state.<variable>`.
-        rows: int64 (N,) global rows, in any order.
-
-    Returns:
-        (N, ...) in the order of `rows`.
-    """
-    order = np.argsort(rows, kind="stable")
-    ordered = rows[order]
-    parts = []
-    for shard in dataset.shards:
-        array = shard.states[name[6:]] if name.startswith("state.") else getattr(shard, name)
-        first, last = np.searchsorted(ordered, [shard.start, shard.start + len(array)])
-        if last > first:
-            parts.append(array[ordered[first:last] - shard.start])
-    inverse = np.empty_like(order)
-    inverse[order] = np.arange(len(order))
-    return np.concatenate(parts)[inverse]
 
 
 def sample_rows(
@@ -83,7 +61,7 @@ def paint(decoder: nn.Module, z: Tensor) -> np.ndarray:
 
     Args:
         decoder: The state decoder; its mode is restored afterwards.
-        z: (N, D), on any device.
+        z: (N, *latent), on any device.
 
     Returns:
         uint8 (N, C, H, W).
@@ -97,31 +75,39 @@ def paint(decoder: nn.Module, z: Tensor) -> np.ndarray:
 
 
 def encode_frames(
-    model: JEPA,
+    model: WorldModel,
     dataset: EpisodeDataset,
     rows: np.ndarray,
     *,
-    encoder: Literal["encode", "encode_target", "encode_online"] = "encode",
+    encode: Callable[[Tensor], Tensor] | None = None,
     batch_size: int = 256,
 ) -> Tensor:
     """Encode stored frames one by one, without gradients and in eval mode.
 
     Args:
-        model: The model; its mode is restored afterwards.
+        model: The world model; its mode is restored afterwards.
         dataset: The stored episodes.
         rows: int64 (N,) global rows.
-        encoder: Which of the model's encodings: what the predictor takes, what it is compared with, or the
-            trained one.
+        encode: Which of the model's encodings; None takes `model.encode`, which the predictor takes.
         batch_size: Frames at once.
 
     Returns:
-        (N, D) float32 on the CPU, in the order of `rows`.
+        (N, *latent) float32 on the CPU, in the order of `rows`.
     """
     assert len(rows), "no frames to encode"
-    encode, device = getattr(model, encoder), device_of(model)
+    encode, device = encode or model.encode, device_of(model)
     parts = []
     with evaluation_mode(model):
         for first in range(0, len(rows), batch_size):
-            frames = torch.from_numpy(gather_rows(dataset, "frames", rows[first : first + batch_size]))
+            frames = torch.from_numpy(dataset.gather("frames", rows[first : first + batch_size]))
             parts.append(encode(frames.to(device).unsqueeze(1))[:, 0].float().cpu())
     return torch.cat(parts)
+
+
+def probed(z: Tensor) -> Tensor:
+    """What probes take of latents (N, *latent): all numbers if there are at most 1,024, else the mean of the tokens.
+
+    Where something is in the picture is in the tokens' order, which the mean loses; but a ridge regression on many
+    tokens has more weights than frames.
+    """
+    return z.flatten(1) if z[0].numel() <= MAX_PROBED else z.flatten(1, -2).mean(dim=1)

@@ -12,20 +12,27 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from jepaworld.data.store import EpisodeDataset
-from jepaworld.data.windows import Split
-from jepaworld.evaluation.encoding import (
-    encode_frames,
-    gather_rows,
-    paint,
-    sample_rows,
+from jepaworld.config import Config
+from jepaworld.data.store import EpisodeDataset, Split
+from jepaworld.envs.spaces import Spaces
+from jepaworld.evaluation.encoding import encode_frames, paint, sample_rows
+from jepaworld.evaluation.entries import declared_periods
+from jepaworld.evaluation.imagination import imagination_error, imagine
+from jepaworld.evaluation.probes import mean_r2, probe_states
+from jepaworld.evaluation.results import (
+    DatasetSummary,
+    HeadlineProbe,
+    Heldout,
+    Imagination,
+    Probe,
+    Reconstruction,
+    Results,
+    read_planning,
 )
-from jepaworld.evaluation.imagination import ImaginationResult, imagination_error, imagine
-from jepaworld.evaluation.probes import ProbeResult, probe_states
-from jepaworld.evaluation.results import PlanningReport, read_planning
 from jepaworld.evaluation.state_probes import choose_state_probes
-from jepaworld.losses.collapse import CollapseDiagnostics, collapse_diagnostics
-from jepaworld.models.jepa import JEPA
+from jepaworld.losses.collapse import judge_collapse
+from jepaworld.models import build, load, load_decoder
+from jepaworld.models.protocol import encoder_of
 from jepaworld.models.state_decoder import JEPAStateDecoder
 from jepaworld.runs.folder import RunFolder
 from jepaworld.utils.devices import resolve_device
@@ -37,14 +44,18 @@ MAX_FRAMES = 4000
 HORIZON = 16
 SHOWN_STEPS = (0, 1, 2, 4, 6, 8, 12, 16)
 UNTRAINED = "untrained encoder"
-PIXELS = "pixels"
 
 PREFERRED_STATES = ("state", "position", "pos", "agent_position", "agent_pos", "xy", "observation")
 """Names of the variable that stands in the headline, if the dataset has one of them. Another is not chosen: that which
 is read best may be a counter that says nothing."""
 
+_LABELS = {
+    "vicreg": "VICReg", "barlow_twins": "Barlow Twins", "dino": "DINO centring", "none": "no auxiliary loss",
+    "vit": "ViT", "cnn": "CNN", "mlp": "MLP",
+}  # fmt: skip
 
-class Reconstruction(NamedTuple):
+
+class FramePair(NamedTuple):
     """A real frame beside what the decoder paints from its embedding; uint8 (C, H, W)."""
 
     episode: int
@@ -54,31 +65,7 @@ class Reconstruction(NamedTuple):
     decoded: np.ndarray
 
 
-@dataclass(frozen=True, eq=False)
-class Reconstructions:
-    """Reconstructions of held-out frames.
-
-    Attributes:
-        error: Mean squared pixel error, pixels in [0, 1].
-        mean_image_error: The same of always painting the mean of these frames.
-        num_frames: Frames that both were measured on.
-        chosen: Frames drawn by seed.
-        worst: The frames with the largest error of all that were measured.
-    """
-
-    error: float
-    mean_image_error: float
-    num_frames: int
-    chosen: list[Reconstruction]
-    worst: list[Reconstruction]
-
-    @property
-    def painted(self) -> float | None:
-        """Share of the pixel variance that is painted, at most 1; None if all frames are equal."""
-        return 1.0 - self.error / self.mean_image_error if self.mean_image_error else None
-
-
-class ImaginedStrip(NamedTuple):
+class Strip(NamedTuple):
     """Decoded imagination beside reality, one picture for each of `steps`; uint8 (len(steps), C, H, W)."""
 
     episode: int
@@ -91,30 +78,17 @@ class ImaginedStrip(NamedTuple):
 
 
 @dataclass
-class Measurements:
-    """What could be measured; a part that could not is None or empty and `missing` says why."""
+class Pictures:
+    """What the page shows beside the numbers; empty without a decoder. Drawn by seed, and the worst of all."""
 
-    missing: list[str] = field(default_factory=list)
-    dataset: dict[str, Any] | None = None
-    heldout: str | None = None
-    num_heldout_episodes: int = 0
-    collapse: CollapseDiagnostics | None = None
-    probes: list[ProbeResult] = field(default_factory=list)
-    headline_variable: str | None = None
-    planning: PlanningReport | None = None
-    imagination: ImaginationResult | None = None
-    reconstructions: Reconstructions | None = None
-    strips: list[ImaginedStrip] = field(default_factory=list)
-    worst_strips: list[ImaginedStrip] = field(default_factory=list)
-
-    @property
-    def headline_probe(self) -> list[ProbeResult]:
-        """Results of the variable in the headline."""
-        return [result for result in self.probes if result.variable == self.headline_variable]
+    frames: list[FramePair] = field(default_factory=list)
+    worst_frames: list[FramePair] = field(default_factory=list)
+    strips: list[Strip] = field(default_factory=list)
+    worst_strips: list[Strip] = field(default_factory=list)
 
 
-def measure(run: RunFolder, device: str) -> Measurements:
-    """Measure everything that the run's checkpoints and dataset allow.
+def measure(run: RunFolder, device: str) -> tuple[Results, Pictures]:
+    """Measure everything that the run's checkpoints and dataset allow, on held-out episodes.
 
     Args:
         run: The run.
@@ -124,61 +98,82 @@ def measure(run: RunFolder, device: str) -> Measurements:
         CheckpointError: a checkpoint is damaged.
         DatasetError: the dataset is damaged, or is not the one that the run was trained on.
     """
-    measured = Measurements()
-    model = _load(JEPA, run, device, measured)
-    decoder = _load(JEPAStateDecoder, run, device, measured)
-    measured.planning, problem = read_planning(run)
-    measured.missing += [] if problem is None else [problem]
-    dataset = _open_dataset(run, measured)
+    config = run.config
+    results, pictures = (
+        Results(
+            environment=config.environment_name,
+            description=_description(config),
+            path=str(run.path),
+            finished=run.finished,
+            best_epoch=run.best_epoch,
+            epochs=run.epochs,
+            run=run.info,
+            notices=config.notices(),
+            config=config.to_dict(),
+        ),
+        Pictures(),
+    )
+    model, decoder = _load_model(run, device, results), _load_decoder(run, device, results)
+    planning, problem = read_planning(run)
+    if planning is not None:
+        results.planning = planning.model_copy(update={"episodes": []})  # they stay in planning.json
+    results.missing += [] if problem is None else [problem]
+    dataset = run.open_dataset()
     if dataset is None:
-        return measured
+        results.missing.append(
+            f"The dataset {run.dataset_path} is missing: no probes, no imagination, no pictures. Restore it or collect "
+            "it again (`jepaworld collect`), then write the report again."
+        )
+        return results, pictures
     split = run.split(dataset)
-    measured.dataset = _summarise(dataset, split)
-    name, heldout = _heldout(split)
-    measured.heldout, measured.num_heldout_episodes = name, len(heldout)
+    results.dataset = _summarise(dataset, split)
+    name, episodes = _heldout(split)
+    results.heldout = Heldout(split=name, episodes=len(episodes))
     if name != "evaluation":
-        measured.missing.append(
-            f"This run keeps no evaluation episodes (evaluation_split is {run.config.evaluation_split:g}): "
-            f"everything below is measured on {name} episodes and may flatter the model."
+        results.missing.append(
+            f"This run keeps no evaluation episodes (evaluation_split is {config.evaluation_split:g}): everything "
+            f"below is measured on {name} episodes, and may flatter the model."
         )
     if model is not None:
-        _measure_model(run, model, dataset, split.train, heldout, measured)
-        if decoder is not None:
-            _measure_decoder(run, model, decoder, dataset, heldout, measured)
-    return measured
+        _measure_model(config, model, dataset, split.train, episodes, results)
+        if decoder is not None and results.imagination is not None:
+            _measure_decoder(config, model, decoder, dataset, episodes, results.imagination, results, pictures)
+    return results, pictures
 
 
-def _load(kind: type[JEPA] | type[JEPAStateDecoder], run: RunFolder, device: str, measured: Measurements) -> Any:
-    """The run's best model of a kind; None if there is none yet. Damage is not forgiven."""
+def _description(config: Config) -> str:
+    return (
+        f"target encoder mode {config.jepa_model.target_encoder_mode} · {_LABELS[config.auxiliary_loss.type]} · "
+        f"{_LABELS[config.encoder_type]} encoder, {config.latent_dim} dimensions · seed {config.seed}"
+    )
+
+
+def _load_model(run: RunFolder, device: str, results: Results) -> Any:
+    """The run's best model; None if there is none yet. Damage is not forgiven."""
+    return load(run.path, resolve_device(device)) if _is_there(run, "jepa", "JEPA", results) else None
+
+
+def _load_decoder(run: RunFolder, device: str, results: Results) -> Any:
     training = run.config.jepa_decoder_training
-    if kind is JEPAStateDecoder and not training.enabled:
-        measured.missing.append(
+    if not training.enabled:
+        results.missing.append(
             "There is no state decoder (jepa_decoder_training.enabled is false), so nothing can be painted: "
             f"no reconstructions, no decoded imagination. `jepaworld decode {run.path}` trains one."
         )
-        return None
-    name = training.checkpoint_path
-    if kind is JEPA:
-        name = run.config.early_stopping.checkpoint_path_jepa
-    if not (run.path / "checkpoints" / name).is_file():
-        what = "JEPA" if kind is JEPA else "state decoder"
-        measured.missing.append(
-            f"checkpoints/{name} does not exist: the {what} has not finished an epoch. Continue with "
-            f"`jepaworld train --run {run.path} --resume`."
-        )
-        return None
-    return kind.from_pretrained(run.path, resolve_device(device))
+    elif _is_there(run, "jepa_decoder", "state decoder", results):
+        return load_decoder(run.path, resolve_device(device))
+    return None
 
 
-def _open_dataset(run: RunFolder, measured: Measurements) -> EpisodeDataset | None:
-    dataset = run.open_dataset()
-    if dataset is None:
-        measured.missing.append(
-            f"The dataset {run.dataset_path} is missing, so that only what training logged is shown: no probes, no "
-            "imagination, no pictures. Restore it or collect it again (`jepaworld collect`), then write the "
-            "report again."
-        )
-    return dataset
+def _is_there(run: RunFolder, kind: str, what: str, results: Results) -> bool:
+    path = run.checkpoint(kind)
+    if path.is_file():
+        return True
+    results.missing.append(
+        f"checkpoints/{path.name} does not exist: the {what} has not finished an epoch. Continue with "
+        f"`jepaworld train --run {run.path} --resume`."
+    )
+    return False
 
 
 def _heldout(split: Split) -> tuple[str, np.ndarray]:
@@ -188,139 +183,121 @@ def _heldout(split: Split) -> tuple[str, np.ndarray]:
     return "training", split.train
 
 
-def _summarise(dataset: EpisodeDataset, split: Split) -> dict[str, Any]:
-    lengths, manifest = dataset.episode_lengths, dataset.manifest
-    return {
-        "path": str(dataset.path),
-        "fingerprint": dataset.fingerprint,
-        "environment": manifest.environment_name,
-        "policy": manifest.policy,
-        "seed": manifest.seed,
-        "complete": manifest.complete,
-        "episodes": len(lengths),
-        "transitions": int(lengths.sum()),
-        "frames": dataset.num_frames,
-        "shortest_episode": int(lengths.min()),
-        "median_episode": float(np.median(lengths)),
-        "longest_episode": int(lengths.max()),
-        "image": f"{manifest.input_channels} x {manifest.image_size} x {manifest.image_size}",
-        "frame_skipping": manifest.frame_skipping,
-        "action_space": str(dataset.action_space),
-        "state_variables": {name: list(shape) for name, shape in dataset.state_variables.items()},
-        "train_episodes": len(split.train),
-        "validation_episodes": len(split.validation),
-        "evaluation_episodes": len(split.evaluation),
-    }
+def _summarise(dataset: EpisodeDataset, split: Split) -> DatasetSummary:
+    lengths, spec, provenance = dataset.episode_lengths, dataset.spec, dataset.provenance
+    return DatasetSummary(
+        path=str(dataset.path),
+        fingerprint=dataset.fingerprint,
+        environment=provenance.environment_name,
+        policy=provenance.policy,
+        seed=provenance.seed,
+        complete=spec.complete,
+        episodes=len(lengths),
+        transitions=int(lengths.sum()),
+        frames=dataset.num_frames,
+        shortest_episode=int(lengths.min()),
+        median_episode=float(np.median(lengths)),
+        longest_episode=int(lengths.max()),
+        image=f"{spec.input_channels} x {spec.image_size} x {spec.image_size}",
+        frame_skipping=spec.frame_skipping,
+        action_space=str(dataset.action_space),
+        state_variables={name: list(shape) for name, shape in dataset.state_variables.items()},
+        train_episodes=len(split.train),
+        validation_episodes=len(split.validation),
+        evaluation_episodes=len(split.evaluation),
+    )
 
 
 def _measure_model(
-    run: RunFolder,
-    model: JEPA,
-    dataset: EpisodeDataset,
-    train: np.ndarray,
-    heldout: np.ndarray,
-    measured: Measurements,
+    config: Config, model: Any, dataset: EpisodeDataset, train: np.ndarray, heldout: np.ndarray, results: Results
 ) -> None:
-    seed = run.config.seed
+    seed = config.seed
     rows, _ = sample_rows(dataset, heldout, MAX_FRAMES, seed)
     if len(rows) >= 2:
-        measured.collapse = collapse_diagnostics(encode_frames(model, dataset, rows))
-    if measured.collapse is not None and not np.isfinite(measured.collapse.std_mean):
-        measured.missing.append("The model gives NaN or infinite embeddings: nothing else can be measured.")
-        return
-    measured.probes = probe_states(
-        model,
-        dataset,
-        train,
-        heldout,
-        max_frames=MAX_FRAMES,
-        seed=seed,
-        baseline_models={UNTRAINED: _untrained(run, dataset, device_of(model))},
-    )
-    measured.headline_variable = _headline_variable(measured.probes)
-    state_probes = choose_state_probes(model, dataset, train, max_frames=MAX_FRAMES, seed=seed)
-    state_probes.sort(key=lambda probe: probe.variable != measured.headline_variable)
+        results.collapse = judge_collapse(model, torch.from_numpy(dataset.gather("frames", rows)))
+        if not results.collapse.finite:
+            results.missing.append("The model gives NaN or infinite embeddings: nothing else can be measured.")
+            return
+    options: dict[str, Any] = {
+        "max_frames": MAX_FRAMES,
+        "seed": seed,
+        "periods": declared_periods(config.evaluation.success, dataset),
+    }
+    untrained = {UNTRAINED: _untrained(config, dataset, device_of(model))}
+    results.probes = probe_states(model, dataset, train, heldout, baseline_models=untrained, **options)
+    results.headline_probe = _headline_probe(results.probes)
+    followed = choose_state_probes(model, dataset, train, **options)
+    if (headline := results.headline_probe) is not None:
+        followed.sort(key=lambda probe: probe.variable != headline.variable)
     horizon = min(HORIZON, int(dataset.episode_lengths[heldout].max()))
-    measured.imagination = imagination_error(model, dataset, heldout, horizon, seed=seed, state_probes=state_probes)
+    results.imagination = imagination_error(model, dataset, heldout, horizon, seed=seed, state_probes=followed)
 
 
-def _untrained(run: RunFolder, dataset: EpisodeDataset, device: torch.device) -> JEPA:
-    """The same architecture with other random weights."""
-    torch.manual_seed(run.config.seed + 1)
-    return JEPA.from_config(run.config, dataset.action_space).to(device)
+def _untrained(config: Config, dataset: EpisodeDataset, device: torch.device) -> Any:
+    """The same architecture with other random weights than the run began with."""
+    torch.manual_seed(config.seed + 1)
+    return build(config, Spaces.of(config, dataset.action_space)).to(device)
 
 
-def _headline_variable(probes: Sequence[ProbeResult]) -> str | None:
+def _headline_probe(probes: Sequence[Probe]) -> HeadlineProbe | None:
     """The state variable that stands for all, by its name; None if there is none of these names."""
-    names = {result.variable for result in probes if result.r2 is not None}
-    return next((name for name in PREFERRED_STATES if name in names), None)
+    names = {probe.state for probe in probes if probe.r2 is not None}
+    variable = next((name for name in PREFERRED_STATES if name in names), None)
+    if variable is None:
+        return None
+    entries = [probe for probe in probes if probe.state == variable]
+    (r2, interval), (mlp, mlp_interval) = mean_r2(entries), mean_r2(entries, kind="mlp")
+    return HeadlineProbe(variable=variable, r2=r2, interval_95=interval, mlp_r2=mlp, mlp_interval_95=mlp_interval)
 
 
 def _measure_decoder(
-    run: RunFolder,
-    model: JEPA,
+    config: Config,
+    model: Any,
     decoder: JEPAStateDecoder,
     dataset: EpisodeDataset,
     heldout: np.ndarray,
-    measured: Measurements,
+    imagination: Imagination,
+    results: Results,
+    pictures: Pictures,
 ) -> None:
-    source = "encode_target" if run.config.jepa_decoder_training.embedding_source == "target" else "encode_online"
-    rows, owners = sample_rows(dataset, heldout, 512, run.config.seed)
-    real = gather_rows(dataset, "frames", rows)
-    decoded = paint(decoder, encode_frames(model, dataset, rows, encoder=source))
+    encode = encoder_of(model, config.jepa_decoder_training.embedding_source)
+    rows, owners = sample_rows(dataset, heldout, 512, config.seed)
+    real = dataset.gather("frames", rows)
+    decoded = paint(decoder, encode_frames(model, dataset, rows, encode=encode))
     pixels = real.astype(np.float32) / 255.0
     errors = ((decoded.astype(np.float32) / 255.0 - pixels) ** 2).mean(axis=(1, 2, 3))
-    rng = np.random.default_rng(run.config.seed)
-    chosen = np.sort(rng.choice(len(rows), size=min(8, len(rows)), replace=False))
-    worst = np.argsort(-errors, kind="stable")[:4]
-
-    def pictures(indices: np.ndarray) -> list[Reconstruction]:
-        steps = rows - dataset.episode_starts[owners]
-        return [Reconstruction(int(owners[i]), int(steps[i]), float(errors[i]), real[i], decoded[i]) for i in indices]
-
-    measured.reconstructions = Reconstructions(
-        error=float(errors.mean()),
-        mean_image_error=float(((pixels - pixels.mean(axis=0)) ** 2).mean()),
+    results.reconstruction = Reconstruction(
+        mean_squared_error=float(errors.mean()),
+        mean_image_squared_error=float(((pixels - pixels.mean(axis=0)) ** 2).mean()),
         num_frames=len(rows),
-        chosen=pictures(chosen),
-        worst=pictures(worst),
     )
-    result = measured.imagination
-    if result is None:
-        return
-    windows = np.arange(len(result.window_rows))
-    drawn = rng.choice(windows, size=min(3, len(windows)), replace=False)
-    worst = np.argsort(-np.nan_to_num(result.window_errors), kind="stable")[:2]
-    measured.strips = [_strip(model, decoder, dataset, result, index, source) for index in np.sort(drawn)]
-    measured.worst_strips = [_strip(model, decoder, dataset, result, index, source) for index in worst]
 
+    def pair(i: int) -> FramePair:
+        step = int(rows[i] - dataset.episode_starts[owners[i]])
+        return FramePair(int(owners[i]), step, float(errors[i]), real[i], decoded[i])
 
-def _strip(
-    model: JEPA,
-    decoder: JEPAStateDecoder,
-    dataset: EpisodeDataset,
-    result: ImaginationResult,
-    index: int,
-    source: str,
-) -> ImaginedStrip:
-    row, length = result.window_rows[index], int(result.window_lengths[index])
-    owner = int(result.window_owners[index])
-    steps = [step for step in SHOWN_STEPS if step <= length]
-    if steps[-1] != length:
-        steps.append(length)
-    imagined = imagine(model, dataset, np.array([row]), np.array([length]), length, result.context)[0]  # (P, D)
-    rows = row + np.array(steps)
-    encoded = encode_frames(model, dataset, rows, encoder="encode_target")
-    first = encode_frames(model, dataset, rows[:1])
-    decoded_imagined = paint(decoder, torch.cat([first, imagined])[steps])
-    if source == "encode_online":
-        encoded = encode_frames(model, dataset, rows, encoder="encode_online")
-    return ImaginedStrip(
-        episode=owner,
-        start=int(row - dataset.episode_starts[owner]),
-        error=float(result.window_errors[index]),
-        steps=steps,
-        real=gather_rows(dataset, "frames", rows),
-        decoded_real=paint(decoder, encoded),
-        decoded_imagined=decoded_imagined,
-    )
+    def strip(i: int) -> Strip:
+        # Of all windows only the errors were kept, so that the few that are shown are imagined again.
+        window = imagination.windows[i : i + 1]
+        row, length = window.rows[0], int(window.lengths[0])
+        steps = sorted({step for step in SHOWN_STEPS if step <= length} | {length})
+        shown = row + np.array(steps)
+        first = encode_frames(model, dataset, window.rows)
+        imagined = torch.cat([first, imagine(model, dataset, window, length)[0]])[steps]
+        return Strip(
+            episode=int(window.owners[0]),
+            start=int(row - dataset.episode_starts[window.owners[0]]),
+            error=float(imagination.window_errors[i]),
+            steps=steps,
+            real=dataset.gather("frames", shown),
+            decoded_real=paint(decoder, encode_frames(model, dataset, shown, encode=encode)),
+            decoded_imagined=paint(decoder, imagined),
+        )
+
+    rng = np.random.default_rng(config.seed)
+    pictures.frames = [pair(i) for i in np.sort(rng.choice(len(rows), size=min(8, len(rows)), replace=False))]
+    pictures.worst_frames = [pair(i) for i in np.argsort(-errors, kind="stable")[:4]]
+    count = len(imagination.windows)
+    pictures.strips = [strip(i) for i in np.sort(rng.choice(count, size=min(3, count), replace=False))]
+    worst = np.argsort(-np.nan_to_num(imagination.window_errors), kind="stable")[:2]
+    pictures.worst_strips = [strip(i) for i in worst]

@@ -1,13 +1,14 @@
 """How often plans reach their goals, beside a random policy and the recorded actions.
 
-Shapes: B environments side by side, k environment steps of an action block, A numbers of a block, C H W image.
+Shapes: B environments side by side, k environment steps of an action block, A numbers of a block, C H W image, P plan
+steps, *D latent.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -15,29 +16,36 @@ import gymnasium
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from jepaworld.config import Config
 from jepaworld.data.policies import RandomPolicy
 from jepaworld.data.store import EpisodeDataset
-from jepaworld.envs.pixels import FrameReader
-from jepaworld.envs.state import extract_state
-from jepaworld.evaluation.rates import Rate
-from jepaworld.evaluation.tasks import Task, TaskSet, begin, draw_tasks, make_task_env
+from jepaworld.envs.player import Lane, Player
+from jepaworld.errors import EnvironmentFailedError
+from jepaworld.evaluation.results import AgentResult, PlanningResults, PlayedTask
+from jepaworld.evaluation.tasks import Task, TaskSet, begin, draw_tasks, make_task_player
 from jepaworld.planning import Controller, Planner, WorldModel
-from jepaworld.planning.controller import ImaginedPlan
+from jepaworld.utils.modules import device_of
 from jepaworld.utils.progress import Progress
 
 Actions = Sequence[NDArray[Any]]
 """For each environment the actions (steps, *shape) to play next; none at all if it has none left."""
 
+_SMALL_MODEL = 5_000_000
+"""Parameters below which one thread plans faster than several on a processor."""
+
 
 class Agent(Protocol):
-    """Who acts in a group of environments."""
+    """Who acts in a group of environments.
 
-    @property
-    def looks(self) -> bool:
-        """Whether `act` needs frames."""
-        ...
+    Attributes:
+        name: As in `AgentResult`.
+        needs_frames: Whether `act` needs frames.
+    """
+
+    name: str
+    needs_frames: bool
 
     def reset(self, numbers: Sequence[int], tasks: Sequence[Task]) -> None:
         """Begin these tasks, whose places in the evaluation are `numbers`."""
@@ -51,15 +59,15 @@ class Agent(Protocol):
 class PlanningAgent:
     """Plays the first block of a plan, then plans again; see `Controller`."""
 
-    looks = True
+    name, needs_frames = "planner", True
 
     def __init__(self, controller: Controller) -> None:
         self.controller = controller
         self.num_plans = 0
 
-    def reset(self, numbers: Sequence[int], tasks: Sequence[Task]) -> None:  # noqa: ARG002 (the interface's)
-        """Set the goals."""
-        self.controller.reset(np.stack([task.goal_frame for task in tasks]))
+    def reset(self, numbers: Sequence[int], tasks: Sequence[Task]) -> None:
+        """Set the goals. A task's number decides its random numbers, whatever is played beside it."""
+        self.controller.reset(np.stack([task.goal_frame for task in tasks]), numbers)
 
     def act(self, frames: NDArray[np.uint8] | None) -> Actions:
         """The actions of the next block of each environment."""
@@ -73,7 +81,7 @@ class PlanningAgent:
 class RandomAgent:
     """Random actions as `RandomPolicy` draws them, in each task from its own seed."""
 
-    looks = False
+    name, needs_frames = "random", False
 
     def __init__(self, space: gymnasium.Space[Any], smoothness: float, seed: int, steps: int) -> None:
         self.policy, self.seed, self.steps = RandomPolicy(space, smoothness), seed, steps
@@ -91,7 +99,7 @@ class RandomAgent:
 class RecordedAgent:
     """The recorded actions that led from start to goal, once."""
 
-    looks = False
+    name, needs_frames = "recorded", False
 
     def __init__(self) -> None:
         self.actions: Actions = []
@@ -108,117 +116,20 @@ class RecordedAgent:
 
 
 @dataclass
-class Outcome:
-    """What became of one task.
-
-    Attributes:
-        task: Its place in the evaluation.
-        group: The group of tasks that it is counted in.
-        steps: Environment steps after which the goal was reached for the first time; None if it never was.
-        at_end: Whether the episode ended at the goal.
-        played: Environment steps of the episode.
-        distances: How far each condition of `evaluation.success` was from holding at the end, in its unit.
-    """
-
-    task: int
-    group: str
-    steps: int | None = None
-    at_end: bool = False
-    played: int = 0
-    distances: tuple[float, ...] = ()
-
-    @property
-    def reached(self) -> bool:
-        """Whether the goal was reached at any time."""
-        return self.steps is not None
-
-
-@dataclass(frozen=True)
-class AgentResult:
-    """What an agent achieved.
-
-    Attributes:
-        name: "planner", "random" or "recorded".
-        label: Who it is, in words.
-        outcomes: One for each task; empty if there is no such agent here.
-        missing: Why there is none.
-        seconds: Time for all episodes.
-        seconds_per_plan: Time for one plan of one environment.
-    """
-
-    name: str
-    label: str
-    outcomes: tuple[Outcome, ...] = ()
-    missing: str | None = None
-    seconds: float = 0.0
-    seconds_per_plan: float | None = None
-
-    def rates(self, at_end: bool) -> dict[str, Rate]:
-        """Success at the end, or at any time, over all tasks ("all") and each group, if there are several."""
-        groups = list(dict.fromkeys(outcome.group for outcome in self.outcomes))
-        selections = {"all": self.outcomes}
-        if len(groups) > 1:
-            selections |= {name: tuple(o for o in self.outcomes if o.group == name) for name in groups}
-        return {
-            name: Rate.of(outcome.at_end if at_end else outcome.reached for outcome in outcomes)
-            for name, outcomes in selections.items()
-            if outcomes
-        }
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        steps = [outcome.steps for outcome in self.outcomes if outcome.steps is not None]
-        count = len(self.outcomes)
-        return {
-            "name": self.name,
-            "label": self.label,
-            "missing": self.missing,
-            "any": {name: rate.to_dict() for name, rate in self.rates(at_end=False).items()},
-            "end": {name: rate.to_dict() for name, rate in self.rates(at_end=True).items()},
-            "median_steps_to_success": float(np.median(steps)) if steps else None,
-            "seconds_per_episode": self.seconds / count if count else None,
-            "seconds_per_plan": self.seconds_per_plan,
-        }
-
-
-@dataclass
 class Recording:
-    """What was seen and planned in one episode, for a video.
+    """What was seen and planned in one of the planner's episodes, for a video.
 
     Attributes:
-        outcome: What became of it.
+        played: What became of it.
         goal: uint8 (C, H, W).
         frames: uint8 (C, H, W) each, before every block and at the end.
         plans: Imagined embeddings (P, *D) of the plan that is followed at each of the frames but the last.
     """
 
-    outcome: Outcome
+    played: PlayedTask
     goal: NDArray[np.uint8]
     frames: list[NDArray[np.uint8]] = field(default_factory=list)
     plans: list[torch.Tensor] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class PlanningResult:
-    """How often goals were reached.
-
-    Attributes:
-        tasks: What was played.
-        agents: The planner, the random policy, the recorded actions.
-        recordings: Some of the planner's episodes: by seed, and failures.
-        protocol: What was done, in a sentence.
-    """
-
-    tasks: TaskSet
-    agents: tuple[AgentResult, ...]
-    recordings: tuple[Recording, ...]
-    protocol: str
-
-    @property
-    def groups(self) -> list[str]:
-        """Groups of tasks that are counted apart; empty if there is only one."""
-        groups = list(dict.fromkeys(task.group for task in self.tasks.tasks))
-        return groups if len(groups) > 1 else []
 
 
 def evaluate_planning(
@@ -230,191 +141,250 @@ def evaluate_planning(
     bf16: bool = False,
     num_recordings: int = 2,
     progress: Progress | None = None,
-) -> PlanningResult:
+) -> PlanningResults:
     """Play the same tasks with plans, with a random policy and, where there are any, with the recorded actions.
 
     Args:
         model: The world model.
         config: Environment, `planning` and `evaluation` are used.
         dataset: The dataset that recorded starts and goals come from; None with goals of the environment.
-        episodes: Its held-out episodes.
+        episodes: Its held-out episodes, those of `evaluation.split`.
         bf16: Imagine in bf16 autocast.
-        num_recordings: Episodes to keep for videos in each group: so many from the beginning, which the seed chose, and
-            over all groups at most so many more that failed.
+        num_recordings: Episodes to record for videos in each group: so many from the beginning, which the seed chose,
+            and over all groups at most so many more that failed.
         progress: What the user sees.
 
+    Returns:
+        The results with `recordings`; whatever is about a run folder is the caller's to add.
+
     Raises:
-        JepaworldError: a subclass for each problem that the user can mend, as `draw_tasks`, `begin` and `Controller`.
+        JepaworldError: a subclass for each problem that the user can mend, as `draw_tasks`, `begin` and `Controller`;
+            an environment that fails while the planner plays.
     """
-    progress, settings = progress or Progress(), config.evaluation
-    with ExitStack() as stack:
-        first = stack.enter_context(closing(make_task_env(config)))
-        space = first.action_space
+    progress, settings, began = progress or Progress(), config.evaluation, time.perf_counter()
+    num_lanes = min(settings.num_envs, settings.num_episodes)
+    with make_task_player(config, dataset, num_lanes) as player, _few_threads(model):
         controller = Controller(
-            model, space, config.planning, frame_skipping=config.frame_skipping, seed=settings.seed, bf16=bf16
+            model,
+            player.action_space,
+            config.planning,
+            frame_skipping=config.frame_skipping,
+            seed=settings.seed,
+            bf16=bf16,
         )
-        tasks = draw_tasks(config, first, dataset, episodes)
+        tasks = draw_tasks(config, player.lanes[0], dataset, episodes)
         for note in tasks.notes:
             progress.warn(note)
-        count = min(settings.num_envs, len(tasks.tasks))
-        envs = [first, *(stack.enter_context(closing(make_task_env(config))) for _ in range(count - 1))]
-        player = _Player(config, tasks, envs, progress)
-        recordings = _Recordings(num_recordings, controller)
-        agent = PlanningAgent(controller)
-        outcomes, seconds = player.play("planning", agent, recordings)
-        planner = AgentResult(
-            "planner",
-            describe_planner(config, controller.planner),
-            outcomes,
-            seconds=seconds,
-            seconds_per_plan=sum(controller.seconds_per_plan) / agent.num_plans,
-        )
-        smoothness = config.collection.smoothness if config.collection.policy == "smooth_random" else 0.0
-        label = f"random actions (smoothness {smoothness:g})" if smoothness else "random actions"
-        agent = RandomAgent(space, smoothness, settings.seed, settings.max_steps)
-        outcomes, seconds = player.play("random policy", agent)
-        random = AgentResult("random", label, outcomes, seconds=seconds)
-        label = "the recorded actions"
-        if tasks.goals == "recorded":
-            outcomes, seconds = player.play("recorded actions", RecordedAgent())
-            recorded = AgentResult("recorded", label, outcomes, seconds=seconds)
-        else:
-            recorded = AgentResult("recorded", label, missing="the environment drew the goals, nobody went there")
-    return PlanningResult(
-        tasks, (planner, random, recorded), recordings.kept(), describe_protocol(config, tasks, dataset)
+        session = _Session(tasks, player, settings.max_steps, progress)
+        planner, played, recordings = _play_planner(session, controller, config, num_recordings)
+        agents = [planner]
+        for agent, label in _baselines(config, tasks, player.action_space):
+            try:
+                found, seconds, _ = session.play(agent, label)
+            except EnvironmentFailedError as error:  # what the planner did is not lost by that
+                progress.warn(f"no {label}: {error}")
+                agents.append(AgentResult(name=agent.name, label=label, missing=str(error)))
+            else:
+                agents.append(AgentResult.of(label, found, seconds))
+                played += found
+    if tasks.goals == "environment":
+        missing = "the environment drew the goals, nobody went there"
+        agents.append(AgentResult(name=RecordedAgent.name, label="the recorded actions", missing=missing))
+    return PlanningResults(
+        seed=settings.seed,
+        training_seed=config.seed,
+        environment=config.environment_name,
+        protocol=describe_protocol(config, tasks, dataset),
+        goals=tasks.goals,
+        num_episodes=len(tasks.tasks),
+        max_steps=settings.max_steps,
+        excluded_solved=tasks.solved,
+        groups=tasks.groups,
+        agents=agents,
+        planning=config.planning.model_dump(mode="json"),
+        evaluation=settings.model_dump(mode="json"),
+        device=str(controller.device),
+        episodes=played,
+        duration_seconds=round(time.perf_counter() - began, 1),
+        recordings=recordings,
     )
 
 
-class _Player:
-    """Plays all tasks with an agent, `evaluation.num_envs` at a time."""
+def _play_planner(
+    session: _Session, controller: Controller, config: Config, num_recordings: int
+) -> tuple[AgentResult, list[PlayedTask], tuple[Recording, ...]]:
+    """The planner's result, its tasks, and recordings: by seed, then failures."""
+    agent, tasks = PlanningAgent(controller), session.tasks.tasks
+    chosen: list[int] = []
+    for group in session.tasks.groups or ["all"]:
+        chosen += [number for number, task in enumerate(tasks) if task.group == group][:num_recordings]
+    played, seconds, recordings = session.play(agent, "planning", record=chosen)
+    seconds_per_plan = sum(controller.seconds_per_plan) / agent.num_plans
+    result = AgentResult.of(describe_planner(config, controller.planner), played, seconds, seconds_per_plan)
+    # Which tasks fail is known afterwards only, and frames and plans of all would fill gigabytes: some of those that
+    # failed are played once more, with the same random numbers.
+    failed = [task.task for task in played if not task.any and task.task not in chosen][:num_recordings]
+    again = session.play(agent, "failures again, for videos", failed, record=failed)[2] if failed else []
+    return result, played, (*recordings, *(one for one in again if not one.played.any))
 
-    def __init__(
-        self, config: Config, tasks: TaskSet, envs: Sequence[gymnasium.Env[Any, Any]], progress: Progress
-    ) -> None:
-        self.tasks, self.envs, self.progress = tasks, envs, progress
-        self.max_steps = config.evaluation.max_steps
-        source = tasks.tasks[0].start.frame_source
-        self.readers = [FrameReader(env, config.image_size, config.input_channels, source) for env in envs]
+
+def _baselines(config: Config, tasks: TaskSet, space: gymnasium.Space[Any]) -> Iterator[tuple[Agent, str]]:
+    """The agents beside the planner, with a label each."""
+    smoothness = config.collection.smoothness if config.collection.policy == "smooth_random" else 0.0
+    label = f"random actions (smoothness {smoothness:g})" if smoothness else "random actions"
+    yield RandomAgent(space, smoothness, config.evaluation.seed, config.evaluation.max_steps), label
+    if tasks.goals == "recorded":
+        yield RecordedAgent(), "the recorded actions"
+
+
+class _Session:
+    """Plays tasks with an agent, as many at a time as there are lanes.
+
+    In groups: an episode goes on after its goal was reached, so that those of a group end together.
+    """
+
+    def __init__(self, tasks: TaskSet, player: Player, max_steps: int, progress: Progress) -> None:
+        self.tasks, self.lanes, self.max_steps, self.progress = tasks, player.lanes, max_steps, progress
 
     def play(
-        self, title: str, agent: Agent, recordings: _Recordings | None = None
-    ) -> tuple[tuple[Outcome, ...], float]:
-        """The outcome of each task, and the seconds that they took."""
-        tasks, outcomes = self.tasks.tasks, []
+        self, agent: Agent, title: str, numbers: Sequence[int] | None = None, record: Collection[int] = ()
+    ) -> tuple[list[PlayedTask], float, list[Recording]]:
+        """Play tasks.
+
+        Args:
+            agent: Who acts.
+            title: What the user sees.
+            numbers: Which tasks; None for all.
+            record: The tasks that are recorded.
+
+        Returns:
+            What became of each task, the seconds that they took, and the recordings in the order of the tasks.
+        """
+        numbers = range(len(self.tasks.tasks)) if numbers is None else numbers
+        played: list[PlayedTask] = []
+        recordings: list[Recording] = []
         began = time.perf_counter()
-        self.progress.start(title, len(tasks))
+        self.progress.start(title, len(numbers))
         try:
-            for first in range(0, len(tasks), len(self.envs)):
-                numbers = range(first, min(first + len(self.envs), len(tasks)))
-                played = self._play_group(numbers, agent, recordings)
-                outcomes += played
-                self.progress.advance(len(numbers), f"reached {sum(o.reached for o in outcomes)}")
+            for first in range(0, len(numbers), len(self.lanes)):
+                group = [_Attempt(agent.name, n, self.tasks.tasks[n]) for n in numbers[first : first + len(self.lanes)]]
+                self._play_group(agent, group, record)
+                played += [attempt.result() for attempt in group]
+                recordings += [attempt.recording() for attempt in group if attempt.number in record]
+                self.progress.advance(len(group), f"reached {sum(task.any for task in played)}")
         finally:
             self.progress.finish()
-        return tuple(outcomes), time.perf_counter() - began
+        return played, time.perf_counter() - began, recordings
 
-    def _play_group(self, numbers: Sequence[int], agent: Agent, recordings: _Recordings | None) -> list[Outcome]:
-        tasks = [self.tasks.tasks[number] for number in numbers]
-        outcomes = [Outcome(number, task.group) for number, task in zip(numbers, tasks, strict=True)]
-        seen = [begin(env, task)[0] for env, task in zip(self.envs, tasks, strict=False)]
-        playing = set(range(len(tasks)))
-        agent.reset(numbers, tasks)
-        if recordings is not None:
-            recordings.begin(outcomes, tasks)
-        frames: NDArray[np.uint8] | None = None
+    def _play_group(self, agent: Agent, group: Sequence[_Attempt], record: Collection[int]) -> None:
+        for lane, attempt in zip(self.lanes, group, strict=False):
+            begin(lane, attempt.task)
+        agent.reset([attempt.number for attempt in group], [attempt.task for attempt in group])
+        playing, frames = list(range(len(group))), None
         while playing:
-            if agent.looks:
-                frames = self._look(seen, playing, frames)
+            if agent.needs_frames:
+                frames = self._look(playing, frames)
             actions = agent.act(frames)
-            if recordings is not None and frames is not None:
-                recordings.note(frames, playing)
-            for lane in sorted(playing):
-                seen[lane], ended = self._step(lane, tasks[lane], actions[lane], outcomes[lane], seen[lane])
-                if ended:
-                    playing.discard(lane)
-                    if recordings is not None:
-                        recordings.end(lane, self.readers[lane](seen[lane]))
-        return outcomes
+            recorded = [number for number in playing if group[number].number in record]
+            if recorded and frames is not None and isinstance(agent, PlanningAgent):
+                for number, plan in zip(recorded, _coming(agent.controller, recorded), strict=True):
+                    group[number].frames.append(frames[number].copy())
+                    group[number].plans.append(plan)
+            playing = [number for number in playing if not self._step(number, group[number], actions[number])]
+            for number in set(recorded) - set(playing):
+                group[number].frames.append(self.lanes[number].frame())
 
-    def _look(self, seen: Sequence[Any], playing: set[int], before: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+    def _look(self, playing: Sequence[int], before: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
         """The frames (B, C, H, W) of all environments; of those that have ended, the last one."""
         if before is None:
-            return np.stack([self.readers[lane](observation) for lane, observation in enumerate(seen)])
-        frames = before.copy()
-        for lane in playing:
-            frames[lane] = self.readers[lane](seen[lane])
-        return frames
+            return np.stack([self.lanes[number].frame() for number in playing])
+        for number in playing:
+            before[number] = self.lanes[number].frame()
+        return before
 
-    def _step(
-        self, lane: int, task: Task, actions: NDArray[Any], outcome: Outcome, observation: Any
-    ) -> tuple[Any, bool]:
-        """Play actions in an environment; its last observation, and whether its episode has ended."""
-        env, criterion = self.envs[lane], self.tasks.criterion
+    def _step(self, number: int, attempt: _Attempt, actions: NDArray[Any]) -> bool:
+        """Play actions in an environment; whether its episode has ended."""
+        lane = self.lanes[number]
         for action in actions:
-            observation, _, terminated, truncated, info = env.step(action if action.shape else action.item())
-            outcome.played += 1
-            states = extract_state(observation, info)
-            outcome.at_end = criterion.reached(states, info, task)
-            if outcome.at_end and outcome.steps is None:
-                outcome.steps = outcome.played
-            outcome.distances = criterion.distances(states, task)
-            if terminated or truncated or outcome.played == self.max_steps:
-                return observation, True
-        return observation, not len(actions)
+            ended = lane.step(action)
+            attempt.judge(self.tasks, lane)
+            if ended or attempt.played == self.max_steps:
+                return True
+        return not len(actions)
 
 
-class _Recordings:
-    """Keeps the planner's episodes that become videos: some that the seed chose, and some that failed."""
+@dataclass
+class _Attempt:
+    """A task while an agent plays it, and what is recorded of it."""
 
-    def __init__(self, count: int, controller: Controller) -> None:
-        self.count, self.controller = count, controller
-        self.chosen: dict[str, list[Recording]] = {}
-        self.failed: list[Recording] = []
-        self.current: list[Recording] = []
+    agent: str
+    number: int
+    task: Task
+    steps: int | None = None
+    at_end: bool = False
+    played: int = 0
+    distances: tuple[float, ...] = ()
+    frames: list[NDArray[np.uint8]] = field(default_factory=list)
+    plans: list[torch.Tensor] = field(default_factory=list)
 
-    def begin(self, outcomes: Sequence[Outcome], tasks: Sequence[Task]) -> None:
-        self._sort_out()
-        self.current = [Recording(outcome, task.goal_frame) for outcome, task in zip(outcomes, tasks, strict=True)]
+    def judge(self, tasks: TaskSet, lane: Lane) -> None:
+        """Count a step, and whether it reached the goal."""
+        self.played += 1
+        self.at_end, self.distances = tasks.criterion.judge(lane.states(), lane.info, self.task.goal_state)
+        if self.at_end and self.steps is None:
+            self.steps = self.played
 
-    def note(self, frames: NDArray[np.uint8], playing: set[int]) -> None:
-        plan: ImaginedPlan | None = self.controller.last_plan
-        assert plan is not None
-        # What is still to come; a plan that is played over several blocks ends sooner, and rests at its end.
-        played, length = self.controller.steps_played - 1, plan.imagined.shape[1]
-        coming = torch.arange(played, played + length).clamp(max=length - 1)
-        imagined = plan.imagined.half().cpu()[:, coming]
-        for lane in playing:
-            self.current[lane].frames.append(frames[lane])
-            self.current[lane].plans.append(imagined[lane])
+    def result(self) -> PlayedTask:
+        return PlayedTask(
+            agent=self.agent,
+            task=self.number,
+            group=self.task.group,
+            any=self.steps is not None,
+            end=self.at_end,
+            steps=self.steps,
+            played=self.played,
+            distances=self.distances,
+            episode=self.task.episode,
+        )
 
-    def end(self, lane: int, frame: NDArray[np.uint8]) -> None:
-        self.current[lane].frames.append(frame)
+    def recording(self) -> Recording:
+        return Recording(self.result(), self.task.goal_frame, self.frames, self.plans)
 
-    def kept(self) -> tuple[Recording, ...]:
-        self._sort_out()
-        return tuple([recording for group in self.chosen.values() for recording in group] + self.failed)
 
-    def _sort_out(self) -> None:
-        """Keep of the episodes that have ended those that are wanted, and forget the others."""
-        for recording in self.current:
-            group = self.chosen.setdefault(recording.outcome.group, [])
-            if len(group) < self.count:
-                group.append(recording)
-            elif not recording.outcome.reached and len(self.failed) < self.count:
-                self.failed.append(recording)
-        self.current = []
+def _coming(controller: Controller, envs: Sequence[int]) -> torch.Tensor:
+    """What the model expects to see from now on in some environments, (b, P, *D) in half precision.
+
+    A plan that is played over several blocks ends sooner, and rests at its end.
+    """
+    imagined = controller.imagine(envs).imagined.half().cpu()
+    played, length = controller.steps_played - 1, imagined.shape[1]
+    return imagined[:, torch.arange(played, played + length).clamp(max=length - 1)]
+
+
+@contextmanager
+def _few_threads(model: Any) -> Iterator[None]:
+    """One thread where several only wait for each other: a small model on a processor.
+
+    Its operations are short, and between them an environment is stepped in Python, after which threads have to wake up
+    again: 100 environments took 62 to 76 s with two threads and 17.8 s with one.
+    """
+    before = torch.get_num_threads()
+    size = sum(parameter.numel() for parameter in model.parameters()) if isinstance(model, nn.Module) else 0
+    if device_of(model).type == "cpu" and size < _SMALL_MODEL:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def describe_planner(config: Config, planner: Planner) -> str:
     """The planner in a few words."""
-    planning = config.planning
-    steps = f"{planning.horizon} steps" if config.frame_skipping == 1 else (
-        f"{planning.horizon} steps of {config.frame_skipping} actions"
-    )  # fmt: skip
+    planning, skip = config.planning, config.frame_skipping
+    steps = f"{planning.horizon} steps" + (f" of {skip} actions" if skip > 1 else "")
     # Some cap or ignore what the settings say.
     samples = getattr(planner, "num_samples", planning.num_samples)
-    searched = f"{getattr(planner, 'num_iterations', 1)} x {samples} candidates"
-    return f"{planner.name.replace('_', ' ')}, {steps}, {searched}"
+    return f"{planner.name.replace('_', ' ')}, {steps}, {getattr(planner, 'num_iterations', 1)} x {samples} candidates"
 
 
 def describe_protocol(config: Config, tasks: TaskSet, dataset: EpisodeDataset | None) -> str:
@@ -425,7 +395,8 @@ def describe_protocol(config: Config, tasks: TaskSet, dataset: EpisodeDataset | 
         where = f"start and goal drawn by the environment, from seeds that {unseen}"
     else:
         how = "setting the state" if tasks.restore == "state" else "replaying seed and actions"
-        where = f"start and, {settings.goal_steps} environment steps later, goal of held-out episodes, begun by {how}"
+        held_out = "held-out" if settings.split == "evaluation" else "validation"
+        where = f"start and, {settings.goal_steps} environment steps later, goal of {held_out} episodes, begun by {how}"
     return (
         f"{len(tasks.tasks)} episodes of at most {settings.max_steps} environment steps, "
         f"{min(settings.num_envs, len(tasks.tasks))} side by side: {where}; success is "

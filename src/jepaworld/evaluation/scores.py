@@ -1,6 +1,6 @@
 """How well predictions fit what is true, with intervals over episodes.
 
-Shapes: N frames, K variables, E episodes. Everything in float64.
+Shapes: N frames, K columns, V entries of the state (an angle has two columns), E episodes. Everything in float64.
 
 Frames of an episode are alike, so that intervals are drawn over episodes and never over frames.
 """
@@ -14,26 +14,36 @@ RESAMPLES = 2000
 """Bootstrap resamples: the ends of a 95 % interval then rest on 50 resamples each."""
 
 
-def r2_score(y: np.ndarray, y_hat: np.ndarray) -> list[float | None]:
-    """Coefficient of determination of each variable, against the mean of `y` itself.
+def r2_score(y: np.ndarray, y_hat: np.ndarray, starts: np.ndarray | None = None) -> list[float | None]:
+    """Coefficient of determination of each entry, against the mean of `y` itself.
 
     Args:
         y: (N, K) or (N,) true values, held out.
         y_hat: Same shape, predictions.
+        starts: (V,) first column of each entry; an entry of several columns has one R² of all of them together. None
+            takes each column for an entry.
 
     Returns:
-        K values of at most 1; None where `y` is constant, so that there is nothing to explain.
+        V values of at most 1; None where `y` is constant, so that there is nothing to explain, or not finite.
     """
     y, y_hat = as_matrix(y), as_matrix(y_hat)
     assert y.shape == y_hat.shape
-    residual = ((y - y_hat) ** 2).sum(axis=0)
-    total = ((y - y.mean(axis=0)) ** 2).sum(axis=0)
-    constant = constant_columns(y)
-    return [None if constant[k] else float(1.0 - residual[k] / total[k]) for k in range(y.shape[1])]
+    residual = by_entry(((y - y_hat) ** 2).sum(axis=0), starts)
+    total = by_entry(((y - y.mean(axis=0)) ** 2).sum(axis=0), starts)
+    varying = by_entry(~constant_columns(y), starts)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scores = np.where(varying > 0, 1.0 - residual / total, np.nan)
+    return [float(score) if np.isfinite(score) else None for score in scores]
+
+
+def by_entry(columns: np.ndarray, starts: np.ndarray | None) -> np.ndarray:
+    """Sums over the columns (..., K) of each entry: float64 (..., V)."""
+    columns = np.asarray(columns, dtype=np.float64)
+    return columns if starts is None else np.add.reduceat(columns, starts, axis=-1)
 
 
 def bootstrap_r2(
-    y: np.ndarray, y_hat: np.ndarray, owners: np.ndarray, *, seed: int = 0, resamples: int = RESAMPLES
+    y: np.ndarray, y_hat: np.ndarray, owners: np.ndarray, *, starts: np.ndarray | None = None, seed: int = 0
 ) -> np.ndarray:
     """R² of resampled held-out episodes, drawn with replacement, all frames of a drawn episode together.
 
@@ -41,11 +51,11 @@ def bootstrap_r2(
         y: (N, K) true values.
         y_hat: (N, K) predictions.
         owners: (N,) episode of each frame.
+        starts: As of `r2_score`.
         seed: Seed of the draws.
-        resamples: How many.
 
     Returns:
-        (resamples, K); NaN where all drawn episodes together are constant.
+        (RESAMPLES, V); NaN where all drawn episodes together are constant.
     """
     y, y_hat = as_matrix(y), as_matrix(y_hat)
     y, y_hat = y - y.mean(axis=0), y_hat - y.mean(axis=0)
@@ -57,18 +67,18 @@ def bootstrap_r2(
         np.add.at(sums, codes, values)
         return sums
 
-    drawn = resample_counts(episodes, seed=seed, resamples=resamples)
+    drawn = resample_counts(episodes, seed=seed)
     count = drawn @ np.bincount(codes)[:, None]
-    residual = drawn @ per_episode((y - y_hat) ** 2)
-    total = drawn @ per_episode(y**2) - (drawn @ per_episode(y)) ** 2 / count
-    constant = total <= 1e-12 * (y**2).sum(axis=0)
+    residual = by_entry(drawn @ per_episode((y - y_hat) ** 2), starts)
+    total = by_entry(drawn @ per_episode(y**2) - (drawn @ per_episode(y)) ** 2 / count, starts)
+    constant = total <= 1e-12 * by_entry((y**2).sum(axis=0), starts)
     return np.where(constant, np.nan, 1.0 - residual / np.where(constant, 1.0, total))
 
 
-def resample_counts(episodes: int, *, seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
-    """How often each episode is drawn in each bootstrap resample: float64 (resamples, episodes)."""
+def resample_counts(episodes: int, *, seed: int = 0) -> np.ndarray:
+    """How often each episode is drawn in each bootstrap resample: float64 (RESAMPLES, episodes)."""
     rng = np.random.default_rng(seed)
-    return rng.multinomial(episodes, np.full(episodes, 1.0 / episodes), size=resamples).astype(np.float64)
+    return rng.multinomial(episodes, np.full(episodes, 1.0 / episodes), size=RESAMPLES).astype(np.float64)
 
 
 def interval_95(resampled: np.ndarray) -> tuple[float, float] | None:

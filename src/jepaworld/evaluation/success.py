@@ -3,37 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jepaworld.config.planning import SuccessCondition
-from jepaworld.envs.offers import OWN_SUCCESS
+from jepaworld.envs.hooks import OWN_SUCCESS
 from jepaworld.errors import ConfigError, PlanningError
 
-if TYPE_CHECKING:
-    from jepaworld.evaluation.tasks import Task
+States = Mapping[str, NDArray[Any]]
 
 
 class Criterion:
-    """Whether a task's goal is reached.
+    """Whether a goal is reached.
 
     Args:
-        conditions: all of these must hold against the state variables of the goal; `None` for the environment's
-            own success.
-        variables: name and shape of each state variable that there is, to check the conditions against.
+        conditions: All of these must hold against the state variables of the goal; None for the environment's own
+            success.
+        variables: Name and shape of each state variable that there is, to check the conditions against.
 
     Raises:
-        ConfigError: a condition names a variable or indices that there are not.
+        ConfigError: A condition names a variable or indices that there are not.
+
+    Example:
+        >>> near = Criterion([SuccessCondition(variable="position", distance=0.1)], {"position": (2,)})
+        >>> near.judge({"position": np.zeros(2)}, {}, {"position": np.array([0.3, 0.4])})
+        (False, (0.5,))
     """
 
     def __init__(self, conditions: Sequence[SuccessCondition] | None, variables: Mapping[str, tuple[int, ...]]) -> None:
         if conditions is not None and not conditions:
-            raise ConfigError(
-                "evaluation.success is an empty list, by which every state would be the goal. Give it a condition, "
-                "or null for the environment's own success."
-            )
+            raise ConfigError("evaluation.success is an empty list: give it a condition, or null.")
         for number, condition in enumerate(conditions or ()):
             _check_condition(f"evaluation.success[{number}]", condition, variables)
         self.conditions = None if conditions is None else tuple(conditions)
@@ -43,44 +44,32 @@ class Criterion:
             return f"the environment's own success (info {' or '.join(OWN_SUCCESS)})"
         return " and ".join(_in_words(condition) for condition in self.conditions)
 
-    def distances(self, states: Mapping[str, NDArray[Any]], task: Task) -> tuple[float, ...]:
-        """How far each condition's variable is from its value at the goal, in the variable's unit.
+    def judge(self, states: States, info: Mapping[str, Any], goal: States) -> tuple[bool, tuple[float, ...]]:
+        """Whether the environment is at a goal now, and how far it is.
 
         Args:
-            states: state variables now, as `jepaworld.envs.state.extract_state` gives them.
-            task: the task with its goal.
+            states: State variables now, as `jepaworld.envs.state.extract_state` gives them.
+            info: What `reset` or `step` returned.
+            goal: State variables at the goal.
 
         Returns:
-            The Euclidean distances, in the order of the conditions; empty without conditions.
+            Whether the goal is reached, and the Euclidean distance of each condition's variable in its unit; none
+            without conditions.
 
         Raises:
-            PlanningError: the environment does not give a variable now, or did not give it at the goal.
-        """
-        return tuple(_distance(condition, states, task.goal_state) for condition in self.conditions or ())
-
-    def reached(self, states: Mapping[str, NDArray[Any]], info: Mapping[str, Any], task: Task) -> bool:
-        """Whether the environment is at the goal of the task now.
-
-        Args:
-            states: state variables now, as `jepaworld.envs.state.extract_state` gives them.
-            info: what `reset` or `step` returned.
-            task: the task with its goal.
-
-        Raises:
-            PlanningError: as `distances`; or the environment's own success is asked for and it gives none. Whether
-                that means the task's goal is `draw_tasks`' to know.
+            PlanningError: The environment does not give a variable now, or did not give it at the goal; or its own
+                success is asked for and it gives none. Whether that means this goal is `draw_tasks`' to know.
         """
         if self.conditions is not None:
-            distances = self.distances(states, task)
-            return all(away <= c.distance for away, c in zip(distances, self.conditions, strict=True))
+            distances = tuple(_distance(condition, states, goal) for condition in self.conditions)
+            return all(away <= c.distance for away, c in zip(distances, self.conditions, strict=True)), distances
         value = own_success(info)
         if value is None:
-            names = ", ".join(states) or "none"
             raise PlanningError(
-                f"evaluation.success is null, but the environment's info has neither {' nor '.join(OWN_SUCCESS)}. Set "
-                f"evaluation.success to conditions on its state variables; there are: {names}."
+                f"evaluation.success is null, but the environment's info has neither {' nor '.join(OWN_SUCCESS)}: set "
+                f"it to conditions on its state variables ({', '.join(states) or 'there are none'})."
             )
-        return value
+        return value, ()
 
 
 def own_success(info: Mapping[str, Any]) -> bool | None:
@@ -97,22 +86,20 @@ def _check_condition(where: str, condition: SuccessCondition, variables: Mapping
     size = int(np.prod(variables[condition.variable], dtype=np.int64))
     if condition.indices is not None and (not condition.indices or max(condition.indices) >= size):
         raise ConfigError(
-            f"{where}.indices is {condition.indices}, but {condition.variable} has the entries 0 to {size - 1}. Name "
-            "at least one of these, or null for all."
+            f"{where}.indices is {condition.indices}: at least one of 0 to {size - 1} of {condition.variable}, or null "
+            "for all."
         )
 
 
-def _distance(
-    condition: SuccessCondition, states: Mapping[str, NDArray[Any]], goal: Mapping[str, NDArray[Any]]
-) -> float:
+def _distance(condition: SuccessCondition, states: States, goal: States) -> float:
     entries = []
     for when, values in (("now", states), ("at the goal", goal)):
         value = np.asarray(values.get(condition.variable, np.nan), np.float64).ravel()
         value = value if condition.indices is None or condition.variable not in values else value[condition.indices]
         if not np.isfinite(value).all():
             raise PlanningError(
-                f"evaluation.success: the state variable {condition.variable} is not known {when}. Choose one that "
-                "the environment always gives."
+                f"evaluation.success: the state variable {condition.variable} is not known {when}; choose one that the "
+                "environment always gives."
             )
         entries.append(value)
     away = entries[0] - entries[1]

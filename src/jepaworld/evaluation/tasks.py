@@ -1,13 +1,16 @@
-"""Which starts and goals are planned for: from held-out episodes, or as the environment draws them."""
+"""Which starts and goals are planned for: from held-out episodes, or as the environment draws them.
+
+Shapes: k environment steps from start to goal, C channels, S side of a frame.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, Literal
 
-import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
@@ -15,24 +18,21 @@ from numpy.typing import NDArray
 from jepaworld.config import Config
 from jepaworld.config.planning import EvaluationConfig
 from jepaworld.data.store import EpisodeDataset
-from jepaworld.envs.offers import offered
-from jepaworld.envs.pixels import FrameReader, FrameSource, make_env
-from jepaworld.envs.seeding import episode_seeds, kept_random_state
-from jepaworld.envs.state import extract_state
-from jepaworld.errors import ConfigError, PlanningError
-from jepaworld.evaluation.starts import (
+from jepaworld.envs.frames import Frame
+from jepaworld.envs.player import Lane, Player
+from jepaworld.envs.restore import (
     DrawnStart,
     RecordedStart,
-    StartError,
-    Task,
-    Way,
-    as_frame,
-    begin,
-    reset_drawn,
+    RestoreMethod,
+    draw_start,
+    goal_frame,
+    require_same,
+    restore,
 )
+from jepaworld.envs.seeding import episode_seeds, kept_random_state
+from jepaworld.envs.state import States, extract_state
+from jepaworld.errors import ConfigError, EnvironmentNotUsableError, PlanningError
 from jepaworld.evaluation.success import Criterion, own_success
-
-__all__ = ["DrawnStart", "RecordedStart", "StartError", "Task", "TaskSet", "begin", "draw_tasks", "make_task_env"]
 
 _STREAM = 2**32 - 1
 """Keeps the seeds of drawn starts apart from those of episodes, which are numbered from 0."""
@@ -41,40 +41,135 @@ _MOST_SOLVED = 20
 
 
 @dataclass(frozen=True, eq=False)
+class Task:
+    """A start and a goal.
+
+    Attributes:
+        group: Which tasks are counted together: "all", or the reset options in words ("goal_room=other").
+        goal_frame: uint8 (C, S, S), what is seen at the goal.
+        goal_state: State variables at the goal, as far as they are known.
+        actions: (k, *action shape) environment actions that led from start to goal when they were recorded; None
+            where the environment drew both.
+        start: How the start is brought about.
+    """
+
+    group: str
+    goal_frame: Frame
+    goal_state: States
+    actions: NDArray[Any] | None
+    start: RecordedStart | DrawnStart
+
+    @property
+    def episode(self) -> int | None:
+        """The recorded episode that start and goal come from, if they do."""
+        return self.start.episode if isinstance(self.start, RecordedStart) else None
+
+
+@dataclass(frozen=True, eq=False)
 class TaskSet:
     """What `draw_tasks` drew.
 
     Attributes:
-        tasks: in the order in which they were drawn.
-        criterion: when a task is solved.
-        goals: where starts and goals come from.
-        restore: how recorded starts are brought about; `None` with goals environment.
-        solved: starts that were drawn, found to be solved already, and left out.
-        notes: sentences for the user.
+        tasks: In the order in which they were drawn.
+        criterion: When a task is solved.
+        goals: Where starts and goals come from.
+        restore: How recorded starts are restored; None with goals environment.
+        solved: Starts that were drawn, found to be solved already, and left out.
+        notes: Sentences for the user.
     """
 
     tasks: tuple[Task, ...]
     criterion: Criterion
     goals: Literal["recorded", "environment"]
-    restore: Way | None
+    restore: RestoreMethod | None
     solved: int
     notes: tuple[str, ...]
 
+    @property
+    def groups(self) -> list[str]:
+        """Groups of tasks that are counted apart; empty if there is only one."""
+        groups = list(dict.fromkeys(task.group for task in self.tasks))
+        return groups if len(groups) > 1 else []
 
-def make_task_env(config: Config) -> gymnasium.Env[Any, Any]:
-    """The environment to plan in: as collected from, but without Gymnasium's limit on the length of episodes.
+
+class StartError(PlanningError):
+    """A start could not be brought about.
+
+    Args:
+        reason: Where, and what was found.
+        lane: The lane, of whose environment the message says which protocol remains.
+        tried: The methods that failed; none of them is "recorded goals are not what was tried".
+
+    Attributes:
+        reason: As given.
+    """
+
+    def __init__(self, reason: str, lane: Lane, tried: Collection[RestoreMethod]) -> None:
+        left = []
+        if tried and lane.has("goal_image"):
+            left.append("evaluation.goals=environment")
+        if "state" not in tried and lane.has("restore_state"):
+            left.append("evaluation.goals=recorded with evaluation.restore=state")
+        if "replay" not in tried:
+            left.append("evaluation.goals=recorded with evaluation.restore=replay, if it is deterministic")
+        remains = f"What remains: {', or '.join(left)}." if left else (
+            "No protocol remains: let it draw everything random from self.np_random, or give it restore_state() or "
+            "goal_image() (docs/bring_your_own.md)."
+        )  # fmt: skip
+        super().__init__(f"{reason} {remains}")
+        self.reason = reason
+
+
+def make_task_player(config: Config, dataset: EpisodeDataset | None, num_lanes: int = 1) -> Player:
+    """Lanes of the environment to plan in: as collected from, but without Gymnasium's limit on the length of episodes.
 
     A replayed start would otherwise leave fewer steps the later in its episode it is.
 
+    Args:
+        config: Environment and, without a dataset, frame source.
+        dataset: Says which frames the model knows.
+        num_lanes: Environments side by side.
+
     Raises:
-        EnvironmentNotUsableError: as `make_env`.
+        EnvironmentNotUsableError: As `Player`.
     """
-    return make_env(config.environment_name, config.environment_kwargs | {"max_episode_steps": -1})
+    return Player(
+        config.environment_name,
+        config.environment_kwargs | {"max_episode_steps": -1},
+        num_lanes,
+        image_size=config.image_size,
+        input_channels=config.input_channels,
+        frame_source=config.collection.frame_source if dataset is None else dataset.provenance.frame_source,
+    )
+
+
+def begin(lane: Lane, task: Task) -> None:
+    """Bring a lane to the start of a task.
+
+    The random generators of Python, numpy and torch are left as they were.
+
+    Args:
+        lane: Of a player from `make_task_player`.
+        task: From `draw_tasks`.
+
+    Raises:
+        StartError: What is found there is not what the task says, or the environment failed.
+    """
+    start = task.start
+    if isinstance(start, DrawnStart):
+        with kept_random_state(), _start_errors(lane, "evaluation.goals"):
+            restore(lane, start)
+            require_same(f"goal of {lane.place}", goal_frame(lane, start.frame), task.goal_frame)
+        return
+    with kept_random_state(), _start_errors(lane, "evaluation.restore", start.method):
+        restore(lane, start)
+        if lane.has("set_goal"):
+            lane.set_goal(task.goal_state)
 
 
 def draw_tasks(
     config: Config,
-    env: gymnasium.Env[Any, Any],
+    lane: Lane,
     dataset: EpisodeDataset | None,
     episodes: Sequence[int] | NDArray[np.int64],
 ) -> TaskSet:
@@ -83,48 +178,51 @@ def draw_tasks(
     Each start is brought about once, so that what cannot be restored is known before anything is planned.
 
     Args:
-        config: all settings; the section `evaluation` decides.
-        env: from `make_task_env`; it is played.
-        dataset: holds the recorded episodes, and says which seeds were collected with; may be `None` with goals
+        config: All settings; the section `evaluation` decides.
+        lane: Of a player from `make_task_player`; it is played.
+        dataset: Holds the recorded episodes, and says which seeds were collected with; may be None with goals
             environment, where those of the settings are taken.
-        episodes: indices of held-out episodes, for recorded goals.
+        episodes: Indices of held-out episodes, for recorded goals: those of `evaluation.split`.
 
     Raises:
         ConfigError: `goal_steps` does not fit the data, or `success` not the state variables.
-        PlanningError: the environment cannot give such starts or goals, or success cannot be told; the message says
+        PlanningError: The environment cannot give such starts or goals, or success cannot be told; the message says
             what remains.
     """
+    settings = config.evaluation
     with kept_random_state():
-        if _resolve_goals(config.evaluation, env) == "environment":
-            return _draw_from_environment(config, env, dataset)
+        if _resolve_goals(settings, lane) == "environment":
+            return _draw_from_environment(config, lane, dataset)
         if dataset is None:
             raise PlanningError(
                 "evaluation.goals: recorded goals need the dataset that the model was trained on, and it is not there. "
                 "Restore it, or set evaluation.goals to environment if it shows its goal (goal_image())."
             )
         if len(episodes) == 0:
+            share = "early_stopping.validation_split" if settings.split == "validation" else "evaluation_split"
             raise PlanningError(
-                "evaluation.goals: recorded goals need held-out episodes, and there are none. Set evaluation_split "
-                "above 0 before training, or evaluation.goals to environment if it shows its goal (goal_image())."
+                f"evaluation.goals: recorded goals need held-out episodes, and there are none (evaluation.split is "
+                f"{settings.split}). Set {share} above 0 before training, or evaluation.goals to environment if it "
+                "shows its goal (goal_image())."
             )
-        return _draw_recorded(config.evaluation, env, dataset, np.asarray(episodes, np.int64))
+        return _draw_recorded(settings, lane, dataset, np.asarray(episodes, np.int64))
 
 
-def _resolve_goals(settings: EvaluationConfig, env: gymnasium.Env[Any, Any]) -> Literal["recorded", "environment"]:
-    shows_goal = offered(env, "goal_image") is not None
+def _resolve_goals(settings: EvaluationConfig, lane: Lane) -> Literal["recorded", "environment"]:
+    shows_goal = lane.has("goal_image")
     if settings.goals == "environment" and not shows_goal:
         raise PlanningError(
-            f"evaluation.goals is environment, but {_name(env)} shows no goal. Give it goal_image() "
+            f"evaluation.goals is environment, but {lane.name} shows no goal: give it goal_image() "
             "(docs/bring_your_own.md), or set evaluation.goals to recorded."
         )
     if settings.goals != "auto":
         return settings.goals
-    tells_success = settings.success is None or offered(env, "goal_state") is not None
+    tells_success = settings.success is None or lane.has("goal_state")
     return "environment" if shows_goal and tells_success else "recorded"
 
 
 def _unsolved(
-    env: gymnasium.Env[Any, Any], kinds: Sequence[Iterator[Task]], criterion: Criterion, wanted: int
+    lane: Lane, kinds: Sequence[Iterator[Task]], criterion: Criterion, wanted: int
 ) -> tuple[tuple[Task, ...], int]:
     """Tasks of each kind in turn, and how many were left out because they are solved at their start."""
     tasks: list[Task] = []
@@ -137,73 +235,79 @@ def _unsolved(
                 f"already ({solved} were, by: {criterion}). Lower evaluation.num_episodes, make evaluation.success "
                 "stricter, raise evaluation.goal_steps, or hold out more episodes (evaluation_split)."
             )
-        observation, info = begin(env, task)
-        if criterion.reached(extract_state(observation, info), info, task):
+        begin(lane, task)
+        if criterion.judge(lane.states(), lane.info, task.goal_state)[0]:
             solved += 1
         else:
             tasks.append(task)
     return tuple(tasks), solved
 
 
-def _name(env: gymnasium.Env[Any, Any]) -> str:
-    return f"environment {env.spec.id if env.spec is not None else env}"
-
-
-def _known_source(source: str) -> FrameSource:
-    return {"observation": "observation", "render": "render"}.get(source, "auto")  # pyright: ignore[reportReturnType]
+@contextmanager
+def _start_errors(lane: Lane, setting: str, *tried: RestoreMethod) -> Iterator[None]:
+    """Say of an environment that fails, or does not come back, which protocols remain."""
+    try:
+        yield
+    except EnvironmentNotUsableError as error:
+        problem = StartError(f"{setting}: {error}", lane, tried)
+        for note in getattr(error, "__notes__", ()):
+            problem.add_note(note)
+        raise problem from error
 
 
 # --- recorded starts and goals ------------------------------------------------------------------------------
 
 
 def _draw_recorded(
-    settings: EvaluationConfig, env: gymnasium.Env[Any, Any], dataset: EpisodeDataset, episodes: NDArray[np.int64]
+    settings: EvaluationConfig, lane: Lane, dataset: EpisodeDataset, episodes: NDArray[np.int64]
 ) -> TaskSet:
     criterion = Criterion(settings.success, dataset.state_variables)
-    if criterion.conditions is None and offered(env, "set_goal") is None:
+    if criterion.conditions is None and not lane.has("set_goal"):
         raise PlanningError(
-            f"evaluation.success is null, but the own success of {_name(env)} is not about recorded goals (it has no "
-            "set_goal()). Set evaluation.success to conditions on its state variables; there are: "
-            f"{', '.join(dataset.state_variables) or 'none'}."
+            f"evaluation.success is null, but the own success of {lane.name} is not about recorded goals (it has no "
+            "set_goal()): set it to conditions on its state variables "
+            f"({', '.join(dataset.state_variables) or 'there are none'})."
         )
     notes: list[str] = []
     if settings.reset_options:
         notes.append("evaluation.reset_options has no effect, as starts and goals are recorded.")
-    ways = _ways(settings, env)
+    if settings.split == "validation":
+        notes.append("Tasks are drawn from validation episodes, for tuning: publish with evaluation.split=evaluation.")
+    methods = _restore_methods(settings, lane)
     failed: list[StartError] = []
-    for way in ways:
-        kinds = [_recorded_tasks(settings, dataset, episodes, way)]
+    for method in methods:
+        kinds = [_recorded_tasks(settings, dataset, episodes, method)]
         try:
-            tasks, solved = _unsolved(env, kinds, criterion, settings.num_episodes)
+            tasks, solved = _unsolved(lane, kinds, criterion, settings.num_episodes)
         except StartError as error:
             failed.append(error)
         else:
             notes += [f"Starts are replayed. {error.reason}" for error in failed]
-            return TaskSet(tasks, criterion, "recorded", way, solved, tuple(notes))
-    raise StartError(" ".join(error.reason for error in failed), env, ways) from failed[-1]
+            return TaskSet(tasks, criterion, "recorded", method, solved, tuple(notes))
+    raise StartError(" ".join(error.reason for error in failed), lane, methods) from failed[-1]
 
 
-def _ways(settings: EvaluationConfig, env: gymnasium.Env[Any, Any]) -> list[Way]:
-    """How starts may be brought about, in the order in which it is tried."""
-    if offered(env, "restore_state") is not None:
+def _restore_methods(settings: EvaluationConfig, lane: Lane) -> list[RestoreMethod]:
+    """How starts may be restored, in the order in which it is tried."""
+    if lane.has("restore_state"):
         return ["state", "replay"] if settings.restore == "auto" else [settings.restore]
     if settings.restore == "state":
         raise PlanningError(
-            f"evaluation.restore is state, but {_name(env)} has no restore_state(). Set evaluation.restore to replay, "
-            "or give it the method (docs/bring_your_own.md)."
+            f"evaluation.restore is state, but {lane.name} has no restore_state(): set it to replay, or give it the "
+            "method (docs/bring_your_own.md)."
         )
     return ["replay"]
 
 
 def _recorded_tasks(
-    settings: EvaluationConfig, dataset: EpisodeDataset, episodes: NDArray[np.int64], way: Way
+    settings: EvaluationConfig, dataset: EpisodeDataset, episodes: NDArray[np.int64], method: RestoreMethod
 ) -> Iterator[Task]:
     """Every pair of start and goal, in an order that the seed draws: one of each episode before a second of any.
 
-    Tasks of one episode are alike, while an interval takes them for independent.
+    Tasks of one episode are alike, so that they tell less than those of several; see `Rate`.
     """
     blocks = _goal_blocks(settings.goal_steps, dataset, episodes)
-    manifest, rng = dataset.manifest, np.random.default_rng(settings.seed)
+    rng = np.random.default_rng(settings.seed)
     # The last frame of an episode is no goal: its block of actions may have been cut short by the end.
     counts = np.maximum(dataset.episode_lengths[episodes] - blocks, 0)
     numbers, starts = np.repeat(episodes, counts), np.concatenate([rng.permutation(count) for count in counts])
@@ -212,13 +316,12 @@ def _recorded_tasks(
         first, number = int(starts[pair]), int(numbers[pair])
         last, episode = first + blocks, dataset.episode(number)
         start = RecordedStart(
-            way=way,
-            seed=manifest.seed,
-            episode=number,
+            method=method,
+            seed=dataset.provenance.seed,
+            episode=dataset.episode_number(number),
             actions=_environment_actions(dataset, episode.actions[:first]),
             frame=episode.frames[first],
             states={name: rows[first] for name, rows in episode.states.items()},
-            frame_source=_known_source(manifest.frame_source),
         )
         goal_state = {name: rows[last] for name, rows in episode.states.items()}
         actions = _environment_actions(dataset, episode.actions[first:last])
@@ -236,24 +339,19 @@ def _environment_actions(dataset: EpisodeDataset, blocks: NDArray[Any]) -> NDArr
 
 
 def _goal_blocks(goal_steps: int, dataset: EpisodeDataset, episodes: NDArray[np.int64]) -> int:
-    skip = dataset.manifest.frame_skipping
+    skip = dataset.spec.frame_skipping
     longest = (int(dataset.episode_lengths[episodes].max()) - 1) * skip
     if longest < skip:
         raise PlanningError(
-            f"evaluation.goals: the held-out episodes of {dataset.path} are single transitions, too short for a "
-            "start and a goal. Collect longer episodes (max_steps_per_episode_data_collection)."
+            f"evaluation.goals: the held-out episodes of {dataset.path} are single transitions, too short for a start "
+            "and a goal. Collect longer episodes (max_steps_per_episode_data_collection)."
         )
-    if goal_steps % skip:
-        below = goal_steps // skip * skip
-        nearest = [str(steps) for steps in (below, below + skip) if 0 < steps <= longest] or [str(longest)]
+    if goal_steps % skip or goal_steps > longest:
+        below = min(goal_steps, longest) // skip * skip
+        nearest = [str(steps) for steps in (below, below + skip) if 0 < steps <= longest]
         raise ConfigError(
-            f"evaluation.goal_steps is {goal_steps}, but frames were stored every {skip} environment steps "
-            f"(frame_skipping). Set it to {' or '.join(nearest)}."
-        )
-    if goal_steps > longest:
-        raise ConfigError(
-            f"evaluation.goal_steps is {goal_steps}, but in the held-out episodes of {dataset.path} a goal is at most "
-            f"{longest} environment steps from a start. Set it to at most that, or collect longer episodes."
+            f"evaluation.goal_steps is {goal_steps}: a multiple of {skip} (frame_skipping), at most {longest}, the "
+            f"longest way in the held-out episodes of {dataset.path}; nearest is {' or '.join(nearest)}."
         )
     return goal_steps // skip
 
@@ -261,52 +359,50 @@ def _goal_blocks(goal_steps: int, dataset: EpisodeDataset, episodes: NDArray[np.
 # --- starts and goals of the environment --------------------------------------------------------------------
 
 
-def _draw_from_environment(config: Config, env: gymnasium.Env[Any, Any], dataset: EpisodeDataset | None) -> TaskSet:
+def _draw_from_environment(config: Config, lane: Lane, dataset: EpisodeDataset | None) -> TaskSet:
     settings = config.evaluation
     if dataset is None:
-        collected, num_collected = config.seed, config.num_episodes_data_collection
-        source, side, channels = config.collection.frame_source, config.image_size, config.input_channels
+        collected, num_collected = config.dataset_seed, config.num_episodes_data_collection
     else:
-        manifest = dataset.manifest
-        collected, num_collected = manifest.seed, manifest.num_episodes
-        source, side = _known_source(manifest.frame_source), manifest.image_size
-        channels = 1 if manifest.input_channels == 1 else 3
-    reader = FrameReader(env, side, channels, source)
+        collected, num_collected = dataset.provenance.seed, dataset.spec.num_episodes
     used = {episode_seeds(collected, episode).environment for episode in range(num_collected)}
     seeds = (seed for index in count() if (seed := _drawn_seed(settings.seed, index)) not in used)
-    criterion = _criterion_for_drawn(settings, env, next(seeds))
+    criterion = _criterion_for_drawn(settings, lane, next(seeds))
 
     def drawn(options: Mapping[str, Any], group: str) -> Iterator[Task]:
         for seed in seeds:
-            observation, _, image = reset_drawn(env, seed, options)
-            start = DrawnStart(seed, options, reader(observation), source)
-            yield Task(group, as_frame(image, start.frame), _goal_state(env), None, start)
+            with _start_errors(lane, "evaluation.goals"):
+                start = draw_start(lane, seed, options)
+                task = Task(group, goal_frame(lane, start.frame), _goal_state(lane), None, start)
+            yield task
 
     kinds = [drawn(options, _in_words(options)) for options in settings.reset_options] or [drawn({}, "all")]
-    tasks, solved = _unsolved(env, kinds, criterion, settings.num_episodes)
-    return TaskSet(tasks, criterion, "environment", None, solved, ())
+    tasks, solved = _unsolved(lane, kinds, criterion, settings.num_episodes)
+    note = "evaluation.split has no effect, as the environment draws starts and goals: tune with another seed."
+    notes = (note,) if settings.split == "validation" else ()
+    return TaskSet(tasks, criterion, "environment", None, solved, notes)
 
 
-def _criterion_for_drawn(settings: EvaluationConfig, env: gymnasium.Env[Any, Any], seed: int) -> Criterion:
-    observation, info, _ = reset_drawn(env, seed, {})
-    if settings.success is not None and offered(env, "goal_state") is None:
+def _criterion_for_drawn(settings: EvaluationConfig, lane: Lane, seed: int) -> Criterion:
+    with _start_errors(lane, "evaluation.goals"):
+        draw_start(lane, seed, {})
+    if settings.success is not None and not lane.has("goal_state"):
         raise PlanningError(
-            f"evaluation.success is set, but {_name(env)} does not tell the state at the goal that it draws. Give it "
+            f"evaluation.success is set, but {lane.name} does not tell the state at the goal that it draws: give it "
             "goal_state() (docs/bring_your_own.md), set evaluation.success to null for its own success, or "
             "evaluation.goals to recorded."
         )
-    if settings.success is None and own_success(info) is None:
+    if settings.success is None and own_success(lane.info) is None:
         raise PlanningError(
-            f"evaluation.success is null, but {_name(env)} gives neither success nor is_success in info after "
-            "reset(). Add it, or set evaluation.goals to recorded and evaluation.success to conditions on its state "
-            f"variables; there are: {', '.join(extract_state(observation, info)) or 'none'}."
+            f"evaluation.success is null, but {lane.name} gives neither success nor is_success in info after reset(): "
+            "add it, or set evaluation.goals to recorded and evaluation.success to conditions on its state variables "
+            f"({', '.join(lane.states()) or 'there are none'})."
         )
-    return Criterion(settings.success, {name: value.shape for name, value in _goal_state(env).items()})
+    return Criterion(settings.success, {name: value.shape for name, value in _goal_state(lane).items()})
 
 
-def _goal_state(env: gymnasium.Env[Any, Any]) -> dict[str, NDArray[np.float32]]:
-    goal_state = offered(env, "goal_state")
-    return {} if goal_state is None else extract_state(None, goal_state())
+def _goal_state(lane: Lane) -> States:
+    return extract_state(None, lane.call("goal_state")) if lane.has("goal_state") else {}
 
 
 def _drawn_seed(seed: int, index: int) -> int:

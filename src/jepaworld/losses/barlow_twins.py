@@ -1,6 +1,6 @@
 """Barlow Twins on the auto-correlation of one batch of embeddings.
 
-Shapes: N samples, D latent.
+Shapes: N samples, D latent; leading axes are independent batches, such as time steps.
 """
 
 from __future__ import annotations
@@ -43,21 +43,24 @@ class BarlowTwinsLoss(AuxiliaryLoss):
         """Distance of the auto-correlation matrix from the identity.
 
         Args:
-            z: Embeddings (N, D), N >= 2, any float type; computed in float32.
+            z: Embeddings (..., N, D), N >= 2, any float type; computed in float32.
 
         Returns:
             `(loss, terms)`: `invariance + lambda_param * redundancy` as a scalar, and the unweighted, detached sums
-            `invariance` (squared deviations of the diagonal from 1) and `redundancy` (squared off-diagonal entries).
+            `invariance` (squared deviations of the diagonal from 1) and `redundancy` (squared off-diagonal
+            entries), each averaged over the leading axes.
         """
-        assert z.ndim == 2 and z.shape[0] > 1, f"expected embeddings (N > 1, D), got {tuple(z.shape)}"
+        assert z.ndim >= 2 and z.shape[-2] > 1, f"expected embeddings (..., N > 1, D), got {tuple(z.shape)}"
         with torch.autocast(z.device.type, enabled=False):
             z = z.float()
-            centred = z - z.mean(dim=0)
+            num_samples = z.shape[-2] * self.reduction.num_devices
+            centred = z - self.reduction.mean(z.mean(dim=-2, keepdim=True))
             # The biased variance, so that the diagonal of `z_norm.T @ z_norm / N` is exactly 1 for a varying feature.
-            z_norm = centred / torch.sqrt(centred.square().mean(dim=0) + self.eps)
-            correlation = z_norm.T @ z_norm / z.shape[0]
-            diagonal = correlation.diagonal()
-            invariance = (diagonal - 1.0).square().sum()
-            redundancy = correlation.square().sum() - diagonal.square().sum()
-            loss = invariance + self.lambda_param * redundancy
-        return loss, {"invariance": invariance.detach(), "redundancy": redundancy.detach()}
+            variance = self.reduction.mean(centred.square().mean(dim=-2, keepdim=True))
+            z_norm = centred / torch.sqrt(variance + self.eps)
+            correlation = self.reduction.sum(z_norm.mT @ z_norm) / num_samples
+            diagonal = correlation.diagonal(dim1=-2, dim2=-1)
+            invariance = (diagonal - 1.0).square().sum(dim=-1)
+            redundancy = correlation.square().sum(dim=(-2, -1)) - diagonal.square().sum(dim=-1)
+            loss = (invariance + self.lambda_param * redundancy).mean()
+        return loss, {"invariance": invariance.detach().mean(), "redundancy": redundancy.detach().mean()}

@@ -1,6 +1,6 @@
 """The centring component of DINO.
 
-Shapes: N samples, D latent.
+Shapes: N samples, D latent; leading axes are independent batches, such as time steps.
 """
 
 from __future__ import annotations
@@ -45,18 +45,21 @@ class DINOLoss(AuxiliaryLoss):
         """Squared Euclidean distance of the batch mean to the centre; in training mode the centre follows after it.
 
         Args:
-            z: Embeddings (N, D), any float type; computed in float32.
+            z: Embeddings (..., N, D), any float type; computed in float32.
 
         Returns:
-            `(loss, terms)`: the distance as a scalar, and the detached scalars `center_distance` (the same) and
-            `center_norm` (Euclidean norm of the centre that the loss was computed with).
+            `(loss, terms)`: the distance as a scalar, averaged over the leading axes, and the detached scalars
+            `center_distance` (the same) and `center_norm` (Euclidean norm of the centre that the loss was computed
+            with).
         """
-        assert z.ndim == 2, f"expected embeddings (N, D), got {tuple(z.shape)}"
+        assert z.ndim >= 2, f"expected embeddings (..., N, D), got {tuple(z.shape)}"
         with torch.autocast(z.device.type, enabled=False):
-            batch_mean = z.float().mean(dim=0)
+            batch_mean = self.reduction.mean(z.float().mean(dim=-2))
             # A copy, because the update below is in place and the backward pass still needs the old centre.
             center = self.center.clone()
-            loss = (batch_mean - center).square().sum()
+            loss = (batch_mean - center).square().sum(dim=-1).mean()
         if self.training:
-            self.center.lerp_(batch_mean.detach(), 1.0 - self.center_ema_decay)
+            # Once a step, whatever the number of leading axes: towards the mean of all samples.
+            overall = batch_mean.detach().reshape(-1, len(center)).mean(dim=0)
+            self.center.lerp_(overall, 1.0 - self.center_ema_decay)
         return loss, {"center_distance": loss.detach(), "center_norm": center.norm()}

@@ -1,14 +1,16 @@
-"""Losses that make embeddings plannable: temporal similarity, inverse dynamics and several imagined steps.
+"""Losses on dynamics, for planning: temporal similarity, inverse dynamics and several imagined steps.
 
-Shapes: B windows, T transitions, D latent, A action block.
+Shapes: B windows, T transitions, A action block. A latent is one vector (D,) or tokens (N, D).
 """
 
 from __future__ import annotations
 
-import gymnasium
+from typing import Self
+
 from torch import Tensor, nn
 
 from jepaworld.config import Config
+from jepaworld.envs.spaces import Spaces
 from jepaworld.losses.inverse_dynamics import InverseDynamicsHead
 from jepaworld.models.jepa import JEPA, JEPAOutput
 
@@ -46,13 +48,12 @@ class DynamicsLosses(nn.Module):
         self.head = head
 
     @classmethod
-    def from_config(cls, config: Config, action_space: gymnasium.Space) -> DynamicsLosses:
+    def from_config(cls, config: Config, latent_shape: tuple[int, ...], spaces: Spaces) -> Self:
         """The losses of the section `dynamics_losses`; without a head where it has no weight."""
         settings = config.dynamics_losses
         head = None
         if settings.inverse_dynamics_weight:
-            hidden = settings.inverse_dynamics_hidden_dim
-            head = InverseDynamicsHead(config.latent_dim, hidden, action_space, config.frame_skipping)
+            head = InverseDynamicsHead(latent_shape, settings.inverse_dynamics_hidden_dim, spaces)
         return cls(
             settings.temporal_similarity_weight,
             settings.inverse_dynamics_weight,
@@ -83,7 +84,7 @@ class DynamicsLosses(nn.Module):
 
 
 def temporal_similarity_loss(z: Tensor) -> Tensor:
-    """Mean squared step from one embedding to the next: (B, T, D) with T >= 2 to a scalar."""
+    """Mean squared step from one latent to the next: (B, T, *latent) with T >= 2 to a scalar."""
     assert z.shape[1] >= 2, f"a step needs two frames, got {tuple(z.shape)}"
     return (z[:, 1:].float() - z[:, :-1].float()).square().mean()
 
@@ -101,8 +102,10 @@ def rollout_loss(model: JEPA, output: JEPAOutput, actions: Tensor, steps: int) -
         steps: Imagined steps.
     """
     context = model.context_length
+    # Every frame with K - 1 real frames before it and `steps` after it is a beginning.
     starts = actions.shape[1] - steps - context + 2
     assert starts >= 1, f"{steps} steps after {context} frames do not fit into {actions.shape[1]} transitions"
+    # From what the predictor takes in this mode: in `default` that is the target encoder's, not the online embedding.
     z = _windows(output.predictor_input[:, : starts + context - 1], context)
     past = _windows(actions[:, : starts + context - 2], context - 1) if context > 1 else None
     imagined = model.rollout(z, _windows(actions[:, context - 1 :], steps), past)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jepaworld.envs.spaces import block_size
+from jepaworld.envs.spaces import Spaces
 from jepaworld.models.predictors import action_scale
+from jepaworld.models.protocol import pool
 
 
 class InverseDynamicsHead(nn.Module):
@@ -21,38 +22,42 @@ class InverseDynamicsHead(nn.Module):
     from the former in: actions of a `Box` are regressed, each bounded entry scaled to [-1, 1].
 
     Args:
-        latent_dim: D.
+        latent_shape: (D,), or (N, D) of tokens, which are averaged before they are read.
         hidden_dim: Width of the hidden layer.
-        space: The environment's `Box` or `Discrete` action space.
-        frame_skipping: Environment steps in an action block.
+        spaces: The environment's action space, and how many of its actions are in a block.
     """
 
     center: Tensor
     half_range: Tensor
 
-    def __init__(self, latent_dim: int, hidden_dim: int, space: gymnasium.Space, frame_skipping: int) -> None:
+    def __init__(self, latent_shape: tuple[int, ...], hidden_dim: int, spaces: Spaces) -> None:
         super().__init__()
-        outputs = block_size(space, frame_skipping)
+        self.latent_shape = latent_shape
+        outputs, space = spaces.action_size, spaces.action_space
         self.choices: int | None = None
         if isinstance(space, gymnasium.spaces.Discrete):
             self.choices, self.start = int(space.n), int(space.start)
             outputs *= self.choices
         else:
             assert isinstance(space, gymnasium.spaces.Box), f"block_size lets only Box and Discrete pass, got {space}"
-            center, half_range = action_scale(space, frame_skipping)
+            center, half_range = action_scale(space, spaces.frame_skipping)
             self.register_buffer("center", center)
             self.register_buffer("half_range", half_range)
         self.layers = nn.Sequential(
-            nn.Linear(2 * latent_dim, hidden_dim), nn.LayerNorm(hidden_dim), nn.GELU(), nn.Linear(hidden_dim, outputs)
+            nn.Linear(2 * latent_shape[-1], hidden_dim),
+            nn.LayerNorm(hidden_dim),
+            nn.GELU(),
+            nn.Linear(hidden_dim, outputs),
         )
 
     def forward(self, z: Tensor, z_next: Tensor) -> Tensor:
-        """Read actions from embeddings (B, T, D) before and after them.
+        """Read actions from latents (B, T, *latent) before and after them.
 
         Returns:
             (B, T, A) scaled actions for `Box`, (B, T, A, n) logits for `Discrete`.
         """
-        read = self.layers(torch.cat([z, z_next], dim=-1))
+        pair = [pool(latent, self.latent_shape) for latent in (z, z_next)]
+        read = self.layers(torch.cat(pair, dim=-1))
         return read if self.choices is None else read.unflatten(-1, (-1, self.choices))
 
     def loss(self, z: Tensor, z_next: Tensor, actions: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Variance-Invariance-Covariance Regularization (VICReg).
 
-Shapes: N samples, D latent.
+Shapes: N samples, D latent; leading axes are independent batches, such as time steps.
 """
 
 from __future__ import annotations
@@ -70,27 +70,29 @@ class VICRegLoss(AuxiliaryLoss):
         self.eps = eps
 
     def calculate_reg_terms(self, z: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Variance and covariance terms of one batch.
+        """Variance and covariance terms.
 
         Args:
-            z: Embeddings (N, D), N >= 2, any float type; computed in float32.
+            z: Embeddings (..., N, D), N >= 2, any float type; computed in float32.
 
         Returns:
             `(loss, terms)`: `std_coeff * std + cov_coeff * cov` as a scalar, and the unweighted, detached scalars
             `std` (mean hinge on the standard deviation, 0 when every dimension reaches `std_target`) and `cov` (sum
-            of squared off-diagonal covariances divided by D).
+            of squared off-diagonal covariances divided by D), each averaged over the leading axes.
         """
-        assert z.ndim == 2 and z.shape[0] > 1, f"expected embeddings (N > 1, D), got {tuple(z.shape)}"
+        assert z.ndim >= 2 and z.shape[-2] > 1, f"expected embeddings (..., N > 1, D), got {tuple(z.shape)}"
         with torch.autocast(z.device.type, enabled=False):
             z = z.float()
-            num_samples, dim = z.shape
-            centred = z - z.mean(dim=0)
-            covariance = centred.T @ centred / (num_samples - 1)
-            variance = covariance.diagonal()
-            std_term = F.relu(self.std_target - torch.sqrt(variance + self.eps)).mean()
-            cov_term = (covariance.square().sum() - variance.square().sum()) / dim
-            loss = self.std_coeff * std_term + self.cov_coeff * cov_term
-        return loss, {"std": std_term.detach(), "cov": cov_term.detach()}
+            num_samples, dim = z.shape[-2] * self.reduction.num_devices, z.shape[-1]
+            centred = z - self.reduction.mean(z.mean(dim=-2, keepdim=True))
+            covariance = self.reduction.sum(centred.mT @ centred) / (num_samples - 1)
+            variance = covariance.diagonal(dim1=-2, dim2=-1)
+            # The hinge lets go of a dimension that is spread enough: there is no reward for growing further.
+            std_term = F.relu(self.std_target - torch.sqrt(variance + self.eps)).mean(dim=-1)
+            # What is left of the squared covariances without the diagonal, the variances.
+            cov_term = (covariance.square().sum(dim=(-2, -1)) - variance.square().sum(dim=-1)) / dim
+            loss = (self.std_coeff * std_term + self.cov_coeff * cov_term).mean()
+        return loss, {"std": std_term.detach().mean(), "cov": cov_term.detach().mean()}
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The two-view loss of the paper (equation 6) between embeddings of two views.

@@ -1,4 +1,4 @@
-"""Weights and resume states on disk: safetensors with one JSON document in the header, so nothing loaded can run code.
+"""Weights on disk: safetensors with one JSON document in the header, so that nothing loaded can run code.
 
 A model checkpoint holds its resolved configuration and action space and rebuilds itself from them. Every file is
 written under a temporary name, synced and renamed.
@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import gymnasium
 import safetensors
 import safetensors.torch
-import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -27,7 +26,6 @@ CONFIG_FILE = "config.yaml"
 CHECKPOINT_FOLDER = "checkpoints"
 # A single entry, because safetensors does not keep the order of several and equal checkpoints must be equal bytes.
 _HEADER = "jepaworld"
-_TENSOR = "__tensor__"
 
 
 class Checkpoint(NamedTuple):
@@ -63,14 +61,8 @@ def save(path: Path, module: nn.Module, kind: str, config: Config, action_space:
     Raises:
         StorageError: the file cannot be written; an older one of that name is left as it was.
     """
-    header = {
-        "format_version": FORMAT_VERSION,
-        "kind": kind,
-        "config": config.to_dict(),
-        "action_space": space_to_dict(action_space),
-    }
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
-    atomic_write_bytes(path, safetensors.torch.save(weights, {_HEADER: json.dumps(header, sort_keys=True)}))
+    write_tensors(path, kind, weights, {"config": config.to_dict(), "action_space": space_to_dict(action_space)})
 
 
 def load(path: str | Path, kind: str) -> Checkpoint:
@@ -86,9 +78,7 @@ def load(path: str | Path, kind: str) -> Checkpoint:
     path = Path(path)
     if path.is_dir():
         path = _best_checkpoint(path, kind)
-    header, weights = _read(path)
-    if header.get("kind") != kind:
-        raise CheckpointError(f"{path}: holds a {header.get('kind')!r}, expected {kind!r}. Name the other file.")
+    header, weights = read_tensors(path, kind)
     try:
         config, action_space = config_from_dict(header["config"]), space_from_dict(header["action_space"])
     except (ConfigError, ValidationError, KeyError, ValueError, TypeError) as error:
@@ -119,24 +109,42 @@ def restore(module: nn.Module, checkpoint: Checkpoint) -> None:
     module.load_state_dict(checkpoint.weights)
 
 
-def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write a tree of dictionaries (text keys) and lists with tensors and JSON values as leaves."""
-    tensors: dict[str, Tensor] = {}
-    tree = _detach_tensors(state, tensors)
-    header = {"format_version": FORMAT_VERSION, "kind": "state", "tree": tree}
-    atomic_write_bytes(path, safetensors.torch.save(tensors, {_HEADER: json.dumps(header)}))
-
-
-def load_state(path: Path) -> dict[str, Any]:
-    """Read what `save_state` wrote.
+def write_tensors(path: Path, kind: str, tensors: dict[str, Tensor], content: dict[str, Any]) -> None:
+    """Write tensors, on the CPU and each in memory of its own, with a JSON document.
 
     Raises:
-        CheckpointError: the file is missing or damaged.
+        StorageError: the file cannot be written; an older one of that name is left as it was.
     """
-    header, tensors = _read(path)
-    if header.get("kind") != "state":
-        raise CheckpointError(f"{path}: is no resume state.")
-    return _attach_tensors(header["tree"], tensors)
+    header = {"format_version": FORMAT_VERSION, "kind": kind, **content}
+    # Not sorted for the tree of a resume state alone: its dictionaries keep their order.
+    text = json.dumps(header, sort_keys=kind != "state")
+    atomic_write_bytes(path, safetensors.torch.save(tensors, {_HEADER: text}))
+
+
+def read_tensors(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read what `write_tensors` wrote.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, of another kind or format version.
+    """
+    if not path.exists():
+        raise CheckpointError(f"{path}: does not exist. Name a run folder or a .safetensors file in its checkpoints/.")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get(_HEADER, "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (safetensors.SafetensorError, json.JSONDecodeError, OSError) as error:
+        raise CheckpointError(f"{path}: damaged or no safetensors file ({error}). Use another checkpoint.") from error
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{path}: was not written by jepaworld: its header has no {_HEADER!r} entry.")
+    if header.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: has format version {header.get('format_version')}, this version of jepaworld reads "
+            f"{FORMAT_VERSION}. Use the version that wrote it."
+        )
+    if header.get("kind") != kind:
+        raise CheckpointError(f"{path}: holds a {header.get('kind')!r}, expected {kind!r}. Name the other file.")
+    return header, tensors
 
 
 def _best_checkpoint(run: Path, kind: str) -> Path:
@@ -148,73 +156,9 @@ def _best_checkpoint(run: Path, kind: str) -> Path:
         ) from error
     path = checkpoint_path(run, config, kind)
     if not path.exists():
-        phase = "JEPA" if kind == "jepa" else "state decoder"
+        phase, other = ("JEPA", "") if kind == "jepa" else ("state decoder", f" or `jepaworld decode {run}`")
         raise CheckpointError(
             f"{run}: has no {path.name} in {CHECKPOINT_FOLDER}/: its {phase} has not finished an epoch. Continue it "
-            f"with `jepaworld train --run {run} --resume`"
-            + ("." if kind == "jepa" else f" or `jepaworld decode {run}`.")
+            f"with `jepaworld train --run {run} --resume`{other}."
         )
     return path
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if not path.exists():
-        raise CheckpointError(f"{path}: does not exist. Name a run folder or a .safetensors file in its checkpoints/.")
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        header = json.loads(metadata.get(_HEADER, "null"))
-    except (safetensors.SafetensorError, json.JSONDecodeError, OSError) as error:
-        raise CheckpointError(f"{path}: damaged or no safetensors file ({error}). Use another checkpoint.") from error
-    if not isinstance(header, dict):
-        raise CheckpointError(f"{path}: was not written by jepaworld: its header has no {_HEADER!r} entry.")
-    if header.get("format_version") != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path}: has format version {header.get('format_version')}, this version of jepaworld reads "
-            f"{FORMAT_VERSION}. Use the version that wrote it."
-        )
-    return header, tensors
-
-
-def _detach_tensors(node: Any, tensors: dict[str, Tensor]) -> Any:
-    if isinstance(node, Tensor):
-        name = f"t{len(tensors)}"
-        # A copy of its own memory: safetensors refuses tensors that share it.
-        tensors[name] = node.detach().to("cpu", copy=True).contiguous()
-        return {_TENSOR: name}
-    if isinstance(node, dict):
-        assert all(isinstance(key, str) for key in node), f"state keys must be text, got {list(node)}"
-        return {key: _detach_tensors(value, tensors) for key, value in node.items()}
-    if isinstance(node, (list, tuple)):
-        return [_detach_tensors(value, tensors) for value in node]
-    return node
-
-
-def _attach_tensors(node: Any, tensors: dict[str, Tensor]) -> Any:
-    if isinstance(node, dict):
-        if set(node) == {_TENSOR}:
-            return tensors[node[_TENSOR]]
-        return {key: _attach_tensors(value, tensors) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_attach_tensors(value, tensors) for value in node]
-    return node
-
-
-def random_state() -> dict[str, Any]:
-    """The state of every random generator that training can draw from."""
-    state: dict[str, Any] = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    if torch.backends.mps.is_available():
-        state["mps"] = torch.mps.get_rng_state()
-    return state
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    """Put back what `random_state` returned."""
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state:
-        torch.cuda.set_rng_state_all(state["cuda"])
-    if "mps" in state:
-        torch.mps.set_rng_state(state["mps"])

@@ -141,8 +141,8 @@ class CNNSettings(Section):
             value = getattr(self, key)
             if isinstance(value, list) and len(value) != self.num_layers:
                 yield (
-                    f"{prefix}{key} is {value}: give one entry for each of {prefix}num_layers = {self.num_layers}, or a "
-                    "single number."
+                    f"{prefix}{key} is {value}: give one entry for each of {prefix}num_layers = {self.num_layers}, or "
+                    "a single number."
                 )
                 return
         side = config.image_size

@@ -1,7 +1,8 @@
 """The Joint Embedding Predictive Architecture.
 
-Shapes: B windows, T transitions, K context frames, P plan steps, C H W image, D latent, A action block, E action
-embedding. `actions[:, t]` is taken at `frames[:, t]` and leads to `frames[:, t + 1]`. Frames are uint8 until `_encode`.
+Shapes: B windows, T transitions, K context frames, P plan steps, C H W image, A action block, E action embedding. D
+stands for the latent, one vector (D,) or tokens (N, D). `actions[:, t]` is taken at `frames[:, t]` and leads to
+`frames[:, t + 1]`. Frames are uint8 until `_encode`.
 """
 
 from __future__ import annotations
@@ -10,15 +11,12 @@ import copy
 from pathlib import Path
 from typing import NamedTuple, Self
 
-import gymnasium
 import torch
 from torch import Tensor, nn
 
-from jepaworld.config import Config
-from jepaworld.envs.spaces import check_action_space
-from jepaworld.models import checkpoints
-from jepaworld.models.encoders import make_encoder
-from jepaworld.models.predictors import MLPPredictor, Predictor, make_action_embedding
+from jepaworld.config.components import component
+from jepaworld.errors import CheckpointError
+from jepaworld.models.predictors import Predictor
 
 
 class JEPAOutput(NamedTuple):
@@ -47,6 +45,7 @@ class JEPAOutput(NamedTuple):
         return torch.cat([self.online_s_t, self.online_s_t_plus_1[:, -1:]], dim=1)
 
 
+@component("model", "jepa", label="JEPA")
 class JEPA(nn.Module):
     """Online encoder, target encoder, action embedding and predictor in one of three target encoder modes.
 
@@ -67,6 +66,13 @@ class JEPA(nn.Module):
         target_encoder_mode: "default", "vjepa2" or "none".
         ema_decay: Decay of the target encoder, 0 to 1.
         target_gradient: Whether the target keeps its gradient; only in mode none.
+        latent_shape: What the encoder makes of an image.
+
+    Example:
+        ```
+        model = models.build(config, Spaces.of(config, env.action_space))
+        imagined = model.rollout(model.encode(frames), actions)  # (B, 1, C, H, W), (B, P, A) to (B, P, D)
+        ```
     """
 
     def __init__(
@@ -77,9 +83,12 @@ class JEPA(nn.Module):
         target_encoder_mode: str,
         ema_decay: float,
         target_gradient: bool = False,
+        *,
+        latent_shape: tuple[int, ...],
     ) -> None:
         assert not target_gradient or target_encoder_mode == "none", "a frozen target encoder has no gradient"
         super().__init__()
+        self.latent_shape = latent_shape
         self.online_encoder = online_encoder
         self.action_embedding = action_embedding
         self.predictor: Predictor = predictor
@@ -91,50 +100,18 @@ class JEPA(nn.Module):
             self.target_encoder = copy.deepcopy(online_encoder).requires_grad_(False).eval()
 
     @classmethod
-    def from_config(cls, config: Config, action_space: gymnasium.Space) -> Self:
-        """A freshly initialised model from torch's global random state.
-
-        Args:
-            config: The configuration; its architecture and `jepa_model` keys are used.
-            action_space: The environment's `Box` or `Discrete` action space (of one environment step).
-
-        Raises:
-            EnvironmentNotUsableError: the action space is of another kind.
-        """
-        check_action_space(action_space)
-        jepa = config.jepa_model
-        return cls(
-            make_encoder(config),
-            make_action_embedding(action_space, config.frame_skipping, config.action_emb_dim),
-            MLPPredictor(
-                config.latent_dim,
-                config.action_emb_dim,
-                jepa.predictor_hidden_dim,
-                jepa.predictor_num_layers,
-                jepa.predictor_dropout_rate,
-                jepa.predictor_residual,
-                jepa.predictor_context_length,
-            ),
-            jepa.target_encoder_mode,
-            jepa.ema_decay,
-            jepa.target_gradient,
-        )
-
-    @classmethod
     def from_pretrained(cls, path: str | Path, device: str | torch.device = "cpu") -> Self:
-        """The best model of a run, in eval mode, rebuilt from its checkpoint alone.
-
-        Args:
-            path: Run folder, or a JEPA checkpoint (.safetensors).
-            device: Where the model goes.
+        """The best model of a run; see `jepaworld.models.load`.
 
         Raises:
-            CheckpointError: there is no such checkpoint, or it is damaged.
+            CheckpointError: there is no such checkpoint, it is damaged, or it holds another kind of model.
         """
-        checkpoint = checkpoints.load(path, "jepa")
-        model = cls.from_config(checkpoint.config, checkpoint.action_space)
-        checkpoints.restore(model, checkpoint)
-        return model.to(device).eval()
+        from jepaworld.models.building import load  # which knows every kind of model, this one too
+
+        model = load(path, device)
+        if not isinstance(model, cls):
+            raise CheckpointError(f"{path}: holds a {type(model).__name__}. Load it by jepaworld.models.load.")
+        return model
 
     @property
     def context_length(self) -> int:

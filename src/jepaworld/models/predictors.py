@@ -9,14 +9,13 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 import gymnasium
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from jepaworld.config import components
 from jepaworld.config.components import component
 from jepaworld.config.fields import Section, setting
-from jepaworld.envs.spaces import UNBOUNDED
+from jepaworld.envs.spaces import action_bounds
 from jepaworld.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,14 +24,8 @@ if TYPE_CHECKING:
 
 def action_scale(space: gymnasium.spaces.Box, frame_skipping: int) -> tuple[Tensor, Tensor]:
     """Centre and half range (A,) of each entry of an action block; 0 and 1 where an entry is not bounded."""
-    low = np.tile(space.low.astype(np.float64).reshape(-1), frame_skipping)
-    high = np.tile(space.high.astype(np.float64).reshape(-1), frame_skipping)
-    # Spaces without real limits often carry the largest float instead of infinity.
-    bounded = (low > -UNBOUNDED) & (high < UNBOUNDED) & (high > low)
-    with np.errstate(invalid="ignore"):
-        center = np.where(bounded, (low + high) / 2, 0.0)
-        half_range = np.where(bounded, (high - low) / 2, 1.0)
-    return torch.tensor(center, dtype=torch.float32), torch.tensor(half_range, dtype=torch.float32)
+    bounds = action_bounds(space, frame_skipping)
+    return torch.tensor(bounds.center, dtype=torch.float32), torch.tensor(bounds.half_range, dtype=torch.float32)
 
 
 @component("action_encoder", "linear")
@@ -97,8 +90,13 @@ def make_action_encoder(config: Config, action_space: gymnasium.Space) -> nn.Mod
 
 def make_predictor(config: Config, latent_shape: tuple[int, ...]) -> Predictor:
     """The predictor that `jepa_model.predictor_type` names, for latents (D,) or (N, D)."""
-    facts = {"latent_dim": latent_shape[-1], "action_emb_dim": config.action_emb_dim}
-    return components.make("predictor", config, latent_shape=latent_shape, **facts)
+    return components.make(
+        "predictor",
+        config,
+        latent_shape=latent_shape,
+        latent_dim=latent_shape[-1],
+        action_emb_dim=config.action_emb_dim,
+    )
 
 
 class Predictor(nn.Module, ABC):
@@ -173,7 +171,10 @@ class MLPPredictor(Predictor):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, z: Tensor, action_embedding: Tensor) -> Tensor:
-        """Next embeddings (B, T, D) from embeddings (B, T, D) and action embeddings (B, T, E)."""
+        """Next latents (B, T, *latent) from latents (B, T, *latent) and action embeddings (B, T, E)."""
+        if z.ndim > action_embedding.ndim:  # each token is predicted from its own past, and all see the action
+            tokens = z.shape[-2]
+            action_embedding = action_embedding.unsqueeze(-2).expand(*action_embedding.shape[:-1], tokens, -1)
         inputs = [z, action_embedding]
         for steps in range(1, self.context_length):
             inputs += [_earlier(z, steps, z[:, :1]), _earlier(action_embedding, steps, z.new_zeros(()))]

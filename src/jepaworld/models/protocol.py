@@ -1,11 +1,13 @@
-"""What a model must have to be planned with.
+"""What every world model has, and all that engine, planners, evaluation and report know of one.
 
-Shapes: B environments, K context frames, P plan steps, A numbers of one action block, D latent (one axis or more).
+Shapes: B windows or environments, T frames or transitions, K context frames, P plan steps, A numbers of one action
+block, C H W image. A latent is `latent_shape`: one vector (D,) or N tokens (N, D).
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -14,48 +16,63 @@ from jepaworld.errors import PlanningError
 
 @runtime_checkable
 class WorldModel(Protocol):
-    """Anything with these two methods can be planned with, a `torch.nn.Module` or not.
+    """A world model: encodes frames and predicts latents from latents and actions.
 
-    Optional: `encode_target(frames)`, like `encode`, gives what predictions are compared with, and hence the goal's
-    embedding (else `encode` does); the attribute `context_length: int` says how many frames of the past `rollout` uses
-    (1 if missing), `max_rollout_steps: int | None` how many steps it can imagine (no limit if missing or None).
+    One that is trained here is a `torch.nn.Module` too. A `JEPA` is trained by the configured losses, another model by
+    its own `training_loss(batch) -> (loss, terms)`; `update_targets()`, if it has that, follows each step. Optional:
+    `max_rollout_steps: int | None`, how many steps it can imagine (no limit if missing or None).
+
+    Attributes:
+        latent_shape: (D,) or (N, D).
     """
 
+    latent_shape: tuple[int, ...]
+
+    @property
+    def context_length(self) -> int:
+        """Frames of the past, the present included, that a prediction looks at."""
+        ...
+
     def encode(self, frames: Tensor) -> Tensor:
-        """Embed frames: uint8 (B, K, C, H, W) to float (B, K, *D)."""
+        """What the predictor takes: uint8 frames (B, T, C, H, W) to float latents (B, T, *latent)."""
+        ...
+
+    def encode_target(self, frames: Tensor) -> Tensor:
+        """What predictions are compared with, goals among it: as `encode`, detached."""
+        ...
+
+    def predict(self, z: Tensor, actions: Tensor) -> Tensor:
+        """All next latents of a sequence, each from its own past: (B, T, *latent), (B, T, A) to (B, T, *latent)."""
         ...
 
     def rollout(self, z: Tensor, actions: Tensor, context_actions: Tensor | None = None) -> Tensor:
         """Imagine.
 
         Args:
-            z: Embeddings of the K latest frames (B, K, *D); the last is the present.
+            z: Latents of the K latest frames as from `encode` (B, K, *latent); the last is the present.
             actions: Action blocks from the present on (B, P, A), as the environment takes them: float32 for `Box`,
                 int64 for `Discrete` (its `start` included).
             context_actions: The blocks between the K frames (B, K - 1, A), or None with K = 1.
 
         Returns:
-            (B, P, *D): entry p is the prediction for the frame after `actions[:, p]`.
+            (B, P, *latent): entry p is the prediction for the frame after `actions[:, p]`.
         """
         ...
 
 
 def check_protocol(model: Any) -> None:
-    """Make sure that the model has the methods.
+    """Make sure that a model can be planned with.
 
     Raises:
-        PlanningError: it lacks one.
+        PlanningError: it lacks a method.
     """
     for name in ("encode", "rollout"):
         if not callable(getattr(model, name, None)):
-            raise PlanningError(
-                f"{type(model).__name__} has no method {name}(), so it cannot be planned with. Give it encode(frames) "
-                "and rollout(z, actions, context_actions); see jepaworld.planning.WorldModel."
-            )
+            raise PlanningError(f"{type(model).__name__} has no method {name}(); see jepaworld.models.WorldModel.")
 
 
 def context_length(model: Any) -> int:
-    """How many frames of the past the model's `rollout` uses."""
+    """How many frames of the past the model's `rollout` uses; 1 for a model that does not say."""
     return int(getattr(model, "context_length", 1))
 
 
@@ -65,5 +82,22 @@ def max_rollout_steps(model: Any) -> int | None:
 
 
 def encode_goal(model: Any, frames: Tensor) -> Tensor:
-    """Embeddings of goal frames, uint8 (B, K, C, H, W) to (B, K, *D), by what predictions are compared with."""
+    """Latents of goal frames (B, K, C, H, W) by what predictions are compared with."""
     return getattr(model, "encode_target", model.encode)(frames)
+
+
+Source = Literal["online", "target"]
+"""Which encoder's embeddings, as the setting `jepa_decoder_training.embedding_source` names them."""
+
+
+def encoder_of(model: Any, source: Source) -> Callable[[Tensor], Tensor]:
+    """The encoding that `jepa_decoder_training.embedding_source` names.
+
+    In the JEPA's mode `default` the predictor takes the target encoder's latents, so that `online` is not `encode`.
+    """
+    return model.encode_target if source == "target" else getattr(model, "encode_online", model.encode)
+
+
+def pool(z: Tensor, latent_shape: tuple[int, ...]) -> Tensor:
+    """One vector for each latent: (..., D) as it is, the mean over tokens of (..., N, D)."""
+    return z if len(latent_shape) == 1 else z.mean(dim=-2)

@@ -1,19 +1,14 @@
 """The state decoder: shows what an embedding knows by painting the frame from it.
 
-Shapes: N embeddings, D latent, Q queries (one per patch of the image), M memory tokens, E token width,
-p patch side, C H W image.
+Shapes: N embeddings, L tokens of a latent, D latent, Q queries (one per patch of the image), M memory tokens, E token
+width, p patch side, C H W image.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Self
-
 import torch
 from torch import Tensor, nn
 
-from jepaworld.config import Config
-from jepaworld.models import checkpoints
 from jepaworld.models.encoders import initialize_blocks
 
 
@@ -25,7 +20,7 @@ class JEPAStateDecoder(nn.Module):
     that the error is about from the first steps on.
 
     Args:
-        latent_dim: D.
+        latent_shape: (D,), or (L, D) of tokens.
         image_size: H = W, a multiple of `patch_size`.
         input_channels: C.
         patch_size: Side p of the patch that each query paints.
@@ -33,13 +28,14 @@ class JEPAStateDecoder(nn.Module):
         depth: Transformer blocks.
         heads: Attention heads.
         mlp_dim: Hidden width of the blocks' MLPs.
-        memory_tokens: Tokens M that an embedding is unfolded into, so that each query can choose what it reads.
+        memory_tokens: Tokens M that a single embedding is unfolded into, so that each query can choose what it reads. A
+            latent of tokens is its own memory, with a learned position each: attention alone does not see their order.
         dropout: Dropout inside the blocks.
     """
 
     def __init__(
         self,
-        latent_dim: int,
+        latent_shape: tuple[int, ...],
         image_size: int,
         input_channels: int,
         patch_size: int,
@@ -54,8 +50,8 @@ class JEPAStateDecoder(nn.Module):
         self.patches_per_side = image_size // patch_size
         self.patch_size = patch_size
         self.input_channels = input_channels
-        self.memory_tokens = memory_tokens
-        self.memory = nn.Linear(latent_dim, memory_tokens * dim)
+        self.memory_tokens = memory_tokens if len(latent_shape) == 1 else 1
+        self.memory = nn.Linear(latent_shape[-1], self.memory_tokens * dim)
         self.queries = nn.Parameter(torch.randn(1, self.patches_per_side**2, dim))
         block = nn.TransformerDecoderLayer(
             dim, heads, mlp_dim, dropout, activation="gelu", batch_first=True, norm_first=True
@@ -66,49 +62,20 @@ class JEPAStateDecoder(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         self.background = nn.Parameter(torch.zeros(1, input_channels, image_size, image_size))
-
-    @classmethod
-    def from_config(cls, config: Config) -> Self:
-        """A freshly initialised decoder from torch's global random state."""
-        return cls(
-            config.latent_dim,
-            config.image_size,
-            config.input_channels,
-            config.decoder_patch_size,
-            config.decoder_dim,
-            config.decoder_depth,
-            config.decoder_heads,
-            config.decoder_mlp_dim,
-            config.decoder_memory_tokens,
-            config.decoder_dropout,
-        )
-
-    @classmethod
-    def from_pretrained(cls, path: str | Path, device: str | torch.device = "cpu") -> Self:
-        """The best decoder of a run, in eval mode.
-
-        Args:
-            path: Run folder, or a decoder checkpoint (.safetensors).
-            device: Where the decoder goes.
-
-        Raises:
-            CheckpointError: there is no such checkpoint, or it is damaged.
-        """
-        checkpoint = checkpoints.load(path, "jepa_decoder")
-        decoder = cls.from_config(checkpoint.config)
-        checkpoints.restore(decoder, checkpoint)
-        return decoder.to(device).eval()
+        self.positions = nn.Parameter(torch.randn(1, latent_shape[0], dim) * 0.02) if len(latent_shape) == 2 else None
 
     def forward(self, z: Tensor) -> Tensor:
         """Paint embeddings.
 
         Args:
-            z: Embeddings (N, D), or (N, tokens, D) for a latent of several tokens.
+            z: Embeddings (N, D), or (N, L, D) of tokens.
 
         Returns:
             Images (N, C, H, W), trained towards [0, 1] and not clamped to it.
         """
-        memory = self.memory(z).reshape(len(z), -1, self.queries.shape[-1])  # (N, M, E); M per token of the latent
+        memory = self.memory(z).reshape(len(z), -1, self.queries.shape[-1])  # (N, M, E), of tokens (N, L, E)
+        if self.positions is not None:
+            memory = memory + self.positions
         tokens = self.blocks(self.queries.expand(len(z), -1, -1), memory)  # (N, Q, E)
         side, p = self.patches_per_side, self.patch_size
         patches = self.head(tokens).view(-1, side, side, self.input_channels, p, p)

@@ -6,12 +6,13 @@ standard deviations are in normalised actions.
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from jepaworld.config.components import component
+from jepaworld.errors import ConfigError
 from jepaworld.planning.noise import ar1_mixing, plan_noise, power_law_mixing
 from jepaworld.planning.plan_space import PlanSpace
 from jepaworld.planning.planner import Plan, Planner, Scorer, check_elites, elites_of
@@ -24,20 +25,27 @@ class GaussianPlanner(Planner):
         space: A plan space of `Box` actions.
         num_samples: S, the mean included.
         initial_std: Standard deviation of the first iteration of every search, warm start or not.
+        noise_smoothness: Correlation of the noise of neighbouring environment steps (AR(1)), 0 to below 1.
         seed: Of the random numbers.
 
     Raises:
         ConfigError: the actions are `Discrete`.
     """
 
-    def __init__(self, space: PlanSpace, *, num_samples: int, initial_std: float, seed: int) -> None:
+    def __init__(
+        self, space: PlanSpace, *, num_samples: int, initial_std: float, noise_smoothness: float = 0.0, seed: int
+    ) -> None:
         super().__init__(space, seed=seed)
-        self._refuse_discrete()
-        self.num_samples, self.initial_std = num_samples, initial_std
+        if space.discrete:
+            raise ConfigError(
+                f"planning.planner is {self.name}, which searches continuous actions: categorical_cem, random_shooting "
+                f"or auto for {space.action_space}."
+            )
+        self.num_samples, self.initial_std, self.noise_smoothness = num_samples, initial_std, noise_smoothness
 
-    @abstractmethod
     def _mixing(self, steps: int) -> Tensor:
         """How noise is correlated over environment steps, (T, T)."""
+        return ar1_mixing(steps, self.noise_smoothness, self.space.device)
 
     def _start(self, num_envs: int, horizon: int, warm_start: Plan | None) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and standard deviation (B, P, A) of the first iteration, and the noise's mixing."""
@@ -46,12 +54,13 @@ class GaussianPlanner(Planner):
 
     def _draw(self, mean: Tensor, std: Tensor, mixing: Tensor, num_samples: int) -> Tensor:
         """Candidates (B, S, P, A) within the bounds; the first is the mean itself."""
-        candidates = plan_noise(self.space, len(mean), num_samples, mixing, self.generator)
+        candidates = plan_noise(self.space, num_samples, mixing, self.generators)
         candidates.mul_(std.unsqueeze(1)).add_(mean.unsqueeze(1))
         candidates[:, 0] = mean
         return self.space.clip(candidates)
 
 
+@component("planner", "cem")
 class CEM(GaussianPlanner):
     """The cross-entropy method (Rubinstein 1999), as planners with learned models use it (PlaNet, arXiv 1811.04551).
 
@@ -66,7 +75,7 @@ class CEM(GaussianPlanner):
         num_elites: Best candidates that the Gaussian is fitted to, at most `num_samples`.
         initial_std: Standard deviation of the first iteration of every search.
         min_std: Floor on that of later iterations.
-        noise_smoothness: Correlation of the noise of neighbouring environment steps (AR(1)), 0 to below 1.
+        noise_smoothness: As of `GaussianPlanner`.
         seed: Of the random numbers.
 
     Raises:
@@ -87,13 +96,11 @@ class CEM(GaussianPlanner):
         noise_smoothness: float = 0.7,
         seed: int = 0,
     ) -> None:
-        super().__init__(space, num_samples=num_samples, initial_std=initial_std, seed=seed)
+        super().__init__(
+            space, num_samples=num_samples, initial_std=initial_std, noise_smoothness=noise_smoothness, seed=seed
+        )
         check_elites(num_elites, num_samples)
-        self.num_iterations, self.num_elites = num_iterations, num_elites
-        self.min_std, self.noise_smoothness = min_std, noise_smoothness
-
-    def _mixing(self, steps: int) -> Tensor:
-        return ar1_mixing(steps, self.noise_smoothness, self.space.device)
+        self.num_iterations, self.num_elites, self.min_std = num_iterations, num_elites, min_std
 
     def _search(self, score: Scorer, num_envs: int, horizon: int, warm_start: Plan | None) -> Plan:
         mean, std, mixing = self._start(num_envs, horizon, warm_start)
@@ -105,6 +112,7 @@ class CEM(GaussianPlanner):
         return score.best(mean)
 
 
+@component("planner", "icem")
 class ICEM(GaussianPlanner):
     """The improved cross-entropy method (iCEM, arXiv 2008.06389).
 

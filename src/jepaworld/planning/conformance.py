@@ -1,13 +1,13 @@
 """A conformance check for world models that were not made here.
 
-Shapes: B environments, K context frames, P plan steps, A numbers of one action block, C H W image, D latent (one axis
-or more).
+Shapes: B environments, K context frames, P plan steps, A numbers of one action block, C H W image, *D latent: (D,) or
+(N, D) with tokens.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,7 +93,7 @@ def check_dynamics(
     space = PlanSpace.of(action_space, frame_skipping, device_of(model))
     frames, actions = _material(model, space, image_shape, frames, actions, horizon, seed)
     check = _Check(model, space, frames, actions, tolerance)
-    with in_eval_mode(model), torch.no_grad():
+    with in_eval_mode(model), torch.no_grad(), suppress(_Unknown):
         check.run()
     return DynamicsReport(name, tuple(check.violations), tuple(check.passed))
 
@@ -104,8 +104,7 @@ def _declarations(model: Any) -> Iterator[str]:
         if value is None and optional:
             continue
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            choice = "an integer of at least 1" + (", or None for no limit" if optional else "")
-            yield f"{name} is {value!r}: make it {choice}."
+            yield f"{name} is {value!r}: make it at least 1{', or None for no limit' if optional else ''}."
 
 
 def _material(
@@ -125,8 +124,8 @@ def _material(
         frames = torch.randint(0, 256, (3, context, *image_shape), generator=generator, dtype=torch.uint8)
     if frames.dtype != torch.uint8 or frames.ndim != 5 or len(frames) < 2 or frames.shape[1] < context:
         raise PlanningError(
-            f"frames are {frames.dtype} {tuple(frames.shape)}; expected uint8 (B, K, C, H, W) with at least 2 "
-            f"environments and {context} frame(s), the model's context_length."
+            f"frames are {frames.dtype} {tuple(frames.shape)}: expected uint8 (B, K, C, H, W), B at least 2 and K at "
+            f"least {context}, the model's context_length."
         )
     frames = frames[:, -context:]
     steps = context - 1 + min(horizon, max_rollout_steps(model) or horizon)
@@ -139,229 +138,150 @@ def _material(
         actions = space.to_real(drawn)
     if actions.ndim != 3 or len(actions) != len(frames) or actions.shape[2] != space.width or len(actions[0]) < steps:
         raise PlanningError(
-            f"actions have shape {tuple(actions.shape)}; expected ({len(frames)}, at least {steps}, {space.width}): "
-            "environments, steps (those between the context frames first), numbers of an action block."
+            f"actions have shape {tuple(actions.shape)}: expected ({len(frames)}, at least {steps}, {space.width}), "
+            "those between the context frames first."
         )
     dtype = torch.int64 if space.discrete else torch.float32
     return frames.to(space.device), actions[:, :steps].to(space.device, dtype)
 
 
-class _Failed(Exception):
+class _Unknown(Exception):
     """What comes next cannot be checked; the violation is noted."""
 
 
 class _Check:
-    """Runs the checks and collects what they find. A check is a method with a title, that returns what is wrong."""
+    """Runs the checks and collects what they find."""
 
     def __init__(self, model: Any, space: PlanSpace, frames: Tensor, actions: Tensor, tolerance: float) -> None:
         self.model, self.space, self.tolerance = model, space, tolerance
-        self.frames = frames
-        context = frames.shape[1]
-        self.context_actions = actions[:, : context - 1] if context > 1 else None
-        self.actions = actions[:, context - 1 :]
+        self.frames, self.context = frames, frames.shape[1]
+        self.past, self.actions = actions[:, : self.context - 1], actions[:, self.context - 1 :]
         self.violations: list[str] = []
         self.passed: list[str] = []
 
     def run(self) -> None:
         """All checks, as far as they can be made."""
-        try:
-            z = self._encoding("encode", self.frames)
-            if hasattr(self.model, "encode_target"):
-                goal = self._encoding("encode_target", self.frames)
-                self._note(
-                    "encode_target fits encode",
-                    goal.shape != z.shape,
-                    f"encode_target() gives shape {tuple(goal.shape)}, encode() {tuple(z.shape)}: give goals and "
-                    "predictions the same shape.",
-                )
-            lengths = range(1, z.shape[1] + 1)
-            for length in lengths:
-                past = None if length == 1 or self.context_actions is None else self.context_actions[:, 1 - length :]
-                self._rollout(z[:, -length:], past)
-            if len(lengths) > 1:
-                self._context_matters(z)
-        except _Failed:
-            return
+        z = self._encoding("encode")
+        if hasattr(self.model, "encode_target"):
+            goal = self._encoding("encode_target")
+            remedy = f"gives {tuple(goal.shape)}, encode() {tuple(z.shape)}: make them the same shape"
+            self._note("encode_target()", "fits encode()", goal.shape == z.shape, remedy)
+        shape = tuple(getattr(self.model, "latent_shape", z.shape[2:]))
+        remedy = f"is {shape}, that of embeddings {tuple(z.shape[2:])}: make both the same (D,) or (N, D)"
+        self._note("latent_shape", "holds", shape == z.shape[2:] and len(shape) <= 2, remedy)
+        imagined = self._rollout(z[:, -1:], None)
+        for length in range(2, self.context + 1):
+            imagined = self._rollout(z[:, -length:], self.past[:, 1 - length :])
+        if hasattr(self.model, "predict"):
+            actions = torch.cat([self.past, self.actions[:, :1]], dim=1)
+            found = self._result("predict()", self.model.predict, {"z": z, "actions": actions}, tuple(z.shape))
+            remedy = "gives another next embedding than rollout(): let rollout() imagine by predict()"
+            self._note("predict()", "agrees with rollout()", self._same(found[:, -1], imagined[:, 0]), remedy)
+        if self.context > 1:
+            other = self.model.rollout(torch.cat([z.flip(0)[:, :-1], z[:, -1:]], dim=1), self.actions, self.past)
+            remedy = f"is {self.context}, but frames before the last, the present, change nothing: make it 1"
+            self._note("context_length", "is used", _differ(other, imagined), remedy)
 
-    def _encoding(self, name: str, frames: Tensor) -> Tensor:
-        method, modified = getattr(self.model, name), set[str]()
-
-        def encode(frames: Tensor) -> Tensor:
-            given = frames.clone()
-            z = method(given)
-            if not torch.equal(given, frames):
-                modified.add("frames")
-            return z
-
-        z = self._call(f"{name}(frames)", lambda: encode(frames))
-        self._values(f"{name}()", z, (*frames.shape[:2],), "(B, K, *D) for frames (B, K, C, H, W)")
-        self._unmodified(f"{name}()", modified)
-        self._repeats(f"{name}()", z, lambda: encode(frames), lambda: encode(frames[:1]))
-        spread = (z - z[:1]).abs().max()
-        self._note(
-            f"{name} tells frames apart",
-            not bool(spread > 0),
-            f"{name}() gives the same embedding for different frames, so that no goal can be told from another. Train "
-            "the encoder, with a regulariser against collapse.",
-        )
+    def _encoding(self, method: str) -> Tensor:
+        """Everything about `encode` or `encode_target`."""
+        name, prefix = f"{method}()", tuple(self.frames.shape[:2])
+        z = self._result(name, getattr(self.model, method), {"frames": self.frames}, prefix)
+        remedy = "gives the same embedding for different frames: train the encoder with a regulariser against collapse"
+        self._note(name, "tells frames apart", _differ(z, z[:1]), remedy)
         return z
 
-    def _rollout(self, z: Tensor, past: Tensor | None) -> None:
+    def _rollout(self, z: Tensor, past: Tensor | None) -> Tensor:
         """Everything about `rollout` with K = z.shape[1] frames of context."""
-        model, actions, length = self.model, self.actions, z.shape[1]
-        name = "rollout()" if length == 1 else f"rollout() with {length} frames of context"
-        modified = set[str]()
+        name = "rollout()" if past is None else f"rollout() with {z.shape[1]} frames of context"
 
-        def rollout(z: Tensor, actions: Tensor, past: Tensor | None) -> Tensor:
-            copies = z.clone(), actions.clone(), None if past is None else past.clone()
-            imagined = model.rollout(*copies)
-            for key, copy, original in zip(
-                ("z", "actions", "context_actions"), copies, (z, actions, past), strict=True
-            ):
-                if copy is not None and original is not None and not torch.equal(copy, original):
-                    modified.add(key)
-            return imagined
+        def rollout(actions: Tensor, start: Tensor = z) -> Tensor:
+            return self._call(name, self.model.rollout, start, actions, past)
 
-        what = f"rollout(z {tuple(z.shape)}, actions {tuple(actions.shape)}, "
-        what += "None)" if past is None else f"context_actions {tuple(past.shape)})"
-        imagined = self._call(what, lambda: rollout(z, actions, past))
-        expected = (len(z), actions.shape[1], *z.shape[2:])
-        self._values(name, imagined, expected, "(B, P, *D), an embedding after each action")
-        self._unmodified(name, modified)
-        first = None if past is None else past[:1]
-        self._repeats(name, imagined, lambda: rollout(z, actions, past), lambda: rollout(z[:1], actions[:1], first))
-        elsewhere = self._call(f"{name} from elsewhere", lambda: rollout(z.roll(1, dims=0), actions, past))
-        self._note(
-            f"{name} begins where it is told to",
-            not bool((elsewhere - imagined).abs().max() > 0),
-            f"{name} gives the same embeddings wherever it begins. Let what is imagined depend on z.",
-        )
-        self._causal(name, imagined, lambda changed: rollout(z, changed, past))
+        inputs = {"z": z, "actions": self.actions, "context_actions": past}
+        imagined = self._result(name, self.model.rollout, inputs, (*self.actions.shape[:2], *z.shape[2:]))
+        elsewhere = rollout(self.actions, z.roll(1, dims=0))
+        remedy = "gives the same embeddings wherever it begins: let what is imagined depend on z"
+        self._note(name, "begins where it is told to", _differ(elsewhere, imagined), remedy)
+        self._causal(name, imagined, rollout)
         if not self.space.discrete:
-            self._gradients(name, lambda changed: rollout(z, changed, past))
+            self._gradients(name, rollout)
+        return imagined
 
     def _causal(self, name: str, imagined: Tensor, rollout: Callable[[Tensor], Tensor]) -> None:
         """Each step depends on its own action, on none that comes later, and not on how many come later."""
-        steps = imagined.shape[1]
         ignored, leaking = [], []
-        for step in range(steps):
-            changed = self._call(f"{name} with other actions", lambda step=step: rollout(self._with_other(step)))
-            if not bool((changed[:, step] - imagined[:, step]).abs().max() > 0):
+        for step in range(imagined.shape[1]):
+            changed = rollout(self._with_other(step))
+            if not _differ(changed[:, step], imagined[:, step]):
                 ignored.append(step)
             if step and not self._same(changed[:, :step], imagined[:, :step]):
                 leaking.append(step)
-        self._note(
-            f"{name} uses the actions",
-            bool(ignored),
-            f"{name}: another action at step(s) {ignored} leaves the embedding after it as it was. Let the embedding "
-            "after step p depend on actions[:, p]; check the order of the actions and their scale.",
-        )
-        self._note(
-            f"{name} is causal",
-            bool(leaking),
-            f"{name}: another action at step(s) {leaking} changes embeddings before it. Let step p depend on the "
-            "actions up to p alone; a sequence model needs a causal mask.",
-        )
-        if steps > 1:
-            shorter = self._call(f"{name} of one step", lambda: rollout(self.actions[:, :1]))
-            self._note(
-                f"{name} does not depend on the horizon",
-                not self._same(shorter[:, :1], imagined[:, :1]),
-                f"{name}: the first of {steps} imagined steps is another than with one action alone. Let step p not "
-                "depend on how many steps follow.",
-            )
+        remedy = f"leaves the embedding after step(s) {ignored} as it was with another action there: check their order"
+        self._note(name, "uses the actions", not ignored, remedy)
+        remedy = f"changes embeddings before step(s) {leaking} with another action there: a sequence model needs a mask"
+        self._note(name, "is causal", not leaking, remedy)
+        if imagined.shape[1] > 1:
+            same = self._same(rollout(self.actions[:, :1])[:, :1], imagined[:, :1])
+            remedy = "gives another first step with more actions: let step p not depend on how many steps follow"
+            self._note(name, "does not depend on the horizon", same, remedy)
 
     def _gradients(self, name: str, rollout: Callable[[Tensor], Tensor]) -> None:
-        actions = self.actions.clone().requires_grad_()
+        actions, found = self.actions.clone().requires_grad_(), None
         with torch.enable_grad():
-            imagined = self._call(f"{name} with gradients", lambda: rollout(actions))
-            found = None
+            imagined = rollout(actions)
             if imagined.requires_grad:
                 (found,) = torch.autograd.grad(imagined.square().sum(), actions, allow_unused=True)
-        missing = found is None or not bool((found != 0).any(dim=2).any(dim=0).all())
-        finite = found is None or bool(found.isfinite().all())
-        self._note(
-            f"{name} passes gradients",
-            missing or not finite,
-            f"{name}: gradients {'do not reach all' if missing else 'are not finite at the'} actions, so that "
-            "planning.planner=gradient is not possible. Remove no_grad, detach and rounding from the rollout, or plan "
-            "with cem, which needs no gradients.",
-        )
+        reached = found is not None and bool((found != 0).any(dim=2).any(dim=0).all())
+        problem = "are not finite at the" if reached else "do not reach all"
+        remedy = f"has gradients that {problem} actions: remove no_grad, detach and rounding, or plan with cem"
+        self._note(name, "passes gradients", found is not None and reached and bool(found.isfinite().all()), remedy)
 
-    def _context_matters(self, z: Tensor) -> None:
-        present = self.model.rollout(z, self.actions, self.context_actions)
-        other = torch.cat([z.flip(0)[:, :-1], z[:, -1:]], dim=1)
-        self._note(
-            "context is used",
-            not bool((self.model.rollout(other, self.actions, self.context_actions) - present).abs().max() > 0),
-            f"context_length is {z.shape[1]}, but frames before the present change nothing. Set context_length to 1, "
-            "or check which of the frames the model looks at: the last is the present.",
-        )
+    def _result(
+        self, name: str, method: Callable[..., Any], inputs: dict[str, Tensor | None], shape: tuple[int, ...]
+    ) -> Tensor:
+        """What a method gives, if that is as it must be of any; for `encode`, `shape` is the beginning of the shape.
 
-    def _call(self, what: str, function: Callable[[], Any]) -> Tensor:
+        Finite floats of that shape on the model's device, the same when asked again and for one environment alone, and
+        inputs that are left alone.
+        """
+        given = {key: None if value is None else value.clone() for key, value in inputs.items()}
+        value = self._call(name, method, *given.values())
+        if name.startswith("encode"):
+            shape = (*shape, *(value.shape[2:] or (1,)))  # whatever the latent is, it has an axis
+        problem = None
+        if tuple(value.shape) != shape:
+            problem = f"gives shape {tuple(value.shape)}, expected {shape}: environments, frames or steps, embedding"
+        elif not value.is_floating_point():
+            problem = f"gives {value.dtype}: return floating point embeddings"
+        elif value.device != self.space.device:
+            problem = f"gives a tensor on {value.device}, but the model is on {self.space.device}: use one device"
+        elif not value.isfinite().all():
+            problem = f"gives {int((~value.isfinite()).sum())} of {value.numel()} values that are NaN or infinite"
+        elif not self._same(self._call(name, method, *_copies(inputs)), value):
+            problem = "gives another result when called again: no randomness in eval mode, no state between calls"
+        self._note(name, "gives finite embeddings of the right shape, again the same", problem is None, problem or "")
+        if problem is not None:
+            raise _Unknown
+        modified = [key for key, now in given.items() if now is not None and (now != inputs[key]).any()]
+        remedy = f"modifies its input {', '.join(modified)}: work on a copy (no operations that end in _)"
+        self._note(name, "leaves its inputs alone", not modified, remedy)
+        alone = self._call(name, method, *_copies(inputs, 1))
+        remedy = "gives an environment another result alone than in a batch: no statistics over the batch, right axes"
+        self._note(name, "treats environments apart", self._same(alone, value[:1]), remedy)
+        return value
+
+    def _call(self, name: str, method: Callable[..., Any], *inputs: Tensor | None) -> Tensor:
         """A result of the model; if there is none, that is a violation and the end."""
         try:
-            result = function()
+            result = method(*inputs)
         except Exception as error:  # whatever a model raises is its author's to know
-            self.violations.append(
-                f"{what} raises {type(error).__name__}: {error}. It must take these shapes (all environments at once)."
-            )
-            raise _Failed from error
+            shapes = ", ".join("None" if one is None else str(tuple(one.shape)) for one in inputs)
+            self.violations.append(f"{name} of shapes {shapes} raises {type(error).__name__}: {error}.")
+            raise _Unknown from error
         if not isinstance(result, Tensor):
-            self.violations.append(f"{what} returns {type(result).__name__}: return a torch tensor.")
-            raise _Failed
+            self.violations.append(f"{name} returns {type(result).__name__}: return a torch tensor.")
+            raise _Unknown
         return result
-
-    def _values(self, name: str, value: Tensor, expected: tuple[int, ...], words: str) -> None:
-        exact = name.startswith("rollout")
-        shape = tuple(value.shape)
-        if (shape != expected) if exact else (shape[: len(expected)] != expected or len(shape) <= len(expected)):
-            wanted = expected if exact else f"{expected} and one or more axes of the embedding"
-            self.violations.append(f"{name} gives shape {shape}, expected {wanted}: return {words}.")
-            raise _Failed
-        if not value.is_floating_point():
-            self.violations.append(f"{name} gives {value.dtype}: return floating point embeddings.")
-            raise _Failed
-        if value.device != self.space.device:
-            self.violations.append(
-                f"{name} gives a tensor on {value.device}, the model's parameters are on {self.space.device}: keep "
-                "everything on one device."
-            )
-            raise _Failed
-        not_finite = int((~value.isfinite()).sum())
-        if not_finite:
-            self.violations.append(
-                f"{name} gives {not_finite} of {math.prod(shape)} values that are NaN or infinite. Check the weights, "
-                "and what the model divides by."
-            )
-            raise _Failed
-        self.passed.append(f"{name} gives finite embeddings of the right shape")
-
-    def _unmodified(self, name: str, modified: set[str]) -> None:
-        self._note(
-            f"{name} leaves its inputs alone",
-            bool(modified),
-            f"{name} modifies its input {', '.join(sorted(modified))}. Work on a copy (no operations that end in _).",
-        )
-
-    def _repeats(
-        self, name: str, value: Tensor, again: Callable[[], Tensor], first_alone: Callable[[], Tensor]
-    ) -> None:
-        repeated = self._same(self._call(f"{name} called again", again), value)
-        self._note(
-            f"{name} is deterministic",
-            not repeated,
-            f"{name} gives another result when called again with the same inputs. Switch randomness off in eval mode, "
-            "and keep no state between calls.",
-        )
-        if not repeated:
-            raise _Failed  # no comparison would say anything
-        self._note(
-            f"{name} treats environments apart",
-            not self._same(self._call(f"{name} of one environment", first_alone), value[:1]),
-            f"{name} gives an environment another result alone than in a batch. Let no statistics go over the batch "
-            "(BatchNorm in eval mode), and check for transposed axes.",
-        )
 
     def _with_other(self, step: int) -> Tensor:
         """The actions with those of one step replaced by those of another environment, or moved if all are equal."""
@@ -377,12 +297,19 @@ class _Check:
         return actions
 
     def _same(self, a: Tensor, b: Tensor) -> bool:
-        if a.shape != b.shape:
-            return False
-        return bool((a - b).abs().max() <= self.tolerance * b.abs().max())
+        return a.shape == b.shape and bool((a - b).abs().max() <= self.tolerance * b.abs().max())
 
-    def _note(self, title: str, violated: bool, sentence: str) -> None:
-        if violated:
-            self.violations.append(sentence)
+    def _note(self, name: str, title: str, holds: bool, violation: str) -> None:
+        if holds:
+            self.passed.append(f"{name} {title}")
         else:
-            self.passed.append(title)
+            self.violations.append(f"{name} {violation}.")
+
+
+def _differ(a: Tensor, b: Tensor) -> bool:
+    return bool((a - b).abs().max() > 0)
+
+
+def _copies(inputs: dict[str, Tensor | None], first: int | None = None) -> list[Tensor | None]:
+    """Copies that a method may spoil, of the first environments alone or of all."""
+    return [None if value is None else value[:first].clone() for value in inputs.values()]

@@ -1,12 +1,13 @@
 """Receding-horizon control: plan from what is seen, play the beginning of the plan, plan again.
 
-Shapes: B environments, K context frames, P plan steps, A numbers of one action block, C H W image, D latent (one axis
-or more).
+Shapes: B environments, K context frames, P plan steps, A numbers of one action block, C H W image, *D latent: (D,) or
+(N, D) with tokens.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import gymnasium
@@ -54,7 +55,7 @@ class Controller:
         action_space: The environments' `Box` or `Discrete` action space.
         settings: The section `planning`.
         frame_skipping: Environment steps in an action block.
-        seed: Of the planner's random numbers.
+        seed: Of the planner's random numbers, together with the number of an environment (see `reset`).
         bf16: Imagine in bf16 autocast.
         planner: Instead of the one that the settings name.
         goal_cost: Instead of the one that the settings describe.
@@ -87,8 +88,8 @@ class Controller:
         self.space = PlanSpace.of(action_space, frame_skipping, self.device)
         if self.space.discrete and goal_cost is None and settings.cost.action_penalty > 0:
             raise ConfigError(
-                f"planning.cost.action_penalty is {settings.cost.action_penalty:g}, but the actions of "
-                f"{action_space} have no size. Set it to 0."
+                f"planning.cost.action_penalty is {settings.cost.action_penalty:g}: 0 for {action_space}, whose "
+                "actions have no size."
             )
         self.model, self.settings, self.bf16 = model, settings, bf16
         self.context = settings.context or context_length(model)
@@ -99,11 +100,13 @@ class Controller:
         self._goal: Tensor | None = None
         self._forget()
 
-    def reset(self, goal_frames: Frames) -> None:
+    def reset(self, goal_frames: Frames, numbers: Sequence[int] | None = None) -> None:
         """Begin new episodes.
 
         Args:
             goal_frames: uint8 (B, C, H, W), of the size that the model takes.
+            numbers: Of the B tasks. A task's random numbers then follow from the seed and its number, whatever was
+                played before or is played beside it. None: 0 to B - 1 at first, and the random numbers go on.
 
         Raises:
             PlanningError: these are no frames.
@@ -111,6 +114,8 @@ class Controller:
         frames = self._to_device(goal_frames, "goal_frames")
         with torch.no_grad(), in_eval_mode(self.model):
             self._goal = encode_goal(self.model, frames.unsqueeze(1))[:, 0].float()
+        if numbers is not None:
+            self.planner.number_environments(numbers)
         self._image_shape = tuple(frames.shape)
         self._forget()
 
@@ -138,8 +143,8 @@ class Controller:
         frames = self._to_device(frames, "frames")
         if tuple(frames.shape) != self._image_shape:
             raise PlanningError(
-                f"frames have shape {tuple(frames.shape)}, the goals {self._image_shape} (environments, channels, "
-                "height, width). Give one frame for each goal, of the same size; reset() takes other goals."
+                f"frames have shape {tuple(frames.shape)}: give one for each goal, {self._image_shape} (environments, "
+                "channels, height, width)."
             )
         replan = self._plan is None or self._played == self.settings.replan_every
         begin = self._clock() if replan else 0.0
@@ -164,13 +169,17 @@ class Controller:
     @property
     def last_plan(self) -> ImaginedPlan | None:
         """The latest plan and what the model expects of it; imagined when asked for. None before the first."""
-        if self._plan is None:
-            return None
-        if self._imagined is None:
-            assert self._cost is not None
-            plan, cost = self._plan, self._cost
-            self._imagined = ImaginedPlan(plan.actions, plan.cost, cost.imagine(plan.actions), cost.z[:, -1], cost.goal)
+        if self._plan is not None and self._imagined is None:
+            self._imagined = self.imagine()
         return self._imagined
+
+    def imagine(self, envs: Sequence[int] | None = None) -> ImaginedPlan:
+        """What the model expects of the latest plans of some environments; None for all."""
+        assert self._plan is not None and self._cost is not None, "act() makes plans"
+        rows = list(range(len(self._plan.actions)) if envs is None else envs)
+        plans, cost = self._plan.actions[rows], self._cost
+        imagined = cost.imagine(plans, rows)
+        return ImaginedPlan(plans, self._plan.cost[rows], imagined, cost.z[rows, -1], cost.goal[rows])
 
     def _forget(self) -> None:
         self._past: list[Tensor] = []  # embeddings (B, *D) of the latest frames, oldest first
@@ -199,6 +208,7 @@ class Controller:
             self._goal,
             self.goal_cost,
             self.space,
+            memory_megabytes=settings.memory_megabytes,
             max_candidates=settings.max_candidates,
             bf16=self.bf16,
         )
@@ -210,7 +220,7 @@ class Controller:
         if frames.dtype != uint8 or frames.ndim != 4:
             raise PlanningError(
                 f"{name} are {frames.dtype} {tuple(frames.shape)}; expected uint8 (environments, channels, height, "
-                "width) with values from 0 to 255. jepaworld.envs.pixels.image_to_frame makes such frames of pictures."
+                "width), as jepaworld.envs.frames.image_to_frame makes them of pictures."
             )
         tensor = torch.tensor(np.ascontiguousarray(frames)) if isinstance(frames, np.ndarray) else frames
         return tensor.to(self.device)
@@ -222,19 +232,16 @@ class Controller:
 
 
 def _check_settings(model: WorldModel, settings: PlanningConfig) -> None:
+    name = type(model).__name__
     allowed, limit = context_length(model), max_rollout_steps(model)
     if settings.context is not None and settings.context > allowed:
         raise ConfigError(
-            f"planning.context is {settings.context}, but {type(model).__name__} uses {allowed} past frame(s) "
-            f"(context_length). Set planning.context to at most {allowed}."
+            f"planning.context is {settings.context}: at most {allowed}, the context_length of {name}, or null."
         )
     if limit is not None and settings.horizon > limit:
-        raise ConfigError(
-            f"planning.horizon is {settings.horizon}, but {type(model).__name__} imagines at most {limit} steps "
-            f"(max_rollout_steps). Set planning.horizon to at most {limit}."
-        )
+        raise ConfigError(f"planning.horizon is {settings.horizon}: at most {limit}, the max_rollout_steps of {name}.")
     if settings.replan_every > settings.horizon:
         raise ConfigError(
-            f"planning.replan_every is {settings.replan_every}, more than planning.horizon = {settings.horizon}: a "
-            "plan has no more steps to play. Lower planning.replan_every or raise planning.horizon."
+            f"planning.replan_every is {settings.replan_every}: at most planning.horizon = {settings.horizon}, the "
+            "steps of a plan."
         )

@@ -1,13 +1,15 @@
 """What makes a plan good: the cost of what is imagined, and the cost of candidate plans under a world model.
 
-Shapes: B environments, S candidate plans, N = B * S, P plan steps, K context frames, A numbers of one action block, D
-latent (one axis or more).
+Shapes: B environments, S candidate plans, N plans of any environments, P plan steps, K context frames, A numbers of one
+action block, *D latent: (D,) or (N, D) with tokens.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol
 
 import torch
@@ -19,6 +21,13 @@ from jepaworld.models.protocol import WorldModel
 from jepaworld.planning.plan_space import PlanSpace
 from jepaworld.utils.devices import autocast
 from jepaworld.utils.modules import in_eval_mode
+
+# Estimate of what imagining one candidate takes, in bytes. Measured with MLP predictors (latents of 64 and 256, hidden
+# layers four times as wide): 2 to 6 times its context, imagined embeddings and goal in float32, 25 to 68 times where
+# the activations of all steps are kept for gradients.
+_BYTES_PER_LATENT = 4 * 8
+_GRADIENTS_TAKE = 10
+_BYTES_PER_CANDIDATE = 4096  # for what does not grow with the latent
 
 
 class GoalCost(Protocol):
@@ -119,7 +128,7 @@ def make_cost(settings: PlanningCostConfig) -> GoalCost:
 class WorldModelCost:
     """Imagines candidates and scores what it sees; a cost for any `Planner`.
 
-    At most `max_candidates` are imagined at once, so that memory does not grow with B and S. Without gradients, unless
+    Candidates are imagined in chunks that stay within `memory_megabytes`, whatever B and S. Without gradients, unless
     the candidates require them; then what several chunks imagined is forgotten and imagined again in the backward pass.
     The model is in eval mode meanwhile.
 
@@ -130,7 +139,8 @@ class WorldModelCost:
         goal: Embeddings of the goals (B, *D).
         goal_cost: What is good.
         space: Of the actions; the goal cost is given normalised ones.
-        max_candidates: Candidates imagined at once, over all environments; at least 1.
+        memory_megabytes: MiB that imagination may take, as estimated; one candidate is always imagined.
+        max_candidates: Also a limit on the candidates imagined at once; None for none.
         bf16: Imagine in bf16 autocast. The goal cost works in float32.
     """
 
@@ -143,43 +153,73 @@ class WorldModelCost:
         goal_cost: GoalCost,
         space: PlanSpace,
         *,
-        max_candidates: int = 65536,
+        memory_megabytes: float = 2048,
+        max_candidates: int | None = None,
         bf16: bool = False,
     ) -> None:
-        assert len(z) == len(goal) and max_candidates >= 1, (z.shape, goal.shape, max_candidates)
+        assert len(z) == len(goal), (z.shape, goal.shape)
         self.model, self.goal_cost, self.space = model, goal_cost, space
         self.z, self.context_actions, self.goal = z, context_actions, goal
-        self.max_candidates, self.bf16 = max_candidates, bf16
+        self.memory_megabytes, self.max_candidates, self.bf16 = memory_megabytes, max_candidates, bf16
 
     def __call__(self, candidates: Tensor) -> Tensor:
         """Costs (B, S) float32 of candidates (B, S, P, A), action blocks as the environment takes them."""
-        num_envs, num_samples = candidates.shape[:2]
+        num_envs, num_samples, horizon = candidates.shape[:3]
         assert num_envs == len(self.z), (candidates.shape, self.z.shape)
-        plans = candidates.flatten(0, 1)
-        owners = torch.arange(len(plans), device=plans.device) // num_samples
-        num_chunks = math.ceil(len(plans) / self.max_candidates)
+        at_once = self._candidates_at_once(horizon, _GRADIENTS_TAKE if candidates.requires_grad else 1)
+        # Several environments with all their candidates each, or a part of the candidates of one: these then share its
+        # context and goal as a view. (Across environments, the model's one batch axis makes a copy of them, within the
+        # estimate; it is the candidates of large latents, imagined few at once, that a copy would weigh on.)
+        groups, parts = _slices(num_envs, max(1, at_once // num_samples)), _slices(num_samples, at_once)
+        score = self._score
+        if candidates.requires_grad and len(groups) * len(parts) > 1:
+            score = partial(checkpoint, self._score, use_reentrant=False)
         with torch.set_grad_enabled(candidates.requires_grad):
-            if num_chunks == 1:
-                return self._score(plans, owners).view(num_envs, num_samples)
-            size = math.ceil(len(plans) / num_chunks)
-            chunks = zip(plans.split(size), owners.split(size), strict=True)
-            if candidates.requires_grad:
-                costs = [checkpoint(self._score, *chunk, use_reentrant=False) for chunk in chunks]
-            else:
-                costs = [self._score(*chunk) for chunk in chunks]
-            return torch.cat(costs).view(num_envs, num_samples)
+            rows = [torch.cat([score(candidates[group, part], group) for part in parts], dim=1) for group in groups]
+            return torch.cat(rows)
 
-    def imagine(self, plans: Tensor) -> Tensor:
-        """What the model expects of one plan for each environment: (B, P, A) to embeddings (B, P, *D) float32."""
+    def imagine(self, plans: Tensor, envs: Sequence[int] | None = None) -> Tensor:
+        """What the model expects of one plan for each environment.
+
+        Args:
+            plans: (b, P, A), a plan for each of `envs`.
+            envs: Numbers of the environments; None for all.
+
+        Returns:
+            (b, P, *D) float32.
+        """
+        envs = range(len(self.z)) if envs is None else envs
+        chunks = _slices(len(plans), self._candidates_at_once(plans.shape[1]))
         with torch.no_grad():
-            owners = torch.arange(len(plans), device=plans.device).split(self.max_candidates)
-            return torch.cat([self._rollout(plans[part], part).float() for part in owners])
+            return torch.cat([self._rollout(plans[chunk, None], list(envs[chunk])).float() for chunk in chunks])
 
-    def _score(self, plans: Tensor, owners: Tensor) -> Tensor:
-        """Costs (N,) of plans (N, P, A) that belong to the environments `owners` (N,)."""
-        return self.goal_cost(self._rollout(plans, owners), self.goal[owners], self.space.normalise(plans)).float()
+    def _candidates_at_once(self, horizon: int, factor: int = 1) -> int:
+        latents = (self.z.shape[1] + horizon + 1) * self.goal[0].numel()  # numbers of context, imagination and goal
+        each = factor * (_BYTES_PER_LATENT * latents + _BYTES_PER_CANDIDATE)
+        at_once = int(self.memory_megabytes * 2**20 / each)
+        return max(1, min(at_once, self.max_candidates or at_once))
 
-    def _rollout(self, plans: Tensor, owners: Tensor) -> Tensor:
-        past = None if self.context_actions is None else self.context_actions[owners]
-        with in_eval_mode(self.model), autocast(plans.device, self.bf16):
-            return self.model.rollout(self.z[owners], plans, past)
+    def _score(self, candidates: Tensor, envs: slice) -> Tensor:
+        """Costs (b, S) of candidates (b, S, P, A) of these b environments."""
+        imagined = self._rollout(candidates, envs)
+        goal = _repeated(self.goal, envs, candidates.shape[1])
+        actions = self.space.normalise(candidates.flatten(0, 1))
+        return self.goal_cost(imagined, goal, actions).float().view(candidates.shape[:2])
+
+    def _rollout(self, candidates: Tensor, envs: slice | list[int]) -> Tensor:
+        """What the model expects (b * S, P, *D) of candidates (b, S, P, A) of these b environments."""
+        count, past = candidates.shape[1], self.context_actions
+        context_actions = None if past is None else _repeated(past, envs, count)
+        with in_eval_mode(self.model), autocast(candidates.device, self.bf16):
+            return self.model.rollout(_repeated(self.z, envs, count), candidates.flatten(0, 1), context_actions)
+
+
+def _repeated(values: Tensor, envs: slice | list[int], count: int) -> Tensor:
+    """(b * count, ...) of (B, ...): each chosen entry `count` times, one entry alone without a copy."""
+    return values[envs].unsqueeze(1).expand(-1, count, *values.shape[1:]).flatten(0, 1)
+
+
+def _slices(total: int, size: int) -> list[slice]:
+    """`total` things in as few and as equal parts of at most `size` as can be."""
+    size = math.ceil(total / math.ceil(total / size))
+    return [slice(first, min(first + size, total)) for first in range(0, total, size)]

@@ -5,15 +5,19 @@ Shapes: B environments, S candidate plans, E elites, P plan steps, A numbers of 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from jepaworld.config.components import component
 from jepaworld.errors import ConfigError
-from jepaworld.planning.noise import ar1_mixing, plan_noise
+from jepaworld.planning.noise import ar1_mixing, draw, plan_noise
 from jepaworld.planning.plan_space import PlanSpace
 from jepaworld.planning.planner import Plan, Planner, Scorer, check_elites, elites_of
 
 
+@component("planner", "categorical_cem")
 class CategoricalCEM(Planner):
     """The cross-entropy method (Rubinstein 1999) with a categorical distribution for each entry of the plan.
 
@@ -50,8 +54,8 @@ class CategoricalCEM(Planner):
         super().__init__(space, seed=seed)
         if not space.discrete:
             raise ConfigError(
-                f"planning.planner is {self.name}, which searches discrete actions, but the action space is "
-                f"{space.action_space}. Set planning.planner to cem, icem, mppi, gradient, random_shooting or auto."
+                f"planning.planner is {self.name}, which searches discrete actions: cem, icem, mppi, gradient, "
+                f"random_shooting or auto for {space.action_space}."
             )
         check_elites(num_elites, num_samples)
         self.num_samples, self.num_iterations, self.num_elites = num_samples, num_iterations, num_elites
@@ -69,7 +73,7 @@ class CategoricalCEM(Planner):
             likeliest = warm_start.center.argmax(dim=-1)
             probabilities = warm_start.center.lerp(uniform, self.exploration)
         for _ in range(self.num_iterations):
-            candidates = draw_categorical(probabilities, self.num_samples, self.generator)
+            candidates = draw_categorical(probabilities, self.num_samples, self.generators)
             candidates[:, 0] = likeliest
             elites, _ = elites_of(candidates, score(candidates), self.num_elites)
             # Counts are whole numbers, so that their sums do not depend on the order of the additions on a GPU.
@@ -82,25 +86,25 @@ class CategoricalCEM(Planner):
         return score.best(probabilities)
 
 
-def draw_categorical(probabilities: Tensor, num_samples: int, generator: torch.Generator) -> Tensor:
+def draw_categorical(probabilities: Tensor, num_samples: int, generators: Sequence[torch.Generator]) -> Tensor:
     """Independent draws.
 
     Args:
         probabilities: (B, P, A, n), which sum to 1.
         num_samples: S.
-        generator: On the same device.
+        generators: Of the B environments, on the same device.
 
     Returns:
         int64 indices (B, S, P, A).
     """
     cumulated = probabilities.cumsum(dim=-1)
-    shape = (*probabilities.shape[:-1], num_samples)
-    uniform = torch.rand(shape, generator=generator, device=probabilities.device)
+    uniform = draw(Tensor.uniform_, generators, *probabilities.shape[1:-1], num_samples)
     # The sum of the probabilities may round to a little less than the uniform number.
     indices = torch.searchsorted(cumulated, uniform, right=True).clamp_(max=probabilities.shape[-1] - 1)
     return indices.movedim(-1, 1).contiguous()
 
 
+@component("planner", "random_shooting")
 class RandomShooting(Planner):
     """The best of random plans, drawn once: the floor that a search must beat.
 
@@ -136,11 +140,11 @@ class RandomShooting(Planner):
     def _search(self, score: Scorer, num_envs: int, horizon: int, warm_start: Plan | None) -> Plan:
         space, center = self.space, self._prior_center(num_envs, horizon)
         if space.discrete:
-            shape = (num_envs, self.num_samples, horizon, space.width)
-            candidates = torch.randint(space.num_actions, shape, generator=self.generator, device=space.device)
+            uniform = center.new_full((*center.shape, space.num_actions), 1.0 / space.num_actions, dtype=torch.float32)
+            candidates = draw_categorical(uniform, self.num_samples, self.generators)
         else:
             mixing = ar1_mixing(horizon * space.frame_skipping, self.noise_smoothness, space.device)
-            noise = plan_noise(space, num_envs, self.num_samples, mixing, self.generator)
+            noise = plan_noise(space, self.num_samples, mixing, self.generators)
             candidates = space.clip(center.unsqueeze(1) + self.initial_std * noise)
         if warm_start is not None:
             candidates[:, 0] = warm_start.center

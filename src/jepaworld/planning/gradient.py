@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import torch
 
+from jepaworld.config.components import component
 from jepaworld.errors import PlanningError
 from jepaworld.planning.cem import GaussianPlanner
-from jepaworld.planning.noise import ar1_mixing
 from jepaworld.planning.plan_space import PlanSpace
 from jepaworld.planning.planner import Plan, Scorer
 
 
+@component("planner", "gradient")
 class GradientPlanner(GaussianPlanner):
     """Adam (arXiv 1412.6980) on normalised actions, through the model, from several starts; the best plan seen wins.
 
@@ -47,12 +48,10 @@ class GradientPlanner(GaussianPlanner):
         seed: int = 0,
     ) -> None:
         num_starts = min(num_samples, self.MAX_STARTS)
-        super().__init__(space, num_samples=num_starts, initial_std=initial_std, seed=seed)
+        super().__init__(
+            space, num_samples=num_starts, initial_std=initial_std, noise_smoothness=noise_smoothness, seed=seed
+        )
         self.num_iterations, self.learning_rate = num_iterations, learning_rate
-        self.noise_smoothness = noise_smoothness
-
-    def _mixing(self, steps: int) -> torch.Tensor:
-        return ar1_mixing(steps, self.noise_smoothness, self.space.device)
 
     def _search(self, score: Scorer, num_envs: int, horizon: int, warm_start: Plan | None) -> Plan:
         mean, std, mixing = self._start(num_envs, horizon, warm_start)
@@ -61,20 +60,17 @@ class GradientPlanner(GaussianPlanner):
         optimizer = torch.optim.Adam([actions], lr=self.learning_rate, eps=1e-12)
         for _ in range(self.num_iterations):
             with torch.enable_grad():
-                total = score(actions).sum()
-                if not total.requires_grad:
-                    raise self._no_gradient()
-                (actions.grad,) = torch.autograd.grad(total, actions, allow_unused=True)
+                costs = score(actions)
+                if costs.requires_grad:
+                    (actions.grad,) = torch.autograd.grad(costs.sum(), actions, allow_unused=True)
             if actions.grad is None:
-                raise self._no_gradient()
+                raise PlanningError(
+                    "planning.planner is gradient, but no gradient comes back from the cost to the actions: make "
+                    "rollout() and the goal cost differentiable (check_dynamics(model) looks for it), or plan with cem."
+                )
+            # A forbidden start has no slope to follow, and stays where it is.
+            actions.grad.masked_fill_(costs.detach().isinf()[..., None, None], 0.0)
             optimizer.step()
             actions.copy_(self.space.clip(actions))
         score(actions.detach())
         return score.best()
-
-    def _no_gradient(self) -> PlanningError:
-        return PlanningError(
-            "planning.planner is gradient, but no gradient comes back from the cost to the actions. Let the model's "
-            "rollout() and the goal cost be differentiable in the actions (no torch.no_grad, detach or rounding; "
-            "check_dynamics(model) looks for it), or set planning.planner to cem."
-        )

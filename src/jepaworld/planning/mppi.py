@@ -5,18 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from jepaworld.config.components import component
 from jepaworld.planning.cem import GaussianPlanner
-from jepaworld.planning.noise import ar1_mixing
 from jepaworld.planning.plan_space import PlanSpace
 from jepaworld.planning.planner import Plan, Scorer
 
 
+@component("planner", "mppi")
 class MPPI(GaussianPlanner):
     """Model-predictive path integral control (MPPI, arXiv 1707.02342).
 
     The new mean is the average of all candidates with weights softmax(-(cost - lowest cost) / (temperature * spread)).
-    Differs from the paper in: the temperature is relative to the spread (standard deviation) of the candidates' costs
-    in this environment and iteration, so that it need not be tuned to the scale of an embedding; several iterations,
+    Differs from the paper in: the temperature is relative to the spread of the candidates' costs in this environment
+    and iteration, so that it need not be tuned to the scale of an embedding; several iterations,
     whose standard deviation follows the weighted candidates down to a floor; noise correlated over environment steps;
     no control cost of its own (see `planning.cost.action_penalty`); and the best plan seen, the last mean among
     them, as the result.
@@ -49,12 +50,10 @@ class MPPI(GaussianPlanner):
         temperature: float = 0.1,
         seed: int = 0,
     ) -> None:
-        super().__init__(space, num_samples=num_samples, initial_std=initial_std, seed=seed)
-        self.num_iterations, self.min_std = num_iterations, min_std
-        self.noise_smoothness, self.temperature = noise_smoothness, temperature
-
-    def _mixing(self, steps: int) -> Tensor:
-        return ar1_mixing(steps, self.noise_smoothness, self.space.device)
+        super().__init__(
+            space, num_samples=num_samples, initial_std=initial_std, noise_smoothness=noise_smoothness, seed=seed
+        )
+        self.num_iterations, self.min_std, self.temperature = num_iterations, min_std, temperature
 
     def _search(self, score: Scorer, num_envs: int, horizon: int, warm_start: Plan | None) -> Plan:
         mean, std, mixing = self._start(num_envs, horizon, warm_start)
@@ -68,7 +67,20 @@ class MPPI(GaussianPlanner):
         return score.best(mean)
 
     def weights(self, costs: Tensor) -> Tensor:
-        """Weights (B, S) of candidates, which sum to 1 for each environment, from their costs (B, S)."""
-        spread = costs.std(dim=1, correction=0, keepdim=True)
+        """Weights (B, S) of candidates, which sum to 1 for each environment, from their costs (B, S).
+
+        The spread is the standard deviation of the costs without outliers: those further above the lowest cost than
+        20 times the best eighth of the candidates reaches. Ordinary costs have none. A large penalty on some candidates
+        would otherwise make the spread so wide that all others weigh the same.
+        """
+        allowed = costs.isfinite()
+        costs = torch.where(allowed.any(dim=1, keepdim=True), costs, 0.0)  # all are forbidden: none is better
+        ordered = costs.sort(dim=1).values
+        lowest, eighth = ordered[:, :1], allowed.sum(dim=1, keepdim=True).add(6).div(8, rounding_mode="floor")
+        ordinary = costs <= lowest + 20.0 * (ordered.gather(1, eighth) - lowest)
+        excess = costs - lowest
+        number = ordinary.sum(dim=1, keepdim=True)
+        mean = torch.where(ordinary, excess, 0.0).sum(dim=1, keepdim=True) / number
+        spread = torch.where(ordinary, excess - mean, 0.0).square().sum(dim=1, keepdim=True).div(number).sqrt()
         scale = (self.temperature * spread).clamp(min=torch.finfo(costs.dtype).tiny)
-        return torch.softmax((costs.amin(dim=1, keepdim=True) - costs) / scale, dim=1)
+        return torch.softmax(-excess / scale, dim=1)

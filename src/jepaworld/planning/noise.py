@@ -9,6 +9,7 @@ Shapes: B environments, S candidate plans, P plan steps, A = k * a numbers of a 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import torch
@@ -64,20 +65,34 @@ def power_law_mixing(steps: int, exponent: float, device: torch.device = CPU) ->
     return (waves / waves.square().sum(dim=0).mean().sqrt()).float().to(device)
 
 
-def plan_noise(space: PlanSpace, num_envs: int, num_samples: int, mixing: Tensor, generator: torch.Generator) -> Tensor:
+def draw(fill: Callable[..., Tensor], generators: Sequence[torch.Generator], *shape: int) -> Tensor:
+    """Random numbers (B, *shape), those of each environment from its own generator.
+
+    One call for each environment, so that what one draws does not depend on how many there are.
+
+    Args:
+        fill: `torch.Tensor.normal_`, `torch.Tensor.uniform_` or the like.
+        generators: Of the B environments, on one device.
+        shape: Of the numbers of one environment.
+    """
+    values = torch.empty(len(generators), *shape, device=generators[0].device)
+    for row, generator in zip(values, generators, strict=True):
+        fill(row, generator=generator)
+    return values
+
+
+def plan_noise(space: PlanSpace, num_samples: int, mixing: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     """Noise for candidate plans of a `Box` space.
 
     Args:
         space: The plan space.
-        num_envs: B.
         num_samples: S.
         mixing: (T, T) with T = P * k, over environment steps inside and across blocks; each of the a entries of an
             environment action has noise of its own.
-        generator: On the space's device.
+        generators: Of the B environments, on the space's device.
 
     Returns:
         float32 (B, S, P, A).
     """
-    shape = (num_envs, num_samples, space.entries, len(mixing))
-    noise = torch.randn(shape, generator=generator, device=space.device) @ mixing
-    return noise.transpose(-1, -2).reshape(num_envs, num_samples, -1, space.width)
+    noise = draw(Tensor.normal_, generators, num_samples, space.entries, len(mixing)) @ mixing
+    return noise.transpose(-1, -2).reshape(len(generators), num_samples, -1, space.width)

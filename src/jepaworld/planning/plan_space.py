@@ -15,7 +15,7 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
-from jepaworld.envs.spaces import UNBOUNDED, block_size
+from jepaworld.envs.spaces import action_bounds, block_size
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,14 +68,7 @@ class PlanSpace:
             none = torch.empty(0, device=device)
             return cls(action_space, frame_skipping, width, 1, device, none, none, none, none, none, none)
         assert isinstance(action_space, Box)
-        low = np.tile(action_space.low.astype(np.float64).reshape(-1), frame_skipping)
-        high = np.tile(action_space.high.astype(np.float64).reshape(-1), frame_skipping)
-        # Spaces without real limits often carry the largest float instead of infinity.
-        low, high = np.where(low > -UNBOUNDED, low, -np.inf), np.where(high < UNBOUNDED, high, np.inf)
-        scaled = np.isfinite(low) & np.isfinite(high) & (high > low)
-        with np.errstate(invalid="ignore"):
-            center = np.where(scaled, (low + high) / 2, 0.0)
-            half_range = np.where(scaled, (high - low) / 2, 1.0)
+        low, high, center, half_range = action_bounds(action_space, frame_skipping)
         normalised = (low - center) / half_range, (high - center) / half_range
         tensors = (torch.tensor(v, dtype=torch.float32, device=device) for v in (low, high, center, half_range))
         bounds = (torch.tensor(v, dtype=torch.float32, device=device) for v in normalised)

@@ -6,9 +6,10 @@ Shapes: B environments, S candidate plans, P plan steps, A numbers of one action
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +17,10 @@ from jepaworld.errors import ConfigError, PlanningError
 from jepaworld.planning.plan_space import PlanSpace
 
 Cost = Callable[[Tensor], Tensor]
-"""Costs (B, S), lower is better, of candidates (B, S, P, A) as the environment takes them (float32 or int64)."""
+"""Costs (B, S) of candidates (B, S, P, A) as the environment takes them (float32 or int64).
+
+Lower is better. Infinite forbids a candidate: it is never chosen, and the others are weighed among themselves.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,21 +44,31 @@ class Plan:
 class Planner(ABC):
     """Searches for the action blocks of lowest cost; knows nothing of the model or the environment.
 
-    All environments are searched at once. Two planners with the same seed, asked the same, give the same plans.
+    All environments are searched at once, each with random numbers of its own, so that its plan does not depend on how
+    many are searched beside it. Two planners with the same seed, asked the same, give the same plans.
 
     Args:
         space: The plan space; plans are searched on its device.
-        seed: Of the planner's own random numbers.
+        seed: Of the random numbers, together with the number of an environment.
 
     Attributes:
         name: As in the setting `planning.planner`.
+        generators: Of the environments, in order; `number_environments` makes them.
     """
 
     name: str
 
     def __init__(self, space: PlanSpace, *, seed: int = 0) -> None:
-        self.space = space
-        self.generator = torch.Generator(space.device).manual_seed(seed)
+        self.space, self.seed = space, seed
+        self.generators: list[torch.Generator] = []
+
+    def number_environments(self, numbers: Sequence[int]) -> None:
+        """Begin the random numbers of each environment anew, from the planner's seed and the environment's number.
+
+        Without it, environments have the numbers 0, 1, and so on. The random numbers go on from plan to plan.
+        """
+        seeds = [int(np.random.SeedSequence((self.seed, n)).generate_state(1, np.uint64)[0]) for n in numbers]
+        self.generators = [torch.Generator(self.space.device).manual_seed(seed) for seed in seeds]
 
     @torch.no_grad()
     def plan(self, cost: Cost, num_envs: int, horizon: int, warm_start: Plan | None = None) -> Plan:
@@ -71,10 +85,12 @@ class Planner(ABC):
             The best plan found, never worse than `warm_start.center`.
 
         Raises:
-            PlanningError: a cost is NaN or infinite, or the cost has another shape.
+            PlanningError: a cost is NaN, every candidate of an environment is forbidden, or the cost has another shape.
         """
         if warm_start is not None:
             assert warm_start.actions.shape[:2] == (num_envs, horizon), (warm_start.actions.shape, num_envs, horizon)
+        if len(self.generators) != num_envs:
+            self.number_environments(range(num_envs))
         score = Scorer(cost, self.space)
         plan = self._search(score, num_envs, horizon, warm_start)
         score.check()  # once a plan: it waits for the device
@@ -101,16 +117,9 @@ class Planner(ABC):
         """Entries along dimension 1 moved forward by `steps`; the end is that of `filling`."""
         return torch.cat([values[:, steps:], filling[:, filling.shape[1] - min(steps, values.shape[1]) :]], dim=1)
 
-    def _refuse_discrete(self) -> None:
-        if self.space.discrete:
-            raise ConfigError(
-                f"planning.planner is {self.name}, which searches continuous actions, but the action space is "
-                f"{self.space.action_space}. Set planning.planner to categorical_cem, random_shooting or auto."
-            )
-
 
 class Scorer:
-    """A cost of normalised candidates, that counts the values that are no numbers and remembers the best.
+    """A cost of normalised candidates, that counts those that are NaN and remembers the best candidate.
 
     Everything stays on the device until `check`.
 
@@ -121,7 +130,7 @@ class Scorer:
 
     def __init__(self, cost: Cost, space: PlanSpace) -> None:
         self._cost, self._space = cost, space
-        self._not_finite = torch.zeros((), dtype=torch.int64, device=space.device)
+        self._num_nan = torch.zeros((), dtype=torch.int64, device=space.device)
         self._num_scored = 0
         self._best: tuple[Tensor, Tensor] | None = None
 
@@ -130,11 +139,11 @@ class Scorer:
         costs = self._cost(self._space.to_real(candidates))
         if costs.shape != candidates.shape[:2]:
             raise PlanningError(
-                f"the cost of candidates {tuple(candidates.shape)} (environments, candidates, steps, block) has shape "
-                f"{tuple(costs.shape)}; expected {tuple(candidates.shape[:2])}, a number for each candidate."
+                f"the cost of candidates {tuple(candidates.shape)} has shape {tuple(costs.shape)}: expected "
+                f"{tuple(candidates.shape[:2])}, a number for each."
             )
         found = costs.detach()
-        self._not_finite += (~found.isfinite()).sum()
+        self._num_nan += (found.isnan() | found.isneginf()).sum()  # nothing is infinitely good
         self._num_scored += found.numel()
         lowest, index = found.min(dim=1)
         actions = candidates.detach().take_along_dim(index[:, None, None, None], dim=1)[:, 0]
@@ -152,32 +161,43 @@ class Scorer:
         return Plan(self._space.to_real(actions), cost, actions if center is None else center, elites)
 
     def check(self) -> None:
-        """Make sure that every cost was a number.
+        """Make sure that every cost was a number, and that each environment has a plan that is not forbidden.
 
         Raises:
-            PlanningError: some were NaN or infinite.
+            PlanningError: some were NaN, or all candidates of an environment were forbidden.
         """
-        count = int(self._not_finite)
-        if count:
+        assert self._best is not None, "no candidate was scored"
+        num_nan, num_forbidden = torch.stack([self._num_nan, self._best[0].isinf().sum()]).tolist()
+        if num_nan:
             raise PlanningError(
-                f"the cost of {count} of {self._num_scored} candidate plans is NaN or infinite. Likely reasons: the "
-                "model's weights are not finite (a training that diverged), its imagination grows without bounds (try "
-                "a smaller planning.horizon, or check_dynamics(model)), or a cost of your own divides by zero."
+                f"the cost of {num_nan} of {self._num_scored} candidate plans is NaN. Likely reasons: the model's "
+                "weights are not finite, its imagination grows without bounds (a smaller planning.horizon, "
+                "check_dynamics(model)), or a cost of your own divides by zero."
+            )
+        if num_forbidden:
+            envs = self._best[0].isinf().nonzero()[:, 0].tolist()
+            raise PlanningError(
+                f"every candidate plan of environment(s) {envs} is forbidden (its cost is infinite): let the cost "
+                "allow some, raise planning.num_samples, or find what overflows in the model (check_dynamics(model))."
             )
 
 
 def elites_of(candidates: Tensor, costs: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The best candidates, best first.
+    """The best candidates, best first; where fewer are allowed, these again in turn instead of forbidden ones.
 
     Args:
         candidates: (B, S, P, A).
-        costs: (B, S).
+        costs: (B, S), infinite for forbidden candidates.
         count: E, at most S.
 
     Returns:
         (B, E, P, A) and their costs (B, E).
     """
     best, index = costs.topk(count, dim=1, largest=False)
+    allowed = best.isfinite().sum(dim=1, keepdim=True)
+    # With none allowed there is nothing to prefer: the fit stays as wide as what was drawn.
+    rank = torch.arange(count, device=costs.device) % torch.where(allowed > 0, allowed, count)
+    best, index = best.gather(1, rank), index.gather(1, rank)
     return candidates.take_along_dim(index[..., None, None], dim=1), best
 
 
@@ -188,7 +208,4 @@ def check_elites(num_elites: int, num_samples: int) -> None:
         ConfigError: there are not.
     """
     if num_elites > num_samples:
-        raise ConfigError(
-            f"planning.num_elites is {num_elites}, more than planning.num_samples = {num_samples}. Lower "
-            "planning.num_elites or raise planning.num_samples."
-        )
+        raise ConfigError(f"planning.num_elites is {num_elites}: at most planning.num_samples = {num_samples}.")

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from jepaworld.config import Config, load_config
 from jepaworld.config.planning import PlanningConfig
-from jepaworld.envs.pixels import image_to_frame
+from jepaworld.envs.frames import image_to_frame
 from jepaworld.errors import ConfigError, PlanningError
 from jepaworld.models import checkpoints
-from jepaworld.models.jepa import JEPA
+from jepaworld.models.building import load
 from jepaworld.models.protocol import WorldModel
 from jepaworld.planning.controller import Controller, ImaginedPlan
 from jepaworld.utils.devices import resolve_device, use_bf16
@@ -98,10 +98,8 @@ class WorldModelPolicy:
         """
         checkpoint = checkpoints.load(path, "jepa")
         config = _override(checkpoint.config, overrides)
-        model = JEPA.from_config(checkpoint.config, checkpoint.action_space)
-        checkpoints.restore(model, checkpoint)
         where = resolve_device(device)
-        model = model.to(where).eval()
+        model = load(checkpoint.path, where)
         return cls(
             model,
             checkpoint.action_space,
@@ -193,13 +191,12 @@ class WorldModelPolicy:
 
 def _override(config: Config, overrides: Sequence[str]) -> Config:
     """The configuration of a trained model with other settings of planning."""
-    written = [f"{key}={json.dumps(value)}" for key, value in config.to_dict().items()]
-    changed = load_config(None, [*written, *overrides])
-    fixed = [key for key in type(config).model_fields if key not in _CHANGEABLE]
-    for key in fixed:
-        if getattr(changed, key) != getattr(config, key):
+    changed = load_config(
+        None, [*(f"{key}={json.dumps(value)}" for key, value in config.to_dict().items()), *overrides]
+    )
+    for key in type(config).model_fields:
+        if key not in _CHANGEABLE and getattr(changed, key) != getattr(config, key):
             raise ConfigError(
-                f"{key} cannot be changed: it belongs to the training of this model. What can be changed are the "
-                f"settings of {' and '.join(_CHANGEABLE)}."
+                f"{key}: cannot change, the model was trained with it. What can: {', '.join(_CHANGEABLE)}."
             )
     return changed

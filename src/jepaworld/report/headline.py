@@ -1,310 +1,207 @@
-"""What a reader wants to know first: verdict, findings in plain sentences, key numbers."""
+"""What a reader wants to know first: verdicts, findings in plain sentences, key numbers."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 
-from jepaworld.config import Config
-from jepaworld.evaluation.imagination import ImaginationResult
-from jepaworld.evaluation.measure import UNTRAINED, Measurements
-from jepaworld.evaluation.probes import mean_r2
-from jepaworld.evaluation.results import SuccessRate
-from jepaworld.report.figures import PROBE_NAMES
-from jepaworld.runs.folder import RunFolder
-from jepaworld.training_loops.phase_loop import LATEST
+from jepaworld.evaluation.measure import UNTRAINED
+from jepaworld.evaluation.probes import PIXELS
+from jepaworld.evaluation.results import Badge, Card, Probe, ProbeKind, Reading, Results
+from jepaworld.utils.text import counted, duration, interval, number, percent, ranges, share, with_interval
 
-_LOSSES = {
-    "vicreg": "VICReg",
-    "barlow_twins": "Barlow Twins",
-    "dino": "DINO centring",
-    "none": "no auxiliary loss",
-}
+PROBE_NAMES: dict[ProbeKind, str] = {"linear": "linear probe", "mlp": "MLP"}
+AGENT_NAMES = {"planner": "planner", "random": "random policy", "recorded": "recorded actions"}
+
 NOTABLE_GAIN = 0.05
 """Difference of R² from which on it is worth a sentence that an MLP reads more than a linear map."""
 
-_ENCODERS = {"vit": "ViT", "cnn": "CNN", "mlp": "MLP"}
+
+def add_headline(results: Results) -> None:
+    """Fill `badges`, `findings` and `cards` from the other results."""
+    results.badges, results.findings, results.cards = [], [], []
+    for part in (_collapse, _planning, _probe, _folded, _imagination, _state, _reconstruction, _training):
+        part(results)
 
 
-class Card(NamedTuple):
-    """A key number."""
-
-    label: str
-    value: str
-    note: str
-
-
-@dataclass
-class Headline:
-    """The top of the page.
-
-    Attributes:
-        title: The environment.
-        subtitle: Mode, loss, encoder and seed.
-        unfinished: A sentence if the run has not ended.
-        badges: Kind (`good`, `bad`, `warn` or empty) and text of each.
-        findings: Sentences.
-        cards: Key numbers.
-    """
-
-    title: str
-    subtitle: str
-    unfinished: str | None
-    badges: list[tuple[str, str]] = field(default_factory=list)
-    findings: list[str] = field(default_factory=list)
-    cards: list[Card] = field(default_factory=list)
-
-
-def make_headline(run: RunFolder, measured: Measurements) -> Headline:
-    """Sum up a run."""
-    headline = Headline(run.config.environment_name, _subtitle(run.config), _unfinished(run))
-    _add_collapse(headline, measured)
-    _add_planning(headline, measured)
-    _add_probe(headline, measured)
-    _add_folded(headline, measured)
-    _add_imagination(headline, measured)
-    _add_reconstruction(headline, measured)
-    _add_training(headline, run)
-    return headline
-
-
-def _subtitle(config: Config) -> str:
-    return (
-        f"target encoder mode {config.jepa_model.target_encoder_mode} · "
-        f"{_LOSSES[config.auxiliary_loss.type]} · "
-        f"{_ENCODERS[config.encoder_type]} encoder, {config.latent_dim} dimensions · seed {config.seed}"
-    )
-
-
-def _unfinished(run: RunFolder) -> str | None:
-    if run.finished:
+def unfinished(results: Results) -> str | None:
+    """A sentence if the run has not ended."""
+    if results.finished:
         return None
-    status = run.info.get("status", "unknown")
-    epochs = len(run.epochs.get("jepa", []))
+    status, epochs = results.run.get("status", "unknown"), len(results.epochs.get("jepa", []))
     return (
-        f"This run has not finished (status: {status}; {epochs} of at most {run.config.num_epochs} JEPA "
-        "epochs). "
-        "The report shows what is there."
+        f"This run has not finished (status: {status}; {epochs} of at most {results.config.get('num_epochs')} JEPA "
+        "epochs). The report shows what is there."
     )
 
 
-def _add_collapse(headline: Headline, measured: Measurements) -> None:
-    found = measured.collapse
+def _badge(results: Results, kind: str, text: str) -> None:
+    results.badges.append(Badge(kind=kind, text=text))
+
+
+def _card(results: Results, label: str, value: str, note: str) -> None:
+    results.cards.append(Card(label=label, value=value, note=note))
+
+
+def _collapse(results: Results) -> None:
+    found = results.collapse
     if found is None:
-        headline.badges.append(("", "Collapse not measured"))
+        _badge(results, "", "Collapse not measured")
         return
-    dimensions = len(found.std)
-    if found.collapsed:
-        headline.badges.append(("bad", "Collapsed embedding"))
-        headline.findings.append(
-            "The embedding has collapsed, and a low prediction loss means nothing. " + " ".join(found.reasons)
-        )
-    else:
-        headline.badges.append(("good", "No collapse"))
-        headline.findings.append(
-            f"The embedding keeps held-out frames apart: mean standard deviation {number(found.std_mean)}, "
-            "effective "
-            f"rank {found.effective_rank:.1f} of {dimensions}."
-        )
-    headline.cards.append(Card("Effective rank", number(found.effective_rank), f"of {dimensions} dimensions (RankMe)"))
+    _badge(results, *(("bad", "Collapsed embedding") if found.collapsed else ("good", "No collapse")))
+    results.findings.append(found.verdict)
+    _card(results, "Effective rank", number(found.effective_rank), f"of {len(found.std)} dimensions (RankMe)")
 
 
-def _add_planning(headline: Headline, measured: Measurements) -> None:
-    found = measured.planning
+def _planning(results: Results) -> None:
+    found = results.planning
     planner = None if found is None else found.agent("planner")
     if found is None or planner is None or planner.missing is not None:
         return
     reached, random, recorded = planner.any["all"], found.agent("random"), found.agent("recorded")
     finding = (
-        f"Plans reach {share_with_interval(reached)} of {reached.episodes} goals within {found.max_steps} environment "
-        "steps"
+        f"Plans reach {share(reached)} of {counted(reached.episodes, 'goal')} within "
+        f"{counted(found.max_steps, 'environment step')}"
     )
     note = f"95 %: {percent(reached.low)} to {percent(reached.high)}"
     if random is not None and random.missing is None:
         chance = random.any["all"]
-        finding += f"; a random policy {share_with_interval(chance)}"
+        finding += f"; a random policy {share(chance)}"
         note += f"; random {percent(chance.rate)} %"
         beaten = reached.low > chance.high
-        headline.badges.append(
-            ("good", "Plans beat a random policy") if beaten else ("warn", "Plans do not beat a random policy")
-        )
+        verdict = ("good", "Plans beat a random policy") if beaten else ("warn", "Plans do not beat a random policy")
+        _badge(results, *verdict)
     if planner.end["all"].successes != reached.successes:
-        finding += f". When the episode ends, plans are at {share_with_interval(planner.end['all'])}"
+        finding += f". When the episode ends, plans are at {share(planner.end['all'])}"
         note += f"; at the end {percent(planner.end['all'].rate)} %"
-    headline.findings.append(finding + ".")
-    headline.cards.append(Card("Goals reached by planning", f"{percent(reached.rate)} %", note))
+    results.findings.append(finding + ".")
+    _card(results, "Goals reached by planning", f"{percent(reached.rate)} %", note)
     if recorded is not None and recorded.missing is None and recorded.any["all"].high < 0.95:
-        headline.badges.append(("warn", "Recorded actions miss their goals"))
-        headline.findings.append(
-            f"The recorded actions themselves reach only {share_with_interval(recorded.any['all'])} of the goals: the "
-            "environment does not repeat what was recorded, or success is defined too narrowly."
+        _badge(results, "warn", "Recorded actions miss their goals")
+        results.findings.append(
+            f"The recorded actions themselves reach only {share(recorded.any['all'])} of the goals: the environment "
+            "does not repeat what was recorded, or success is defined too narrowly."
         )
 
 
-def _add_probe(headline: Headline, measured: Measurements) -> None:
-    results = measured.headline_probe
-    mean, interval = mean_r2(results)
-    if mean is None:
+def _probe(results: Results) -> None:
+    found, heldout = results.headline_probe, results.heldout
+    if found is None or heldout is None:
         return
-    name, episodes = measured.headline_variable, measured.num_heldout_episodes
-    floors = _mean_by_name([result.baselines for result in results])
-    beside = f"; an untrained encoder gives {number(floors[UNTRAINED])}" if UNTRAINED in floors else ""
-    if "pixels" in floors:
-        beside += f", the pixels themselves {number(floors['pixels'])}"
-    by_mlp, mlp_interval = mean_r2(results, kind="mlp")
-    mlp_floors = _mean_by_name([result.mlp.baselines for result in results if result.mlp is not None])
-    headline.findings.append(
-        f"A linear probe reads `{name}` from the embedding with R² {with_interval(mean, interval)} on {episodes} "
-        f"{measured.heldout} episodes{beside}. An MLP reads it with R² {with_interval(by_mlp, mlp_interval)}"
-        + (f", from an untrained encoder {number(mlp_floors[UNTRAINED])}." if UNTRAINED in mlp_floors else ".")
+    probes = results.headline_probes
+    linear, mlp = _mean_baselines(probes), _mean_baselines([probe.mlp for probe in probes if probe.mlp is not None])
+    beside = f"; an untrained encoder gives {number(linear[UNTRAINED])}" if UNTRAINED in linear else ""
+    beside += f", the pixels themselves {number(linear[PIXELS])}" if PIXELS in linear else ""
+    untrained = f", from an untrained encoder {number(mlp[UNTRAINED])}" if UNTRAINED in mlp else ""
+    r2, mlp_r2 = with_interval(found.r2, found.interval_95), with_interval(found.mlp_r2, found.mlp_interval_95)
+    results.findings.append(
+        f"A linear probe reads `{found.variable}` from the embedding with R² {r2} on "
+        f"{counted(heldout.episodes, f'{heldout.split} episode')}{beside}. An MLP reads it with R² {mlp_r2}{untrained}."
     )
-    headline.cards.append(Card(f"Probe R², {name}", number(mean), f"{_interval_note(interval)}; MLP {number(by_mlp)}"))
+    ends = "" if found.interval_95 is None else "95 %: "
+    note = f"{ends}{interval(found.interval_95)}; MLP {number(found.mlp_r2)}"
+    _card(results, f"Probe R², {found.variable}", number(found.r2), note)
 
 
-def _mean_by_name(tables: list[dict[str, float | None]]) -> dict[str, float]:
+def _mean_baselines(readings: Sequence[Reading]) -> dict[str, float]:
     """Mean of each baseline over the entries of a variable that are measurable."""
-    values = {name: [found for table in tables if (found := table[name]) is not None] for name in tables[0]}
+    names = readings[0].baselines_r2 if readings else {}
+    values = {name: [r2 for one in readings if (r2 := one.baselines_r2[name]) is not None] for name in names}
     return {name: float(np.mean(entries)) for name, entries in values.items() if entries}
 
 
-def _add_folded(headline: Headline, measured: Measurements) -> None:
-    """Variables that an MLP reads, but a linear map does not."""
-    found = []
-    for result in measured.probes:
-        mlp = result.mlp
-        if mlp is None or mlp.r2 is None or mlp.gain is None or mlp.gain_interval is None:
-            continue
-        if mlp.r2 > 0.0 and mlp.gain >= NOTABLE_GAIN and mlp.gain_interval[0] > 0.0:
-            found.append((mlp.gain, f"`{result.name}` (R² {number(mlp.r2)} instead of {number(result.r2)})"))
+def _folded(results: Results) -> None:
+    """Entries that an MLP reads, but a linear map does not."""
+
+    def gain(probe: Probe) -> float:
+        mlp = probe.mlp
+        if mlp is None or mlp.r2 is None or mlp.gain is None or mlp.gain_interval_95 is None:
+            return 0.0
+        return mlp.gain if mlp.r2 > 0.0 and mlp.gain_interval_95[0] > 0.0 else 0.0
+
+    found = sorted((probe for probe in results.probes if gain(probe) >= NOTABLE_GAIN), key=gain, reverse=True)
     if found:
-        found.sort(key=lambda entry: -entry[0])
-        names = [text for _, text in found[:4]]
+        shown = [f"`{p.variable}` (R² {number(p.mlp.r2)} instead of {number(p.r2)})" for p in found[:4] if p.mlp]
         more = f" and {len(found) - 4} more" if len(found) > 4 else ""
-        headline.findings.append(
-            f"An MLP reads what a linear map reads less well or not at all: {', '.join(names)}{more}."
+        results.findings.append(
+            f"An MLP reads what a linear map reads less well or not at all: {', '.join(shown)}{more}."
         )
 
 
-def _add_imagination(headline: Headline, measured: Measurements) -> None:
-    result = measured.imagination
-    if result is None:
+def _imagination(results: Results) -> None:
+    found = results.imagination
+    if found is None:
         return
-    if not np.isfinite(result.error[-1]):
-        headline.findings.append("Imagination error has no scale, because the target embeddings are constant.")
+    if not math.isfinite(found.error[-1]):
+        results.findings.append("Imagination error has no scale, because the target embeddings are constant.")
         return
-    last = len(result.error) - 1
-    interval = (float(result.low[last]), float(result.high[last]))
-    useful = useful_steps(result)
-    seen = "one frame" if result.context == 1 else f"{result.context} frames"
+    better, last = found.better_steps, found.step[-1]
+    error = with_interval(found.error[-1], (found.error_low_95[-1], found.error_high_95[-1]))
     at_end = (
-        f"after {last + 1} steps the error is {with_interval(result.error[last], interval)} of the "
-        "embedding's "
-        f"variance (keeping the first frame {number(result.copy_error[last])}, the mean embedding 1)."
+        f"after {counted(last, 'step')} the error is {error} of the embedding's variance (keeping the first frame "
+        f"{number(found.copy_error[-1])}, the mean embedding 1)."
     )
-    if useful:
-        headline.findings.append(
-            f"Imagined from {seen}, embeddings are better than keeping that frame and than the mean embedding "
-            f"for {useful} of {last + 1} steps; {at_end}"
+    if better:
+        seen = "one frame" if found.context_frames == 1 else f"{found.context_frames} frames"
+        which = "" if len(better) == last else f" ({ranges(better)})"
+        results.findings.append(
+            f"Imagined from {seen}, embeddings are better than keeping that frame and than the mean embedding at "
+            f"{len(better)} of {counted(last, 'step')}{which}; {at_end}"
         )
     else:
-        headline.badges.append(("warn", "Imagination does not beat its baselines"))
-        headline.findings.append(
+        _badge(results, "warn", "Imagination does not beat its baselines")
+        results.findings.append(
             f"Imagination does not beat keeping the first frame or the mean embedding at any step; {at_end}"
         )
-    headline.cards.append(
-        Card(
-            "Useful imagined steps",
-            f"{useful} of {last + 1}",
-            f"final error {number(result.error[last])}, copying {number(result.copy_error[last])}, mean 1",
+    note = f"steps {ranges(better)}; " if better else ""
+    note += f"final error {number(found.error[-1])}, copying {number(found.copy_error[-1])}, mean 1"
+    _card(results, "Useful imagined steps", f"{len(better)} of {last}", note)
+
+
+def _state(results: Results) -> None:
+    """How far imagination is from the truth in the headline's variable."""
+    states = [] if results.imagination is None or results.headline_probe is None else results.imagination.states
+    variable = results.headline_probe.variable if results.headline_probe is not None else ""
+    state = next((state for state in states if state.variable == variable), None)
+    if state is not None and math.isfinite(state.imagined[-1]):
+        ends = (state.imagined_low_95[-1], state.imagined_high_95[-1])
+        results.findings.append(
+            f"After {counted(len(state.imagined), 'imagined step')} `{state.name}`, read by the "
+            f"{PROBE_NAMES[state.probe]}, is {with_interval(state.imagined[-1], ends)} away from the truth on average; "
+            f"read from the real frame {number(state.encoded[-1])}, if nothing had moved {number(state.copied[-1])}."
         )
-    )
-    state = next((state for state in result.states if state.probe.variable == measured.headline_variable), None)
-    if state is not None and np.isfinite(state.imagined[last]):
-        headline.findings.append(
-            f"After {last + 1} imagined steps `{state.probe.name}`, read by the {PROBE_NAMES[state.probe.kind]}, is "
-            f"{with_interval(state.imagined[last], (state.low[last], state.high[last]))} away from the truth on "
-            f"average; read from the real frame {number(state.encoded[last])}, if nothing had moved "
-            f"{number(state.copied[last])}."
-        )
 
 
-def useful_steps(result: ImaginationResult) -> int:
-    """First steps at which the error, with its interval, is below both the copy and the mean embedding."""
-    upper = np.where(np.isfinite(result.high), result.high, result.error)
-    better = upper < np.minimum(result.copy_error, 1.0)
-    return int(np.argmin(better)) if not better.all() else len(better)
-
-
-def _add_reconstruction(headline: Headline, measured: Measurements) -> None:
-    found = measured.reconstructions
+def _reconstruction(results: Results) -> None:
+    found = results.reconstruction
     if found is None or found.painted is None:
         return
     if found.painted > 0.0:
-        headline.findings.append(
-            f"The decoder paints {found.painted:.0%} of the pixel variance of held-out frames from their embeddings."
+        results.findings.append(
+            f"The decoder paints {percent(round(found.painted, 2))} % of the pixel variance of held-out frames from "
+            "their embeddings."
         )
     else:
-        headline.badges.append(("warn", "Decoder paints no more than the mean frame"))
-        headline.findings.append(
-            "The decoder paints held-out frames no better than their mean: its pictures say nothing about "
-            "the "
-            "model. Train it longer (`jepa_decoder_training.num_epochs`)."
+        _badge(results, "warn", "Decoder paints no more than the mean frame")
+        results.findings.append(
+            "The decoder paints held-out frames no better than their mean: its pictures say nothing about the model. "
+            "Train it longer (`jepa_decoder_training.num_epochs`)."
         )
 
 
-def _add_training(headline: Headline, run: RunFolder) -> None:
-    metric, best = run.config.early_stopping.metric_jepa, run.best_epoch
-    epochs = run.epochs.get("jepa", [])
+def _training(results: Results) -> None:
+    epochs, best = results.epochs.get("jepa", []), results.best_epoch
     if best is not None:
-        how = "the last one is kept" if metric == LATEST else f"{metric} {number(best.get(metric))}"
-        headline.cards.append(Card("Best epoch", str(best["epoch"]), f"of {len(epochs)}; {how}"))
-    seconds = run.seconds
+        metric = results.config.get("early_stopping", {}).get("metric_jepa")
+        how = f"{metric} {number(best[metric])}" if metric in best else "the last one is kept"
+        _card(results, "Best epoch", str(best["epoch"]), f"of {len(epochs)}; {how}")
+    seconds = {name: phase["seconds"] for name, phase in results.run.get("phases", {}).items()}
     if seconds:
         detail = ", ".join(f"{phase} {duration(value)}" for phase, value in seconds.items())
-        headline.cards.append(Card("Training time", duration(sum(seconds.values())), detail))
+        _card(results, "Training time", duration(sum(seconds.values())), detail)
     rates = [epoch["samples_per_second"] for epoch in epochs if epoch.get("samples_per_second")]
     if rates:
-        device = run.info.get("device", "unknown device")
-        headline.cards.append(Card("Training speed", f"{np.median(rates):,.0f}/s", f"windows, on {device}"))
-
-
-def number(value: float | None) -> str:
-    """Three significant digits; `n/a` for None and NaN."""
-    if value is None or not math.isfinite(value):
-        return "n/a"
-    if value != 0 and abs(value) < 1e-3:
-        return f"{value:.1e}"
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
-
-
-def percent(rate: float) -> str:
-    """A share from 0 to 1 in percent: `98.5`, `12`, `100`."""
-    return f"{100 * rate:.1f}".removesuffix(".0")
-
-
-def share_with_interval(rate: SuccessRate) -> str:
-    """`98.5 % (95.7 to 99.5)`."""
-    return f"{percent(rate.rate)} % ({percent(rate.low)} to {percent(rate.high)})"
-
-
-def with_interval(value: float | None, interval: tuple[float, float] | None) -> str:
-    """A number with its 95 % interval, or a word on why there is none."""
-    if interval is None or not all(map(math.isfinite, interval)):
-        return f"{number(value)} (no interval: too few episodes)"
-    return f"{number(value)} ({number(interval[0])} to {number(interval[1])})"
-
-
-def _interval_note(interval: tuple[float, float] | None) -> str:
-    if interval is None:
-        return "no interval: too few episodes"
-    return f"95 %: {number(interval[0])} to {number(interval[1])}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
-    if seconds < 100:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+        device = results.run.get("device", "unknown device")
+        _card(results, "Training speed", f"{np.median(rates):,.0f}/s", f"windows, on {device}")

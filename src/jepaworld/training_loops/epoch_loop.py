@@ -1,128 +1,90 @@
-"""One epoch of training or validation, and what the JEPA is trained on.
+"""One training step from top to bottom, and the epoch that repeats it.
 
-Shapes: B windows, T transitions, C H W image, D latent, A action block.
+Shapes: B windows, K loss terms.
 """
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from typing import Any
 
-import gymnasium
 import torch
 from torch import Tensor, nn
 
 from jepaworld.config import Config
 from jepaworld.data.windows import Batch
 from jepaworld.errors import NonFiniteLossError
-from jepaworld.losses import AuxiliaryLoss, make_auxiliary_loss
-from jepaworld.losses.dynamics import DynamicsLosses
-from jepaworld.models.jepa import JEPA, JEPAOutput
+from jepaworld.losses.objective import Objective
 from jepaworld.utils.devices import autocast
 
 
-class Objective(nn.Module, ABC):
-    """What a phase minimises; its parameters and buffers are in the resume state."""
+class TrainingStep:
+    """One step: batch, forward, losses, backward, clip, optimizer, target update.
 
-    @abstractmethod
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The scalar to minimise, and every term for the log, detached; the scalar itself is one of them."""
-
-    @abstractmethod
-    def after_step(self) -> None:
-        """What follows each optimizer step."""
-
-
-class JEPAObjective(Objective):
-    """`L_pred + auxiliary_loss.weight * L_aux`, and what makes embeddings plannable where that is switched on.
-
-    `L_pred` is the mean squared error between predictions and targets. `L_aux` is the auxiliary loss of
-    `online_s_t`, averaged with that of `online_s_t_plus_1` where the mode gives one; the weight is applied here and
-    nowhere else.
+    It works on tensors alone and waits for nothing: losses stay on the device until `Meter` reads them, the learning
+    rate is a tensor that is filled in place, clipping computes its factor on the device.
 
     Args:
-        model: The JEPA.
-        auxiliary_loss: Regularises a batch of embeddings.
-        weight: `auxiliary_loss.weight`.
-        dynamics_losses: Further losses, off where left out; their inverse-dynamics head is trained with the model.
-    """
-
-    def __init__(
-        self, model: JEPA, auxiliary_loss: AuxiliaryLoss, weight: float, dynamics_losses: DynamicsLosses | None = None
-    ) -> None:
-        super().__init__()
-        self.model = model
-        self.auxiliary_loss = auxiliary_loss
-        self.weight = weight
-        self.dynamics_losses = dynamics_losses or DynamicsLosses()
-
-    @classmethod
-    def from_config(cls, config: Config, model: JEPA, action_space: gymnasium.Space) -> JEPAObjective:
-        """The configured losses of a model, on its device."""
-        dynamics_losses = DynamicsLosses.from_config(config, action_space)
-        objective = cls(model, make_auxiliary_loss(config), config.auxiliary_loss.weight, dynamics_losses)
-        return objective.to(next(model.parameters()).device)
-
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Total loss and terms of a batch of windows."""
-        output = self.model(batch.frames, batch.actions)
-        prediction = (output.predicted.float() - output.target.float()).square().mean()
-        auxiliary, terms = self.auxiliary_terms(output)
-        further, further_terms = self.dynamics_losses(self.model, output, batch.actions)
-        total = prediction + self.weight * auxiliary
-        for loss in further:
-            total = total + loss
-        return total, {
-            "prediction_loss": prediction.detach(),
-            "auxiliary_loss": auxiliary.detach(),
-            **terms,
-            **further_terms,
-            "loss_jepa": total.detach(),
-        }
-
-    def auxiliary_terms(self, output: JEPAOutput) -> tuple[Tensor, dict[str, Tensor]]:
-        """The unweighted auxiliary loss and its named terms `auxiliary/...`, averaged over the mode's embeddings."""
-        inputs = [z for z in (output.online_s_t, output.online_s_t_plus_1) if z is not None]
-        results = [self.auxiliary_loss.calculate_reg_terms(z.flatten(0, -2)) for z in inputs]
-        loss = torch.stack([loss for loss, _ in results]).mean()
-        names = results[0][1]
-        return loss, {f"auxiliary/{name}": torch.stack([terms[name] for _, terms in results]).mean() for name in names}
-
-    def after_step(self) -> None:
-        """Let the target encoder follow."""
-        self.model._update_target_encoder_ema()
-
-
-class Updater:
-    """Backward pass, gradient clipping, learning rate schedule and optimizer step.
-
-    The learning rate is a function of the number of steps alone: a linear warm-up, then constant or a cosine to 0.
-
-    Args:
-        parameters: The parameters to train; those without `requires_grad` are left out.
-        learning_rate: Peak learning rate.
+        objective: What is minimised. All its parameters that require a gradient are trained.
         config: `weight_decay`, `gradient_clip_norm`, `warmup_steps`, `learning_rate_schedule`.
-        total_steps: Steps of the whole phase, at which the cosine reaches 0.
+        learning_rate: Peak learning rate.
+        total_steps: Steps of the whole phase, at which a cosine schedule reaches 0.
+        device: Where the parameters are.
+        bf16: Whether the forward pass is in bf16 autocast.
+
+    Attributes:
+        step_count: Steps made so far.
+
+    Example:
+        ```
+        step = TrainingStep(objective, config, 1e-3, total_steps=1000, device=device, bf16=False)
+        terms = step(batch)  # every loss term and the gradient norm, scalars on the device
+        ```
     """
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], learning_rate: float, config: Config, total_steps: int
+        self,
+        objective: Objective,
+        config: Config,
+        learning_rate: float,
+        total_steps: int,
+        device: torch.device,
+        bf16: bool,
     ) -> None:
-        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=learning_rate, weight_decay=config.weight_decay, fused=True
-        )
-        self.peak = learning_rate
-        self.clip_norm = config.gradient_clip_norm if config.gradient_clip_norm is not None else math.inf
-        self.schedule = config.learning_rate_schedule
-        self.warmup_steps = min(config.warmup_steps, total_steps)
-        self.total_steps = total_steps
+        self.objective, self.device, self.bf16 = objective, device, bf16
+        self.parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+        self.clip_norm = math.inf if config.gradient_clip_norm is None else config.gradient_clip_norm
+        self.peak, self.schedule = learning_rate, config.learning_rate_schedule
+        self.warmup_steps, self.total_steps = min(config.warmup_steps, total_steps), total_steps
         self.step_count = 0
+        # The fused kernel reads a float32 rate on a GPU and a float64 one on a processor.
+        dtype = torch.float64 if device.type == "cpu" else torch.float32
+        self.rate = torch.zeros((), dtype=dtype, device=device)
+        decayed, others = parameter_groups(objective)
+        groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=self.rate, fused=True)
+
+    def __call__(self, batch: Batch) -> dict[str, Tensor]:
+        """Train on a batch of windows; returns the loss terms, detached scalars on the device."""
+        self.rate.fill_(self.learning_rate)
+        # Forward and losses. Half precision where that gains speed; losses work in float32 by themselves.
+        with autocast(self.device, self.bf16):
+            loss, terms = self.objective(batch)
+        # Backward. Gradients are freed first: a sum over steps would train on old weights.
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        # Clip all gradients by one factor, so that a rare steep batch does not throw the weights far.
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
+        self.optimizer.step()
+        # After the step, so that the target encoder follows the weights that the next step starts from.
+        self.objective.update_targets()
+        self.step_count += 1
+        return {**terms, self.objective.loss_name: loss.detach(), "gradient_norm": norm}
 
     @property
     def learning_rate(self) -> float:
-        """Rate of the coming step."""
+        """Rate of the coming step, a function of the number of steps alone: linear warm-up, then constant or cosine."""
         if self.step_count < self.warmup_steps:
             return self.peak * (self.step_count + 1) / self.warmup_steps
         if self.schedule == "constant":
@@ -130,37 +92,78 @@ class Updater:
         progress = (self.step_count - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
         return self.peak * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
 
-    def step(self, loss: Tensor) -> Tensor:
-        """One update from a loss; returns the gradient norm before clipping, a scalar on the device."""
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate
-        self.optimizer.step()
-        self.step_count += 1
-        return norm
+    def state(self) -> dict[str, Any]:
+        """Moments of the optimizer by the place of their parameter, and the number of steps, for the resume state."""
+        moments = (self.optimizer.state.get(parameter) for parameter in self.parameters)
+        return {
+            "optimizer": {str(place): dict(entry) for place, entry in enumerate(moments) if entry},
+            "step_count": self.step_count,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Put back what `state` returned."""
+        for place, entry in state["optimizer"].items():
+            parameter = self.parameters[int(place)]
+            self.optimizer.state[parameter] = {name: value.to(self.device) for name, value in entry.items()}
+        self.step_count = state["step_count"]
+
+
+def parameter_groups(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Trained parameters with and without weight decay.
+
+    Decay draws matrices and kernels towards zero. Gains of norms, biases, positions, class tokens and learned queries
+    are left alone: zero means nothing special for them.
+    """
+    named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+    is_matrix = [parameter.ndim >= 2 and "weight" in name.rpartition(".")[2] for name, parameter in named]
+    decayed = [parameter for (_, parameter), matrix in zip(named, is_matrix, strict=True) if matrix]
+    others = [parameter for (_, parameter), matrix in zip(named, is_matrix, strict=True) if not matrix]
+    return decayed, others
 
 
 class Meter:
-    """Keeps losses on the device and reads them only when asked, so that a step waits for nothing.
+    """Sums loss terms on the device, in one tensor that stays where it is, and reads them only when asked.
 
     Args:
-        log_every_steps: Steps between two reads; each read says which step had a term that was not finite.
+        log_every_steps: Steps between two reads.
+
+    Attributes:
+        samples: Windows since the beginning of the epoch.
     """
 
     def __init__(self, log_every_steps: int) -> None:
         self.log_every_steps = log_every_steps
-        self.sums: dict[str, float] = {}
         self.samples = 0
-        self._unread: list[tuple[dict[str, Tensor], int]] = []
+        self._names: list[str] = []
+        self._totals = torch.empty(0)  # (3, K): since the last read, since the beginning by samples, finite steps
+        self._unread = 0
+        self._loaded: dict[str, float] = {}
 
+    def reset(self) -> None:
+        """Begin an epoch."""
+        self.samples, self._unread, self._loaded = 0, 0, {}
+        self._totals.zero_()
+
+    @torch.no_grad()
     def add(self, terms: dict[str, Tensor], samples: int) -> None:
         """Take the terms of a batch of `samples` windows."""
-        self._unread.append((terms, samples))
+        values = torch.stack([term.float() for term in terms.values()])
+        if not self._names:
+            self._names = list(terms)
+            # Float64 sums are exact enough to average any number of steps; MPS has none.
+            dtype = torch.float32 if values.device.type == "mps" else torch.float64
+            loaded = [self._loaded.get(name, 0.0) for name in terms]
+            rows = [[0.0] * len(terms), loaded, [0.0] * len(terms)]
+            self._totals = torch.tensor(rows, dtype=dtype, device=values.device)
+        values = values.to(self._totals.dtype)
+        self._totals[:2] += torch.stack([values, values * samples])
+        # A sum never recovers from NaN or infinity, so that this counts the steps before the first of them.
+        self._totals[2] += self._totals[0].isfinite()
+        self._unread += 1
+        self.samples += samples
 
     def read_recent(self, last_step: int) -> dict[str, float]:
-        """Means over the steps since the last read.
+        """Means over the steps since the last read, in one transfer from the device.
 
         Args:
             last_step: Number of the step that was added last, for the message.
@@ -168,44 +171,32 @@ class Meter:
         Raises:
             NonFiniteLossError: a term of one of these steps is NaN or infinite.
         """
-        rows = self._read()
-        for step, row in enumerate(rows, start=last_step - len(rows) + 1):
-            for name, value in row.items():
-                if not math.isfinite(value):
-                    raise NonFiniteLossError(f"step {step}: {name} is {value}.")
-        return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+        sums, _, finite = self._totals.tolist()
+        # The term that was the first: a step later all of them are NaN.
+        good_steps, total, name = min(zip(finite, sums, self._names, strict=True), key=lambda entry: entry[0])
+        if not math.isfinite(total):
+            raise NonFiniteLossError(f"step {last_step - self._unread + int(good_steps) + 1}: {name} is {total}.")
+        means = {name: total / self._unread for name, total in zip(self._names, sums, strict=True)}
+        self._totals[0].zero_()
+        self._totals[2].zero_()
+        self._unread = 0
+        return means
 
     def means(self) -> dict[str, float]:
         """Means over all samples since the beginning of the epoch."""
-        self._read()
         assert self.samples, "no batch was added"
-        return {name: total / self.samples for name, total in self.sums.items()}
+        return {name: total / self.samples for name, total in self._sums().items()}
 
-    def state(self) -> dict[str, object]:
+    def state(self) -> dict[str, Any]:
         """For the resume state."""
-        self._read()
-        return {"sums": self.sums, "samples": self.samples}
+        return {"sums": self._sums(), "samples": self.samples}
 
-    def load_state(self, state: dict) -> None:
+    def load_state(self, state: dict[str, Any]) -> None:
         """Put back what `state` returned."""
-        self.sums, self.samples = dict(state["sums"]), state["samples"]
+        self.samples, self._loaded = state["samples"], dict(state["sums"])
 
-    def _read(self) -> list[dict[str, float]]:
-        """Fetch the unread terms from the device in one transfer and add them to the sums."""
-        if not self._unread:
-            return []
-        names = list(self._unread[0][0])
-        values = torch.stack([terms[name].float() for terms, _ in self._unread for name in names]).tolist()
-        rows = [
-            dict(zip(names, values[first : first + len(names)], strict=True))
-            for first in range(0, len(values), len(names))
-        ]
-        for row, (_, samples) in zip(rows, self._unread, strict=True):
-            self.samples += samples
-            for name, value in row.items():
-                self.sums[name] = self.sums.get(name, 0.0) + value * samples
-        self._unread.clear()
-        return rows
+    def _sums(self) -> dict[str, float]:
+        return dict(zip(self._names, self._totals[1].tolist(), strict=True)) if self._names else dict(self._loaded)
 
 
 def train_validate_model_epoch(
@@ -214,18 +205,18 @@ def train_validate_model_epoch(
     meter: Meter,
     device: torch.device,
     bf16: bool,
-    updater: Updater | None = None,
+    step: TrainingStep | None = None,
     after_step: Callable[[], None] | None = None,
 ) -> dict[str, float]:
-    """Train for an epoch, or validate if there is no updater.
+    """Train for an epoch, or validate if there is no training step.
 
     Args:
         objective: What to minimise.
         batches: Batches on the device.
-        meter: Takes the terms; fresh, or restored in a resumed epoch.
+        meter: Takes the terms, the loss itself among them; fresh, or restored in a resumed epoch.
         device: Where model and batches are.
         bf16: Whether forward passes are in bf16 autocast.
-        updater: Makes the optimizer steps; `None` validates, without gradients and in eval mode.
+        step: Trains; `None` validates, without gradients and in eval mode.
         after_step: Called after each training step is complete, for logging and checkpoints.
 
     Returns:
@@ -235,19 +226,20 @@ def train_validate_model_epoch(
         NonFiniteLossError: a term or the gradient norm became NaN or infinite; `after_step` may find it earlier, at a
             log step, and say which step it was.
     """
-    objective.train(updater is not None)
-    with torch.set_grad_enabled(updater is not None):
+    objective.train(step is not None)
+    with torch.set_grad_enabled(step is not None):
         for batch in batches:
-            with autocast(device, bf16):
-                loss, terms = objective(batch)
-            if updater is not None:
-                terms["gradient_norm"] = updater.step(loss)
-                objective.after_step()
+            if step is not None:
+                terms = step(batch)
+            else:
+                with autocast(device, bf16):
+                    loss, terms = objective(batch)
+                terms = {**terms, objective.loss_name: loss}
             meter.add(terms, len(batch.frames))
             if after_step is not None:
                 after_step()
     means = meter.means()
     for name, value in means.items():
         if not math.isfinite(value):
-            raise NonFiniteLossError(f"{name} is {value} in {'training' if updater else 'validation'}.")
+            raise NonFiniteLossError(f"{name} is {value} in {'training' if step else 'validation'}.")
     return means

@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from jepaworld.data.store import EpisodeDataset
-from jepaworld.data.windows import Batch, Split, WindowLoader
-from jepaworld.models.jepa import JEPA, to_images
-from jepaworld.models.state_decoder import JEPAStateDecoder
-from jepaworld.training_loops.epoch_loop import Objective, Updater
-from jepaworld.training_loops.phase_loop import Phase, PhaseState, Run, run_phase
+from jepaworld.data.windows import Batch
+from jepaworld.losses.objective import Objective
+from jepaworld.models import JEPAStateDecoder, build_decoder
+from jepaworld.models.jepa import to_images
+from jepaworld.models.protocol import Source, encoder_of
+from jepaworld.runs.state import PhaseState
+from jepaworld.training_loops.phase_loop import Phase, Run, run_phase
 from jepaworld.utils.pictures import save_rows
 from jepaworld.utils.storage import storage_errors
 
@@ -28,15 +29,17 @@ class StateDecoderObjective(Objective):
 
     Args:
         decoder: The only part that is trained.
-        jepa: Gives the embeddings, in eval mode and without gradients; it is no part of this module's state.
+        model: Gives the embeddings, in eval mode and without gradients; it is no part of this module's state.
         embedding_source: "online" or "target".
     """
 
-    def __init__(self, decoder: JEPAStateDecoder, jepa: JEPA, embedding_source: str) -> None:
+    loss_name = "loss_jepa_decoder"
+
+    def __init__(self, decoder: JEPAStateDecoder, model: nn.Module, embedding_source: Source) -> None:
         super().__init__()
         self.decoder = decoder
-        jepa.eval()
-        self._encode = jepa.encode_target if embedding_source == "target" else jepa.encode_online
+        model.eval()
+        self._encode = encoder_of(model, embedding_source)
 
     @torch.no_grad()
     def embed(self, frames: Tensor) -> Tensor:
@@ -47,23 +50,15 @@ class StateDecoderObjective(Objective):
         """Loss of a batch whose windows are single frames (N, 1, C, H, W)."""
         frames = batch.frames.squeeze(1)
         loss = (self.decoder(self.embed(frames)).float() - to_images(frames)).square().mean()
-        return loss, {"loss_jepa_decoder": loss.detach()}
-
-    def after_step(self) -> None:
-        """Nothing: the JEPA is frozen."""
+        return loss, {}
 
 
-def train_jepa_state_decoder(
-    jepa: JEPA, dataset: EpisodeDataset, split: Split, buffer_bytes: int | None, run: Run, resume: bool
-) -> PhaseState:
+def train_jepa_state_decoder(jepa: Any, run: Run, resume: bool) -> PhaseState:
     """Train the state decoder with its own early stopping, checkpoints and validation pictures.
 
     Args:
-        jepa: The trained JEPA, on the run's device; it is not changed.
-        dataset: Frames to reconstruct.
-        split: Its episodes; those for evaluation are not touched.
-        buffer_bytes: Memory for frames, see `WindowLoader`.
-        run: Folder, configuration, device, logs.
+        jepa: The trained world model, on the run's device; it is not changed.
+        run: Folder, data, device, logs.
         resume: Go on from the phase's resume state, if there is one.
 
     Returns:
@@ -73,59 +68,42 @@ def train_jepa_state_decoder(
         KeyboardInterrupt: a stop was requested; the resume state is on disk.
         NonFiniteLossError: the loss is no longer finite.
     """
-    config = run.config
-    settings = config.jepa_decoder_training
+    config, settings = run.config, run.config.jepa_decoder_training
     torch.manual_seed(config.seed + 1)
-    decoder = JEPAStateDecoder.from_config(config).to(run.device)
+    decoder = build_decoder(config, jepa.latent_shape).to(run.device)
     objective = StateDecoderObjective(decoder, jepa, settings.embedding_source)
-
-    def loader(episodes: np.ndarray) -> WindowLoader:
-        return WindowLoader(dataset, episodes, 0, settings.batch_size, run.device, buffer_bytes, config.seed + 1)
-
-    train = loader(split.train)
-    steps_per_epoch = min(len(train), settings.steps_per_epoch or len(train))
-    validation = loader(split.validation) if len(split.validation) else None
     phase = Phase(
         name="decoder",
         title="state decoder",
-        kind="jepa_decoder",
         objective=objective,
         module=decoder,
-        updater=Updater(
-            decoder.parameters(),
-            settings.learning_rate or config.learning_rate,
-            config,
-            settings.num_epochs * steps_per_epoch,
-        ),
-        train=train,
-        validation=validation,
+        learning_rate=settings.learning_rate or config.learning_rate,
+        num_transitions=0,
+        batch_size=settings.batch_size,
         num_epochs=settings.num_epochs,
-        steps_per_epoch=steps_per_epoch,
+        steps_per_epoch=settings.steps_per_epoch,
         metric=settings.early_stopping.metric,
-        shown="loss_jepa_decoder",
         patience=settings.early_stopping.patience,
         delta=settings.early_stopping.delta,
-        after_epoch=lambda epoch: _plot_validation(objective, dataset, split, run, epoch),
+        seed=config.seed + 1,
+        after_epoch=lambda epoch: _plot_validation(objective, run, epoch),
     )
     return run_phase(phase, run, resume)
 
 
 @torch.no_grad()
-def _plot_validation(
-    objective: StateDecoderObjective, dataset: EpisodeDataset, split: Split, run: Run, epoch: int
-) -> dict[str, Any]:
+def _plot_validation(objective: StateDecoderObjective, run: Run, epoch: int) -> dict[str, Any]:
     """Frames of the first validation episodes (training ones if there are none) above their reconstructions."""
-    episodes = split.validation if len(split.validation) else split.train
+    dataset, folder = run.dataset, run.folder.plots_folder
     rng = np.random.default_rng(run.config.seed)
     rows = [
         int(dataset.episode_starts[episode] + rng.integers(dataset.episode_lengths[episode] + 1))
-        for episode in np.resize(episodes, PLOTTED_FRAMES)
+        for episode in np.resize(run.watched, PLOTTED_FRAMES)
     ]
-    frames = np.concatenate([dataset.rows("frames", row, row + 1) for row in rows])
+    frames = dataset.gather("frames", np.asarray(rows))
     objective.eval()
     painted = objective.decoder(objective.embed(torch.from_numpy(frames).to(run.device)))
     painted = painted.clamp(0, 1).mul(255).round().to("cpu", torch.uint8).numpy()
-    folder = run.folder / run.config.jepa_decoder_training.validation_plot_dir
     with storage_errors(folder):
         folder.mkdir(exist_ok=True)
     save_rows(folder / f"epoch_{epoch:03d}.png", [frames, painted])

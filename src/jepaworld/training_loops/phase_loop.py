@@ -2,30 +2,66 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
-import gymnasium
+import numpy as np
 import torch
 from torch import nn
 
-from jepaworld.config import Config
+from jepaworld.config import Config, config_from_dict
+from jepaworld.data.store import EpisodeDataset, Split
 from jepaworld.data.windows import WindowLoader
 from jepaworld.errors import NonFiniteLossError
+from jepaworld.losses.objective import Objective
 from jepaworld.models import checkpoints
+from jepaworld.runs.folder import KINDS, RunFolder
 from jepaworld.runs.metrics import MetricsLog
-from jepaworld.training_loops.epoch_loop import Meter, Objective, Updater, train_validate_model_epoch
+from jepaworld.runs.record import LATEST
+from jepaworld.runs.settings import UNSEEN, require_equal
+from jepaworld.runs.state import PhaseState, load_state, random_state, save_state, set_random_state
+from jepaworld.training_loops.epoch_loop import Meter, TrainingStep, train_validate_model_epoch
 from jepaworld.utils.devices import use_bf16
 from jepaworld.utils.progress import Progress
 
-LATEST = "latest"
-"""The metric by which every epoch is better than the one before."""
+
+@dataclass
+class Run:
+    """What the phases of a run share.
+
+    Attributes:
+        folder: The run folder, with the configuration.
+        dataset: What is trained on.
+        split: Its episodes; those for evaluation are not touched.
+        device: Where everything is trained.
+        buffer_bytes: Memory for frames, see `WindowLoader`.
+        log: Metrics.
+        progress: What the user sees.
+        stop_requested: True once the user asked to stop (Ctrl-C).
+    """
+
+    folder: RunFolder
+    dataset: EpisodeDataset
+    split: Split
+    device: torch.device
+    buffer_bytes: int | None
+    log: MetricsLog
+    progress: Progress
+    stop_requested: Callable[[], bool] = field(default=lambda: False)
+
+    @property
+    def config(self) -> Config:
+        """The run's configuration."""
+        return self.folder.config
+
+    @property
+    def watched(self) -> np.ndarray:
+        """Episodes to look at during training: for validation, or those trained on where there are none."""
+        return self.split.validation if len(self.split.validation) else self.split.train
 
 
 @dataclass
@@ -35,77 +71,34 @@ class Phase:
     Attributes:
         name: "jepa" or "decoder", as in the metrics.
         title: Shown beside the progress bar.
-        kind: Kind of the checkpoint, see `checkpoints`.
         objective: Maps a batch to the loss.
         module: What checkpoints hold.
-        updater: Optimizer and schedule.
-        train: Training batches.
-        validation: Validation batches, or `None`.
+        learning_rate: Peak learning rate.
+        num_transitions: T of its windows.
+        batch_size: B.
         num_epochs: Longest training.
-        steps_per_epoch: Training steps in an epoch.
+        steps_per_epoch: Most training steps in an epoch; None for as many as there are batches.
         metric: Name of the metric, lower is better, that picks the best checkpoint; LATEST for the last epoch.
-        shown: Name of the loss beside the progress bar.
         patience: Epochs without an improvement after which the phase ends.
         delta: Smallest decrease that counts as an improvement.
+        seed: Of the order of windows.
         after_epoch: Called with the epoch's number before its checkpoints; returns more metrics for the epoch.
     """
 
     name: str
     title: str
-    kind: str
     objective: Objective
     module: nn.Module
-    updater: Updater
-    train: WindowLoader
-    validation: WindowLoader | None
+    learning_rate: float
+    num_transitions: int
+    batch_size: int
     num_epochs: int
-    steps_per_epoch: int
+    steps_per_epoch: int | None
     metric: str
-    shown: str
     patience: int
     delta: float
+    seed: int
     after_epoch: Callable[[int], dict[str, Any]]
-
-
-@dataclass
-class PhaseState:
-    """How far a phase has come."""
-
-    epoch: int = 1
-    batches_done: int = 0
-    best: float = math.inf
-    best_epoch: int = 0
-    finished: bool = False
-    seconds: float = 0.0
-    train_seconds: float = 0.0
-    meter: dict[str, Any] | None = None
-
-
-@dataclass
-class Run:
-    """What the phases of a run share.
-
-    Attributes:
-        folder: The run folder.
-        config: Its configuration.
-        action_space: For the checkpoints.
-        device: Where everything is trained.
-        log: Metrics.
-        progress: What the user sees.
-        stop_requested: True once the user asked to stop (Ctrl-C).
-    """
-
-    folder: Path
-    config: Config
-    action_space: gymnasium.Space
-    device: torch.device
-    log: MetricsLog
-    progress: Progress
-    stop_requested: Callable[[], bool] = field(default=lambda: False)
-
-    def state_path(self, phase_name: str) -> Path:
-        """Resume state of a phase."""
-        return self.folder / "resume" / f"{phase_name}.safetensors"
 
 
 def run_phase(phase: Phase, run: Run, resume: bool) -> PhaseState:
@@ -120,23 +113,37 @@ def run_phase(phase: Phase, run: Run, resume: bool) -> PhaseState:
         The final state; `best_epoch` tells which epoch's weights the best checkpoint holds.
 
     Raises:
+        ConfigError: the phase began with other settings.
         KeyboardInterrupt: a stop was requested; the resume state is on disk.
-        NonFiniteLossError: a loss is no longer finite; checkpoints are from before that.
+        NonFiniteLossError: losses, embeddings or weights are no longer finite; checkpoints are from before that.
     """
     return _PhaseRunner(phase, run).run(resume)
 
 
 class _PhaseRunner:
     def __init__(self, phase: Phase, run: Run) -> None:
-        self.phase, self.owner = phase, run
+        self.phase, self.owner, self.config = phase, run, run.config
+        self.kind = KINDS[phase.name]
         self.state = PhaseState()
-        self.meter = Meter(run.config.logging.log_every_steps)
-        self.bf16 = use_bf16(run.config.mixed_precision, run.device, phase.objective)
         self.started = 0.0
+        self.meter = Meter(self.config.logging.log_every_steps)
+        self.bf16 = use_bf16(self.config.mixed_precision, run.device, phase.objective)
+        self.train = self._loader(run.split.train)
+        self.validation = self._loader(run.split.validation) if len(run.split.validation) else None
+        self.steps_per_epoch = min(len(self.train), phase.steps_per_epoch or len(self.train))
+        self.total_steps = phase.num_epochs * self.steps_per_epoch
+        self.step = TrainingStep(
+            phase.objective, self.config, phase.learning_rate, self.total_steps, run.device, self.bf16
+        )
+
+    def _loader(self, episodes: np.ndarray) -> WindowLoader:
+        phase, run = self.phase, self.owner
+        windows = phase.num_transitions, phase.batch_size
+        return WindowLoader(run.dataset, episodes, *windows, run.device, run.buffer_bytes, phase.seed)
 
     def run(self, resume: bool) -> PhaseState:
         phase, run, state = self.phase, self.owner, self.state
-        if resume and run.state_path(phase.name).exists():
+        if resume and run.folder.resume_state(phase.name).exists():
             self._restore()
             if state.finished:
                 run.progress.message(f"{phase.title}: was trained before; {self._result()}")
@@ -144,8 +151,7 @@ class _PhaseRunner:
         self.started = time.perf_counter() - state.seconds
         # Saved before the first step too, so that a resumed run knows where in the metrics this phase began.
         self._save()
-        total = phase.num_epochs * phase.steps_per_epoch
-        run.progress.start(phase.title, total, (state.epoch - 1) * phase.steps_per_epoch + state.batches_done)
+        run.progress.start(phase.title, self.total_steps, (state.epoch - 1) * self.steps_per_epoch + state.batches_done)
         try:
             while not state.finished:
                 self._epoch()
@@ -160,33 +166,31 @@ class _PhaseRunner:
         state = self.state
         if self.phase.metric == LATEST:
             return f"{state.epoch - 1} epochs, {state.seconds:.0f} s"
-        return (
-            f"best {self.phase.metric} {state.best:.4g} at epoch {state.best_epoch} of {state.epoch - 1}, "
-            f"{state.seconds:.0f} s"
-        )
+        best = f"best {self.phase.metric} {state.best:.4g} at epoch {state.best_epoch}"
+        return f"{best} of {state.epoch - 1}, {state.seconds:.0f} s"
 
     def _epoch(self) -> None:
         phase, run, state = self.phase, self.owner, self.state
         began = time.perf_counter() - state.train_seconds
-        with closing(phase.train.epoch(state.epoch, state.batches_done)) as batches:
+        with closing(self.train.epoch(state.epoch, state.batches_done)) as batches:
             means = train_validate_model_epoch(
                 phase.objective,
                 # The order of an epoch is random, so its first steps are a random sample of it.
-                islice(batches, phase.steps_per_epoch - state.batches_done),
+                islice(batches, self.steps_per_epoch - state.batches_done),
                 self.meter,
                 run.device,
                 self.bf16,
-                phase.updater,
+                self.step,
                 lambda: self._after_step(began),
             )
         state.train_seconds = time.perf_counter() - began
         metrics: dict[str, Any] = {f"train_{name}": value for name, value in means.items()}
         metrics["samples_per_second"] = self.meter.samples / state.train_seconds
-        if phase.validation is not None:
+        if self.validation is not None:
             validated = train_validate_model_epoch(
                 phase.objective,
-                phase.validation.all_windows(),
-                Meter(run.config.logging.log_every_steps),
+                self.validation.all_windows(),
+                Meter(self.config.logging.log_every_steps),
                 run.device,
                 self.bf16,
             )
@@ -196,24 +200,18 @@ class _PhaseRunner:
     def _after_step(self, began: float) -> None:
         phase, run, state = self.phase, self.owner, self.state
         state.batches_done += 1
-        step = phase.updater.step_count
-        last = state.batches_done == phase.steps_per_epoch
-        save = step % run.config.checkpoint_every_steps == 0 and not last
+        step = self.step.step_count
+        last = state.batches_done == self.steps_per_epoch
+        save = step % self.config.checkpoint_every_steps == 0 and not last
         stop = run.stop_requested()
         note = ""
         if step % self.meter.log_every_steps == 0 or last or save or stop:
             # Nothing may be saved before the losses up to here are known to be finite.
             recent = self.meter.read_recent(step)
-            note = f"epoch {state.epoch}  loss {recent[phase.shown]:.4f}"
-            run.log.write(
-                "step",
-                phase.name,
-                state.epoch,
-                step,
-                self._seconds(),
-                {f"train_{name}": value for name, value in recent.items()}
-                | {"learning_rate": phase.updater.optimizer.param_groups[0]["lr"]},
-            )
+            note = f"epoch {state.epoch}  loss {recent[phase.objective.loss_name]:.4f}"
+            values = {f"train_{name}": value for name, value in recent.items()}
+            values["learning_rate"] = self.step.rate.item()
+            run.log.write("step", phase.name, state.epoch, step, self._seconds(), values)
         run.progress.advance(1, note)
         if save or (stop and not last):
             state.train_seconds = time.perf_counter() - began
@@ -223,20 +221,22 @@ class _PhaseRunner:
 
     def _end_epoch(self, metrics: dict[str, Any]) -> None:
         phase, run, state = self.phase, self.owner, self.state
+        # The last step may have spoilt the weights after its own loss was taken.
+        self._require_finite()
         metrics |= phase.after_epoch(state.epoch)
         value = -float(state.epoch) if phase.metric == LATEST else metrics[phase.metric]
         best = value < state.best - phase.delta or state.best_epoch == 0
         if best:
             state.best, state.best_epoch = value, state.epoch
         record = metrics | {"best": best}
-        run.log.write("epoch", phase.name, state.epoch, phase.updater.step_count, self._seconds(), record)
+        run.log.write("epoch", phase.name, state.epoch, self.step.step_count, self._seconds(), record)
         for which in ("last", "best") if best else ("last",):
-            path = checkpoints.checkpoint_path(run.folder, run.config, phase.kind, which)
-            checkpoints.save(path, phase.module, phase.kind, run.config, run.action_space)
+            path = run.folder.checkpoint(self.kind, which)
+            checkpoints.save(path, phase.module, self.kind, self.config, run.dataset.action_space)
         state.finished = state.epoch == phase.num_epochs or state.epoch - state.best_epoch >= phase.patience
         state.epoch += 1
         state.batches_done, state.train_seconds = 0, 0.0
-        self.meter = Meter(run.config.logging.log_every_steps)
+        self.meter.reset()
         self._save()
         if run.stop_requested():
             raise KeyboardInterrupt
@@ -245,49 +245,49 @@ class _PhaseRunner:
         self.state.seconds = time.perf_counter() - self.started
         return self.state.seconds
 
+    def _require_finite(self) -> None:
+        for name, tensor in self.phase.objective.state_dict().items():
+            if not bool(tensor.isfinite().all()):
+                raise NonFiniteLossError(f"step {self.step.step_count}: weights of {name} are no longer finite.")
+
     def _save(self) -> None:
-        phase, state = self.phase, self.state
+        phase, state, run = self.phase, self.state, self.owner
+        self._require_finite()
         self._seconds()
         state.meter = self.meter.state() if state.batches_done else None
-        optimizer = phase.updater.optimizer.state_dict()
-        checkpoints.save_state(
-            self.owner.state_path(phase.name),
-            {
-                "phase": vars(state).copy(),
-                "objective": phase.objective.state_dict(),
-                "optimizer": {str(index): entry for index, entry in optimizer["state"].items()},
-                "step_count": phase.updater.step_count,
-                "random": checkpoints.random_state(),
-                "metrics_bytes": self.owner.log.flush(),
-            },
-        )
+        content = {
+            "phase": vars(state).copy(),
+            # A phase goes on with the settings that it began with, whatever config.yaml says by then.
+            "settings": self.config.to_dict(),
+            "objective": phase.objective.state_dict(),
+            **self.step.state(),
+            "random": random_state(),
+            "metrics_bytes": run.log.flush(),
+        }
+        save_state(run.folder.resume_state(phase.name), content)
 
     def _restore(self) -> None:
-        phase = self.phase
-        saved = checkpoints.load_state(self.owner.state_path(phase.name))
+        phase, run = self.phase, self.owner
+        saved = load_state(run.folder.resume_state(phase.name))
         self.state.__dict__.update(saved["phase"])
-        if self.state.meter is not None:
-            self.meter.load_state(self.state.meter)
         if self.state.finished:
             return  # the best checkpoint holds the result, and later phases may have written metrics since
+        if "settings" in saved:  # 0.1.0 kept none
+            remedy = "Take these values for resuming, or start a new run."
+            require_equal(config_from_dict(saved["settings"]), self.config, UNSEEN[phase.name], remedy)
+        if self.state.meter is not None:
+            self.meter.load_state(self.state.meter)
         phase.objective.load_state_dict(saved["objective"])
-        optimizer = phase.updater.optimizer
-        optimizer.load_state_dict(
-            optimizer.state_dict() | {"state": {int(index): entry for index, entry in saved["optimizer"].items()}}
-        )
-        phase.updater.step_count = saved["step_count"]
-        checkpoints.set_random_state(saved["random"])
-        self.owner.log.rewind(saved["metrics_bytes"], phase.name, phase.updater.step_count)
+        self.step.load_state(saved)
+        set_random_state(saved["random"])
+        run.log.rewind(saved["metrics_bytes"], phase.name, self.step.step_count)
 
     def _explain(self, error: NonFiniteLossError) -> str:
-        phase, run = self.phase, self.owner
-        path = checkpoints.checkpoint_path(run.folder, run.config, phase.kind)
+        path = self.owner.folder.checkpoint(self.kind)
         kept = (
             f"The last good checkpoint is {path} (epoch {self.state.best_epoch})."
             if self.state.best_epoch
             else "No epoch was finished, so there is no checkpoint yet."
         )
-        return (
-            f"{phase.title} stopped: {error} {kept} Lower the learning rate, set gradient_clip_norm, or try "
-            "mixed_precision=off."
-        )
+        remedy = "Lower the learning rate, set gradient_clip_norm, or try mixed_precision=off."
+        return f"{self.phase.title} stopped: {error} {kept} {remedy}"

@@ -5,7 +5,6 @@ Shapes: T frames, C H W image, uint8; one channel is shown in grey.
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,35 +39,13 @@ def save_rows(path: Path, rows: Sequence[np.ndarray], scale: int = 2, gap: int =
     atomic_write_bytes(path, buffer.getvalue())
 
 
-def save_animation(
-    path: Path,
-    panels: Sequence[np.ndarray],
-    *,
-    scale: int = 3,
-    milliseconds: int = 100,
-    hold: int = 1000,
-    gap: int = 2,
-    captions: Sequence[str] | None = None,
-) -> None:
-    """Write panels of frames side by side as an animated WebP; arguments as those of `animation_bytes`.
-
-    Args:
-        path: The file, `*.webp`; its folder exists.
-        panels: uint8 (T, C, H, W) each.
-        scale: Pixels per pixel.
-        milliseconds: Time of a frame.
-        hold: Time that is added to the last frame.
-        gap: White pixels between panels.
-        captions: Text above each panel.
+def save_animation(path: Path, panels: Sequence[np.ndarray], captions: Sequence[str] | None = None) -> None:
+    """Write panels of frames side by side as an animated WebP, `*.webp`; see `animation_bytes`.
 
     Raises:
         StorageError: the file cannot be written.
     """
-    assert path.suffix == ".webp", path
-    atomic_write_bytes(
-        path,
-        animation_bytes(panels, scale=scale, milliseconds=milliseconds, hold=hold, gap=gap, captions=captions),
-    )
+    atomic_write_bytes(path, animation_bytes(panels, captions=captions))
 
 
 def animation_bytes(
@@ -117,11 +94,6 @@ def animation_bytes(
     settings = {"lossless": True, "quality": 80, "method": 4}  # higher ones take minutes and save a tenth
     frame(0).save(buffer, "WEBP", save_all=True, append_images=rest, duration=durations, loop=0, **settings)
     return buffer.getvalue()
-
-
-def animation_uri(content: bytes) -> str:
-    """An animated WebP as a data URI, for a page that loads nothing from elsewhere."""
-    return "data:image/webp;base64," + base64.b64encode(content).decode()
 
 
 def _colour(frames: np.ndarray, scale: int) -> np.ndarray:

@@ -16,11 +16,15 @@ from torch import Tensor, nn
 
 from jepaworld import run_training
 from jepaworld.config import Config
+from jepaworld.data.store import EpisodeDataset
 from jepaworld.errors import CheckpointError, ConfigError, PlanningError
 from jepaworld.evaluation.encoding import paint
-from jepaworld.evaluation.planning import Outcome, Recording
-from jepaworld.evaluation_engine import _write_videos, evaluate_run, plan_with_run, time_lapse
+from jepaworld.evaluation.planning import Recording
+from jepaworld.evaluation.results import PlanningResults, PlayedTask
+from jepaworld.evaluation.videos import time_lapse, write_videos
+from jepaworld.evaluation_engine import evaluate_run, plan_with_run
 from jepaworld.planning import WorldModelPolicy
+from jepaworld.runs.folder import RunFolder
 from jepaworld.utils.progress import Progress
 
 SHORT = ["evaluation.num_episodes=3", "evaluation.max_steps=5", "planning.horizon=2", "planning.num_samples=20"]
@@ -42,7 +46,11 @@ def goal(tmp_path: Path) -> Path:
 class Told(Progress):
     def __init__(self) -> None:
         self.bars: list[tuple[str, int]] = []
+        self.warnings: list[str] = []
         self.done = 0
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
 
     def start(self, description: str, total: int, completed: int = 0) -> None:
         assert completed == 0
@@ -55,10 +63,34 @@ class Told(Progress):
 
 def test_what_is_returned_is_what_is_written(run: Path) -> None:
     told = Told()
-    content = evaluate_run(run, SHORT, told)
-    assert content == json.loads((run / "evaluation" / "planning.json").read_text())
-    assert content["device"] == "cpu" and content["num_episodes"] == 3
-    assert told.bars == [("planning", 3), ("random policy", 3)] and told.done == 6
+    results = evaluate_run(run, SHORT, told)
+    written = PlanningResults.model_validate_json((run / "evaluation" / "planning.json").read_bytes())
+    assert results.model_copy(update={"folder": written.folder, "recordings": ()}) == written
+    assert results.device == "cpu" and results.num_episodes == 3 and len(results.videos) == len(results.recordings)
+    assert told.bars[0] == ("planning", 3) and told.bars[-1][1] == 3
+    assert told.done == sum(total for _, total in told.bars)
+
+
+def test_tuning_and_publishing_share_no_episode(tiny_config: Callable[..., Config], tmp_path: Path) -> None:
+    config = tiny_config(
+        dataset_dir=str(tmp_path / "data"),
+        num_epochs=1,
+        num_episodes_data_collection=16,
+        jepa_decoder_training={"enabled": False},
+        evaluation={"goals": "recorded", "goal_steps": 3, "success": [{"variable": "state", "distance": 0.1}]},
+    )
+    run = run_training(config, tmp_path / "run").run_dir
+    split = RunFolder.open(run).split(EpisodeDataset.open(tmp_path / "data"))
+    played = {}
+    for name in ("evaluation", "validation"):
+        told = Told()
+        results = evaluate_run(run, [*SHORT, "evaluation.num_episodes=8", f"evaluation.split={name}"], told)
+        played[name] = {task.episode for task in results.episodes}
+        assert played[name] == set(getattr(split, name).tolist())
+        assert any("tuning" in warning for warning in told.warnings) == (name == "validation")
+        assert ("validation episodes" in results.protocol) == (name == "validation")
+    assert not played["evaluation"] & played["validation"]
+    assert not (played["evaluation"] | played["validation"]) & set(split.train.tolist())
 
 
 def test_without_a_progress_nothing_is_printed(run: Path, goal: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,9 +119,9 @@ def test_nothing_is_said_twice(run: Path, tmp_path: Path, caplog: pytest.LogCapt
 
 
 def test_errors_are_of_their_kind(run: Path, goal: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="does not exist"):
+    with pytest.raises(CheckpointError, match="no run folder"):
         evaluate_run(tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match=r"batch_size, seed: cannot be changed"):
+    with pytest.raises(ConfigError, match=r"batch_size, seed: cannot"):
         evaluate_run(run, [*SHORT, "seed=3", "batch_size=4"])
     with pytest.raises(PlanningError, match="the start cannot be read"):
         plan_with_run(run, goal, tmp_path / "nowhere.png")
@@ -140,10 +172,10 @@ def test_a_time_lapse_shows_what_moves_at_every_step_and_what_stays_once() -> No
 
 
 def recording(steps: int | None, blocks: int) -> Recording:
-    outcome = Outcome(7, "all", steps=steps, played=3 * blocks)
+    played = PlayedTask(agent="planner", task=7, any=steps is not None, end=False, steps=steps, played=3 * blocks)
     frame = np.zeros((3, 8, 8), np.uint8)
     frames = [np.full_like(frame, 5 * block) for block in range(blocks + 1)]
-    return Recording(outcome, frame, frames, [torch.zeros(2, 1)] * blocks)
+    return Recording(played, frame, frames, [torch.zeros(2, 1)] * blocks)
 
 
 @pytest.mark.parametrize(
@@ -155,13 +187,10 @@ def recording(steps: int | None, blocks: int) -> Recording:
         (60, 21, "reached after 60 steps"),
     ],
 )
-def test_a_video_ends_soon_after_the_goal(
-    steps: int | None, frames: int, said: str, tiny_config: Callable[..., Config], tmp_path: Path
-) -> None:
+def test_a_video_ends_soon_after_the_goal(steps: int | None, frames: int, said: str, tmp_path: Path) -> None:
     painter: Any = Painter()
-    config = tiny_config(frame_skipping=3)
-    (video,) = _write_videos(tmp_path, [recording(steps, 20)], painter, config)
-    assert video == {
+    (video,) = write_videos(tmp_path, [recording(steps, 20)], painter, 3)
+    assert video.model_dump() == {
         "file": "video_0.webp",
         "task": 7,
         "group": "all",

@@ -1,4 +1,4 @@
-"""What environments offer for planning: found through wrappers, added to MuJoCo and Push-T."""
+"""Methods for planning: found through wrappers, added to MuJoCo and Push-T."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import gymnasium
 import numpy as np
 import pytest
 
-from jepaworld.envs.offers import MOST_DIFFERING, differing, offered
-from jepaworld.envs.pixels import FrameReader, make_env
+from jepaworld.envs.frames import MOST_DIFFERING, FrameReader, differing
+from jepaworld.envs.hooks import hook
+from jepaworld.envs.make import make_env
 from jepaworld.envs.state import extract_state
 
 SMALL = {"width": 64, "height": 64}
@@ -26,14 +27,14 @@ def played(env, steps, seed=3, forced=1.0):
 def test_methods_are_found_through_wrappers_and_wrappers_come_first():
     env = make_env("jepaworld/TwoRoom-v0")
     assert env is not env.unwrapped
-    assert offered(env, "goal_image") == env.unwrapped.goal_image
-    assert offered(make_env("broken/Grey-v0"), "goal_image") is None
+    assert hook(env, "goal_image") == env.unwrapped.goal_image
+    assert hook(make_env("broken/Grey-v0"), "goal_image") is None
 
     class Painted(gymnasium.Wrapper):
         def goal_image(self):
             return np.zeros((64, 64, 3), np.uint8)
 
-    assert not offered(Painted(env), "goal_image")().any()
+    assert not hook(Painted(env), "goal_image")().any()
 
 
 def test_frames_are_equal_up_to_what_renderers_differ_in():
@@ -57,14 +58,14 @@ def test_mujoco_states_are_stored_and_restored():
     other = make_env("Reacher-v5", SMALL)
     _, reset_info = other.reset(seed=9)
     assert "qpos" in reset_info
-    observation, restored = offered(other, "restore_state")(states)
+    observation, restored = hook(other, "restore_state")(states)
     assert differing(FrameReader(other, 64, 3)(observation), frame) <= MOST_DIFFERING
     for name in ("qpos", "qvel"):
         np.testing.assert_allclose(restored[name], info[name], rtol=1e-6, atol=1e-7)
     action = np.array([0.5, -0.5], np.float32)
     np.testing.assert_allclose(other.step(action)[4]["qpos"], env.step(action)[4]["qpos"], atol=1e-5)
     with pytest.raises(ValueError, match="states lack qvel; there are qpos"):
-        offered(other, "restore_state")({"qpos": states["qpos"]})
+        hook(other, "restore_state")({"qpos": states["qpos"]})
     env.close()
     other.close()
 
@@ -112,7 +113,7 @@ def test_environments_side_by_side_do_not_paint_into_each_others_pictures():
 
 
 def test_environments_that_are_known_to_be_neither_are_left_alone():
-    assert offered(make_env("broken/Grey-v0"), "restore_state") is None
+    assert hook(make_env("broken/Grey-v0"), "restore_state") is None
 
 
 # --- Push-T -----------------------------------------------------------------------------------------------
@@ -122,7 +123,7 @@ def test_environments_that_are_known_to_be_neither_are_left_alone():
 def pushed():
     """Push-T after the disc pushed the block, with its states, frame and info."""
     pytest.importorskip("gym_pusht")
-    from jepaworld.envs.push_t import NearBlockPolicy
+    from jepaworld.data.push_t_policy import NearBlockPolicy
 
     env = make_env("jepaworld/PushT-v0")
     policy = NearBlockPolicy(env.action_space)
@@ -140,7 +141,7 @@ def test_push_t_is_restored_wherever_it_was(pushed):
     other = make_env("jepaworld/PushT-v0")
     for seed in (1, 2):
         other.reset(seed=seed)
-        observation, restored = offered(other, "restore_state")(states)
+        observation, restored = hook(other, "restore_state")(states)
         assert differing(FrameReader(other, 64, 3)(observation), frame) <= MOST_DIFFERING
         for name in ("pos_agent", "vel_agent", "block_pose", "block_velocity"):
             np.testing.assert_allclose(restored[name], info[name], rtol=1e-4, atol=1e-4, err_msg=name)
@@ -151,7 +152,7 @@ def test_push_t_is_restored_wherever_it_was(pushed):
     np.testing.assert_allclose(moved["pos_agent"], expected["pos_agent"], atol=1e-3)
     np.testing.assert_allclose(moved["block_pose"], expected["block_pose"], atol=0.5)
     with pytest.raises(ValueError, match="states lack block_velocity"):
-        offered(other, "restore_state")({n: v for n, v in states.items() if n != "block_velocity"})
+        hook(other, "restore_state")({n: v for n, v in states.items() if n != "block_velocity"})
 
 
 def test_the_mark_of_the_last_action_is_not_in_the_picture():
@@ -213,7 +214,7 @@ def test_the_policy_pushes_the_block_in_most_episodes_and_is_decided_by_its_gene
 
 
 def test_the_policy_is_refused_elsewhere():
-    from jepaworld.envs.push_t import NearBlockPolicy
+    from jepaworld.data.push_t_policy import NearBlockPolicy
 
     with pytest.raises(ValueError, match=r"is for jepaworld/PushT-v0"):
         NearBlockPolicy(gymnasium.spaces.Box(0.0, 512.0, (2,), np.float32))

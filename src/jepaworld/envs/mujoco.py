@@ -1,63 +1,19 @@
-"""What an environment can offer for planning beside Gymnasium's interface, and how it is found.
-
-Four methods, all optional, are looked for from the outermost wrapper to the environment itself:
-
-    restore_state(states) -> (observation, info)   begin at a recorded state
-    goal_image() -> uint8 (H, W, 3)                what it would show at its goal
-    goal_state() -> states                         state variables at its goal
-    set_goal(states) -> info                       let its own success mean this goal
-
-`states` maps names of state variables (numeric entries of `info`, and the vector observation as "observation";
-`jepaworld.envs.state`) to float32 arrays, as a dataset stores them. After `restore_state` the frame must be the
-recorded one, and every variable that its `info` holds must have the recorded value; so what is no state, such as a
-count of steps, is to be left out of it.
-
-`make_env` gives such methods to environments of others that lack them: Gymnasium's MuJoCo environments and Push-T.
-"""
+"""MuJoCo environments of Gymnasium with their state beside the frames, and with a camera that stands still."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from jepaworld.envs.push_t import PushTState, is_push_t
-
-States = Mapping[str, NDArray[np.float32]]
-Offer = Literal["restore_state", "goal_image", "goal_state", "set_goal"]
-
-OWN_SUCCESS = ("success", "is_success")
-"""Entries of `info` that are taken as the environment's own success, the first that is there."""
-
-MOST_DIFFERING = 1e-3
-"""Share of a frame's values that may differ by more than `_LEVELS` where it is taken for another one's equal."""
-_LEVELS = 16  # of 255; renderers of two machines do not agree to the last bit
+from jepaworld.envs.state import States
 
 
-def differing(frame: NDArray[np.uint8], expected: NDArray[np.uint8]) -> float:
-    """Share of the values of a frame that are clearly others than expected; at most `MOST_DIFFERING` for equals."""
-    return float((np.abs(frame.astype(np.int16) - expected) > _LEVELS).mean())
-
-
-def offered(env: gymnasium.Env[Any, Any], name: Offer) -> Callable[..., Any] | None:
-    """The method that the environment or one of its wrappers offers; `None` where none does."""
-    return env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else None
-
-
-def with_state(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
-    """The environment with state variables and `restore_state`, where this library knows how to give them."""
-    if offered(env, "restore_state") is not None:
-        return env
-    if _is_mujoco(env.unwrapped):
-        return MujocoState(env)
-    return PushTState(env) if is_push_t(env.unwrapped) else env
-
-
-def _is_mujoco(base: Any) -> bool:
+def is_mujoco(base: Any) -> bool:
+    """Whether an unwrapped environment is one of Gymnasium's MuJoCo environments."""
     # By its members, so that MuJoCo need not be installed to ask.
     return hasattr(getattr(base, "data", None), "qpos") and all(
         hasattr(base, name) for name in ("set_state", "_get_obs", "_get_reset_info")

@@ -1,0 +1,33 @@
+"""What an environment can offer for planning beside Gymnasium's interface.
+
+Four methods, all optional, are looked for from the outermost wrapper to the environment itself:
+
+    restore_state(states) -> (observation, info)   begin at a recorded state
+    goal_image() -> uint8 (H, W, 3)                what it would show at its goal
+    goal_state() -> states                         state variables at its goal
+    set_goal(states) -> info                       let its own success mean this goal
+
+`states` maps names of state variables (numeric entries of `info`, and the vector observation as "observation";
+`jepaworld.envs.state`) to float32 arrays, as a dataset stores them. After `restore_state` the frame must be the
+recorded one, and every variable that its `info` holds must have the recorded value; so what is no state, such as a
+count of steps, is to be left out of it.
+
+`make_env` gives such methods to environments of others that lack them: Gymnasium's MuJoCo environments and Push-T.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import gymnasium
+
+Hook = Literal["restore_state", "goal_image", "goal_state", "set_goal"]
+
+OWN_SUCCESS = ("success", "is_success")
+"""Entries of `info` that are taken as the environment's own success, the first that is there."""
+
+
+def hook(env: gymnasium.Env[Any, Any], name: Hook) -> Callable[..., Any] | None:
+    """The method of that name of the environment or one of its wrappers; `None` where none has it."""
+    return env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else None

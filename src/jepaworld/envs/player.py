@@ -1,0 +1,321 @@
+"""Playing environments: the one place that resets, steps, looks at and closes them.
+
+A `Lane` is one environment that is played; a `Player` has lanes side by side, each reset and stepped on its own. A
+`VectorPlayer` has the same batched interface on an environment's own vector version. Frames and state variables are
+read only when asked for, so that those which frame skipping drops cost nothing.
+
+Whatever an environment raises becomes an `EnvironmentFailedError` that names environment, call and place.
+
+Shapes: N lanes, C channels and S side of a frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import VectorEnv
+from numpy.typing import ArrayLike, NDArray
+
+from jepaworld.config import Config
+from jepaworld.envs.calls import close, env_name, environment_errors
+from jepaworld.envs.frames import Frame, FrameReader, FrameSource, image_to_frame, is_image_space
+from jepaworld.envs.hooks import Hook, hook
+from jepaworld.envs.make import make_env
+from jepaworld.envs.seeding import seed_everything_else
+from jepaworld.envs.state import States, extract_state
+from jepaworld.errors import EnvironmentNotUsableError
+
+Steps = tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]
+"""Rewards, terminations and truncations of all lanes, (N,) each."""
+
+
+class Lane:
+    """One environment that is played.
+
+    Args:
+        env: from `make_env`.
+        image_size: S, pixels.
+        input_channels: C, 1 (luma) or 3.
+        frame_source: where frames come from, see `FrameReader`.
+
+    Attributes:
+        observation: what `reset`, `step` or `restore_state` returned last.
+        info: what it returned with it.
+        reward: of the last step.
+        terminated: whether the last step ended the episode.
+        truncated: whether the last step cut the episode.
+        place: what is played, in words, for messages.
+
+    Example:
+        >>> lane = Lane(make_env("jepaworld/TwoRoom-v0"), image_size=64, input_channels=3)
+        >>> lane.reset(seed=0)
+        >>> lane.step([1.0, 0.0])
+        False
+        >>> lane.frame().shape
+        (3, 64, 64)
+    """
+
+    def __init__(
+        self, env: gymnasium.Env[Any, Any], image_size: int, input_channels: int, frame_source: FrameSource = "auto"
+    ) -> None:
+        self.env, self.name, self.place = env, env_name(env), ""
+        self.reader = FrameReader(env, image_size, input_channels, frame_source)
+        self.observation: Any = None
+        self.info: Mapping[str, Any] = {}
+        self.reward, self.terminated, self.truncated = 0.0, False, False
+
+    def reset(
+        self,
+        seed: int | None = None,
+        *,
+        options: Mapping[str, Any] | None = None,
+        everything_else: int | None = None,
+        place: str = "",
+    ) -> None:
+        """Begin an episode.
+
+        Args:
+            seed: for the environment's `reset`.
+            options: for the environment's `reset`; an empty mapping is none.
+            everything_else: seed for the generators of Python, numpy and torch; `None` leaves them as they are.
+            place: what is played, in words, for messages ("episode 3").
+
+        Raises:
+            EnvironmentFailedError: it failed; so do the other methods.
+        """
+        if everything_else is not None:
+            seed_everything_else(everything_else)
+        self.place, self.reward, self.terminated, self.truncated = place, 0.0, False, False
+        with self._calling("reset"):
+            self.observation, self.info = self.env.reset(seed=seed, options=dict(options) if options else None)
+
+    def step(self, action: ArrayLike) -> bool:
+        """Play an action of the action space; whether it ended the episode."""
+        action = np.array(action)  # a copy, as the environment may write into what it is given
+        with self._calling("step"):
+            self.observation, reward, terminated, truncated, self.info = self.env.step(
+                action if action.shape else action[()]
+            )
+            self.reward, self.terminated, self.truncated = float(reward), bool(terminated), bool(truncated)
+        return self.terminated or self.truncated
+
+    def frame(self) -> Frame:
+        """The frame (C, S, S) uint8 of now, a copy."""
+        with self._calling("render"):
+            return self.reader(self.observation)
+
+    def states(self) -> States:
+        """The state variables of now, copies."""
+        return extract_state(self.observation, self.info)
+
+    def has(self, name: Hook) -> bool:
+        """Whether the environment has this method; see `jepaworld.envs.hooks`."""
+        return hook(self.env, name) is not None
+
+    def call(self, name: Hook, *arguments: Any) -> Any:
+        """What one of its own methods returns; it must have it."""
+        method = hook(self.env, name)
+        assert method is not None, name
+        with self._calling(name):
+            return method(*arguments)
+
+    def restore_state(self, states: States) -> None:
+        """Go to recorded state variables, by the environment's `restore_state`."""
+        self.observation, self.info = self.call("restore_state", states)
+
+    def set_goal(self, states: States) -> None:
+        """Let the environment's own success mean this goal, by its `set_goal`."""
+        self.info = self.call("set_goal", states)
+
+    def close(self) -> None:
+        """Close the environment; a failure of that is only logged."""
+        close(self.env)
+
+    def _calling(self, call: str) -> Any:
+        return environment_errors(self.name, call, self.place)
+
+
+class Player:
+    """Environments side by side, each a `Lane` that is reset and stepped on its own.
+
+    Args:
+        environment_name: as of `make_env`.
+        environment_kwargs: as of `make_env`.
+        num_lanes: N.
+        image_size: S, pixels.
+        input_channels: C, 1 (luma) or 3.
+        frame_source: where frames come from, see `FrameReader`.
+
+    Attributes:
+        lanes: the lanes; a context manager closes them.
+
+    Raises:
+        EnvironmentNotUsableError: as `make_env` and `FrameReader`.
+
+    Example:
+        >>> with Player("jepaworld/TwoRoom-v0", {}, 2, image_size=64, input_channels=3) as player:
+        ...     player.reset([0, 1])
+        ...     player.frames().shape
+        (2, 3, 64, 64)
+    """
+
+    def __init__(
+        self,
+        environment_name: str,
+        environment_kwargs: Mapping[str, Any] | None = None,
+        num_lanes: int = 1,
+        *,
+        image_size: int,
+        input_channels: int,
+        frame_source: FrameSource = "auto",
+    ) -> None:
+        self.lanes: list[Lane] = []
+        try:
+            for _ in range(num_lanes):
+                env = make_env(environment_name, environment_kwargs)
+                try:
+                    self.lanes.append(Lane(env, image_size, input_channels, frame_source))
+                except BaseException:
+                    close(env)
+                    raise
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        """One lane of the environment that a configuration collects from."""
+        return cls(
+            config.environment_name,
+            config.environment_kwargs,
+            image_size=config.image_size,
+            input_channels=config.input_channels,
+            frame_source=config.collection.frame_source,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        """Lanes."""
+        return len(self.lanes)
+
+    @property
+    def action_space(self) -> gymnasium.Space[Any]:
+        """That of an environment."""
+        return self.lanes[0].env.action_space
+
+    @property
+    def observations(self) -> list[Any]:
+        """What each environment was seen to be last."""
+        return [lane.observation for lane in self.lanes]
+
+    def reset(self, seeds: Sequence[int], place: str = "") -> None:
+        """Begin an episode in every lane, each with its seed."""
+        for lane, seed in zip(self.lanes, seeds, strict=True):
+            lane.reset(seed, place=place)
+
+    def step(
+        self, actions: Sequence[Any] | NDArray[Any]
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
+        """Play an action in every lane; rewards, terminations and truncations (N,)."""
+        for lane, action in zip(self.lanes, actions, strict=True):
+            lane.step(action)
+        ends = np.array([(lane.terminated, lane.truncated) for lane in self.lanes])
+        return np.array([lane.reward for lane in self.lanes]), ends[:, 0], ends[:, 1]
+
+    def frames(self) -> NDArray[np.uint8]:
+        """The frames (N, C, S, S) of now."""
+        return np.stack([lane.frame() for lane in self.lanes])
+
+    def states(self) -> States:
+        """The state variables (N, *shape) of now that all lanes have."""
+        first, *others = [lane.states() for lane in self.lanes]
+        return {
+            name: np.stack([value, *(other[name] for other in others)])
+            for name, value in first.items()
+            if all(name in other and other[name].shape == value.shape for other in others)
+        }
+
+    def close(self) -> None:
+        """Close every environment."""
+        for lane in self.lanes:
+            lane.close()
+
+
+class VectorPlayer:
+    """The batched interface of `Player` on an environment's own vector version.
+
+    Frames come from `frames_chw() -> uint8 (N, C, H, W)` where the environment has it, else from its image
+    observations; steps from `advance(actions) -> (reward, terminated, truncated, info)`, which paints nothing, where it
+    has that.
+
+    Args:
+        env: from `make_vector_env`.
+        name: the environment's id, for messages.
+        image_size: S, pixels.
+        input_channels: C, 1 (luma) or 3.
+
+    Raises:
+        EnvironmentNotUsableError: there are no frames.
+    """
+
+    def __init__(self, env: VectorEnv[Any, Any, Any], name: str, image_size: int, input_channels: int) -> None:
+        self.env, self.name, self.place = env, f"environment {name}", ""
+        self._frame_shape = (input_channels, image_size, image_size)
+        self._paint = getattr(env.unwrapped, "frames_chw", None)
+        self._advance = getattr(env.unwrapped, "advance", None)
+        if self._paint is None and not is_image_space(env.single_observation_space):
+            raise EnvironmentNotUsableError(f"{self.name}: its vector version has no frames_chw() and no images.")
+        self.observations: Any = None
+        self._info: Mapping[str, Any] = {}
+
+    def __len__(self) -> int:
+        """Lanes."""
+        return self.env.num_envs
+
+    def reset(self, seeds: Sequence[int], place: str = "") -> None:
+        """As `Player.reset`."""
+        self.place = place
+        lane_seeds: Any = list(seeds)  # the interface's annotation knows single seeds only
+        with environment_errors(self.name, "reset", place):
+            self.observations, self._info = self.env.reset(seed=lane_seeds)
+
+    def step(self, actions: NDArray[Any]) -> Steps:
+        """As `Player.step`."""
+        with environment_errors(self.name, "step", self.place):
+            if self._advance is not None:
+                reward, terminated, truncated, self._info = self._advance(actions.copy())
+            else:
+                self.observations, reward, terminated, truncated, self._info = self.env.step(actions.copy())
+            # Copies, as the environment may fill the same arrays in the next step.
+            return np.array(reward, np.float64), np.array(terminated, np.bool_), np.array(truncated, np.bool_)
+
+    def frames(self) -> NDArray[np.uint8]:
+        """As `Player.frames`."""
+        with environment_errors(self.name, "render", self.place):
+            images = self.observations
+            if self._paint is not None:
+                frames = self._paint()
+                if frames.shape[1:] == self._frame_shape:
+                    return frames
+                images = frames.transpose(0, 2, 3, 1)
+            channels, side, _ = self._frame_shape
+            return np.stack([image_to_frame(image, side, channels) for image in images])
+
+    def states(self) -> States:
+        """As `Player.states`."""
+        return extract_state(None, self._info)
+
+    def close(self) -> None:
+        """Close the environment."""
+        close(self.env)

@@ -1,0 +1,162 @@
+"""Bringing an environment to a start: one of a recorded episode, or one that it draws itself.
+
+Shapes: C channels, S side of a frame.
+
+A start is accepted if at most one in a thousand values of the frame differs from the expected frame by more than 16
+of 255 levels (renderers of two machines do not agree to the last bit), and if every recorded state variable that the
+environment gives is equal within 1e-3 of its size, at least 1e-3 (they are stored as float32). Where the state was set,
+these are the variables of `info` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jepaworld.envs.frames import MOST_DIFFERING, Frame, differing, image_to_frame
+from jepaworld.envs.player import Lane
+from jepaworld.envs.seeding import episode_seeds
+from jepaworld.envs.state import States, extract_state
+from jepaworld.errors import EnvironmentNotUsableError
+
+RestoreMethod = Literal["state", "replay"]
+"""By setting the state (`restore_state`), or by replaying the episode from its seed and actions."""
+
+_STATE_TOLERANCE = 1e-3
+
+
+class RestoreError(EnvironmentNotUsableError):
+    """An environment did not come back to a start: what is found there is not what was recorded."""
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedStart:
+    """A frame of a recorded episode.
+
+    Attributes:
+        method: how it is restored.
+        seed: of the collection.
+        episode: number of the episode in the complete dataset, which its seeds follow from.
+        actions: (steps, *action shape) environment actions from the episode's beginning to the start.
+        frame: uint8 (C, S, S), to be found there.
+        states: state variables, to be found there.
+    """
+
+    method: RestoreMethod
+    seed: int
+    episode: int
+    actions: NDArray[Any]
+    frame: Frame
+    states: States
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnStart:
+    """A start that the environment draws itself, together with a goal.
+
+    Attributes:
+        seed: for its `reset`.
+        options: for its `reset`.
+        frame: uint8 (C, S, S), to be found there.
+    """
+
+    seed: int
+    options: Mapping[str, Any]
+    frame: Frame
+
+
+def draw_start(lane: Lane, seed: int, options: Mapping[str, Any]) -> DrawnStart:
+    """Let the environment draw a start, and leave the lane there.
+
+    Raises:
+        EnvironmentFailedError: the environment failed.
+    """
+    lane.reset(seed, options=options, place=_drawn_place(seed, options))
+    return DrawnStart(seed, options, lane.frame())
+
+
+def restore(lane: Lane, start: RecordedStart | DrawnStart) -> None:
+    """Bring a lane to a start and check that it is there.
+
+    A replay seeds the generators of Python, numpy and torch; `kept_random_state` puts them back.
+
+    Args:
+        lane: of the environment that the start was recorded in, reading frames from the same source.
+        start: where to.
+
+    Raises:
+        RestoreError: the frame or a state variable found there is another one.
+        EnvironmentFailedError: the environment failed.
+    """
+    if isinstance(start, DrawnStart):
+        lane.reset(start.seed, options=start.options, place=_drawn_place(start.seed, start.options))
+        require_same(f"start of {lane.place}", lane.frame(), start.frame)
+        return
+    how = "set by its state" if start.method == "state" else "replayed from its seed and actions"
+    place = f"episode {start.episode} of the dataset at step {len(start.actions)}, {how}"
+    seeds = episode_seeds(start.seed, start.episode)
+    if start.method == "state":
+        # A reset begins the episode for wrappers, and draws again whatever is no state variable.
+        lane.reset(seeds.environment, place=place)
+        lane.restore_state({name: value for name, value in start.states.items() if np.isfinite(value).all()})
+    else:
+        lane.reset(seeds.environment, everything_else=seeds.everything_else, place=place)
+        for action in start.actions:
+            lane.step(action)
+    # An observation may be made of more than what was set, as MuJoCo's of positions that are a substep old.
+    found = extract_state(None, lane.info) if start.method == "state" else lane.states()
+    cause = "the state variables are not all there is" if start.method == "state" else "it is not deterministic"
+    if (share := differing(lane.frame(), start.frame)) > MOST_DIFFERING:
+        problem = f"{share:.1%} of the frame differ from the recorded one (allowed are {MOST_DIFFERING:.1%})"
+    elif (problem := _state_problem(start.states, found)) is None:
+        return
+    raise RestoreError(f"{place}: {problem}. The environment cannot be restored: {cause}.")
+
+
+def goal_frame(lane: Lane, like: Frame) -> Frame:
+    """What the environment shows at its goal, in the size and the channels of another frame (C, S, S).
+
+    Raises:
+        RestoreError: `goal_image` gives something else than a uint8 image (H, W, 3).
+        EnvironmentFailedError: it failed.
+    """
+    image: Any = lane.call("goal_image")
+    if not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3):
+        found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise RestoreError(f"{lane.name}: goal_image() gives {found}; expected a uint8 array (H, W, 3).")
+    return image_to_frame(image, like.shape[1], like.shape[0])
+
+
+def require_same(what: str, found: Frame, expected: Frame) -> None:
+    """Refuse a frame that is clearly another one than the first time.
+
+    Raises:
+        RestoreError: it is.
+    """
+    if (share := differing(found, expected)) > MOST_DIFFERING:
+        raise RestoreError(
+            f"another {what} the second time ({share:.1%} of the frame differ): the environment is not deterministic."
+        )
+
+
+def _drawn_place(seed: int, options: Mapping[str, Any]) -> str:
+    return f"the episode of seed {seed}" + (f" and options {dict(options)}" if options else "")
+
+
+def _state_problem(recorded: States, found: States) -> str | None:
+    for name, expected in recorded.items():
+        value = found.get(name)
+        if value is None or not np.isfinite(expected).all():
+            continue
+        allowed = _STATE_TOLERANCE * np.maximum(1.0, np.abs(expected))
+        if value.shape != expected.shape or not (np.abs(value - expected) <= allowed).all():
+            return f"the state variable {name} is {_short(value)}, recorded was {_short(expected)}"
+    return None
+
+
+def _short(value: NDArray[np.float32]) -> str:
+    return np.array2string(value, precision=5, threshold=6, separator=", ").replace("\n", "")

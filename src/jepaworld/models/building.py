@@ -1,0 +1,120 @@
+"""The only constructors of models: from a configuration, or from a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from jepaworld.config import Config, components
+from jepaworld.envs.spaces import Spaces
+from jepaworld.errors import ConfigError
+from jepaworld.models import checkpoints
+from jepaworld.models.encoders import make_encoder
+from jepaworld.models.jepa import JEPA
+from jepaworld.models.predictors import make_action_encoder, make_predictor
+from jepaworld.models.protocol import WorldModel
+from jepaworld.models.state_decoder import JEPAStateDecoder
+
+
+def build(config: Config, spaces: Spaces) -> Any:
+    """A freshly initialised world model from torch's global random state.
+
+    Args:
+        config: The configuration. `model_type` chooses; a JEPA is put together from the components that it names, a
+            class from outside is called with `spaces`, `config` (where it has these parameters) and `model_params`.
+        spaces: What the model sees and does.
+
+    Raises:
+        ConfigError: a component is not what the others need, or a model lacks a part of the protocol.
+    """
+    if config.model_type == "jepa":
+        return _build_jepa(config, spaces)
+    (found,) = components.chosen("model", config)
+    model = found.make(spaces=spaces, config=config)
+    missing = [name for name in WorldModel.__protocol_attrs__ if not hasattr(model, name)]  # pyright: ignore
+    missing += [] if hasattr(model, "training_loss") else ["training_loss"]
+    if missing:
+        raise ConfigError(f"model_type is {config.model_type}, which lacks {', '.join(sorted(missing))}.")
+    return model
+
+
+def _build_jepa(config: Config, spaces: Spaces) -> JEPA:
+    jepa = config.jepa_model
+    # In this order from the random state, which initial weights of a seed depend on.
+    encoder = make_encoder(config)
+    latent_shape = _latent_shape(encoder, config, spaces)
+    return JEPA(
+        encoder,
+        make_action_encoder(config, spaces.action_space),
+        make_predictor(config, latent_shape),
+        jepa.target_encoder_mode,
+        jepa.ema_decay,
+        jepa.target_gradient,
+        latent_shape=latent_shape,
+    )
+
+
+def load(path: str | Path, device: str | torch.device = "cpu") -> Any:
+    """The best model of a run, in eval mode, rebuilt from its checkpoint alone.
+
+    Args:
+        path: Run folder, or a checkpoint (.safetensors).
+        device: Where the model goes.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or it is damaged.
+    """
+    checkpoint = checkpoints.load(path, "jepa")
+    model = build(checkpoint.config, Spaces.of(checkpoint.config, checkpoint.action_space))
+    checkpoints.restore(model, checkpoint)
+    return model.to(device).eval()
+
+
+def build_decoder(config: Config, latent_shape: tuple[int, ...]) -> JEPAStateDecoder:
+    """A freshly initialised state decoder from torch's global random state, for latents of this shape."""
+    return JEPAStateDecoder(
+        latent_shape,
+        config.image_size,
+        config.input_channels,
+        config.decoder_patch_size,
+        config.decoder_dim,
+        config.decoder_depth,
+        config.decoder_heads,
+        config.decoder_mlp_dim,
+        config.decoder_memory_tokens,
+        config.decoder_dropout,
+    )
+
+
+def load_decoder(path: str | Path, device: str | torch.device = "cpu") -> JEPAStateDecoder:
+    """The best state decoder of a run, in eval mode.
+
+    Args:
+        path: Run folder, or a decoder checkpoint (.safetensors).
+        device: Where the decoder goes.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or it is damaged.
+    """
+    checkpoint = checkpoints.load(path, "jepa_decoder")
+    positions = checkpoint.weights.get("positions")
+    tokens = () if positions is None else (positions.shape[1],)
+    decoder = build_decoder(checkpoint.config, (*tokens, checkpoint.config.latent_dim))
+    checkpoints.restore(decoder, checkpoint)
+    return decoder.to(device).eval()
+
+
+@torch.no_grad()
+def _latent_shape(encoder: torch.nn.Module, config: Config, spaces: Spaces) -> tuple[int, ...]:
+    """What the encoder makes of an image, found by asking it; eval mode draws no random numbers."""
+    training = encoder.training
+    shape = tuple(encoder.eval()(torch.zeros(1, *spaces.frame_shape)).shape[1:])
+    encoder.train(training)
+    if len(shape) not in (1, 2) or shape[-1] != config.latent_dim:
+        raise ConfigError(
+            f"encoder_type {config.encoder_type} gives embeddings {shape}; expected ({config.latent_dim},) or (tokens, "
+            f"{config.latent_dim}), as latent_dim says."
+        )
+    return shape
