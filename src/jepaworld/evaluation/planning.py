@@ -396,7 +396,7 @@ def describe_protocol(config: Config, tasks: TaskSet, dataset: EpisodeDataset | 
     else:
         how = "setting the state" if tasks.restore == "state" else "replaying seed and actions"
         held_out = "held-out" if settings.split == "evaluation" else "validation"
-        where = f"start and, {settings.goal_steps} environment steps later, goal of {held_out} episodes, begun by {how}"
+        where = f"start and, {settings.goal_steps} environment steps later, goal of {held_out} episodes, restored by {how}"
     return (
         f"{len(tasks.tasks)} episodes of at most {settings.max_steps} environment steps, "
         f"{min(settings.num_envs, len(tasks.tasks))} side by side: {where}; success is "
