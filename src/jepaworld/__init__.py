@@ -12,22 +12,25 @@ from typing import TYPE_CHECKING, Any
 from jepaworld.envs import register
 
 if TYPE_CHECKING:
+    from jepaworld import models
     from jepaworld.config import Config, load_config
-    from jepaworld.models.jepa import JEPA
+    from jepaworld.models import JEPA
     from jepaworld.training_engine import run_training
 
 __version__ = "0.1.0"
-__all__ = ["JEPA", "Config", "__version__", "load_config", "run_training"]
+__all__ = ["JEPA", "Config", "__version__", "load_config", "models", "run_training"]
 
 _HOME = {
     "Config": "jepaworld.config",
     "load_config": "jepaworld.config",
-    "JEPA": "jepaworld.models.jepa",
+    "JEPA": "jepaworld.models",
     "run_training": "jepaworld.training_engine",
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name == "models":
+        return import_module("jepaworld.models")
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

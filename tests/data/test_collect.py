@@ -567,7 +567,7 @@ def test_a_worker_that_dies(settings: Settings):
         environment_name="toy_envs:toy/Crasher-v0",
         environment_kwargs={"first_seed": FIRST_SEED},
     )
-    with pytest.raises(DatasetError, match=r"collecting process ended unexpectedly \(EXIT\(7\)\)\. .*run again to"):
+    with pytest.raises(DatasetError, match=r"collecting process ended unexpectedly \(EXIT\(7\).*run again to"):
         collect(config)
 
 
@@ -680,3 +680,48 @@ def test_a_package_that_is_on_the_path_but_not_installed_collects(settings: Sett
         "gymnasium": "unknown",
         "numpy": "unknown",
     }
+
+
+def test_workers_find_what_the_program_has_and_keep_to_the_error_stream(tmp_path: Path):
+    """Ids that it registered, modules of its path but not a random.py of the folder, and environments that print."""
+    (tmp_path / "random.py").write_text("1 / 0")
+    modules = tmp_path / "modules"
+    modules.mkdir()
+    (modules / "talker.py").write_text(
+        "from toy_envs import Echo\n\n\nclass Talker(Echo):\n    def step(self, action):\n"
+        "        print('a word')\n        return super().step(action)\n"
+    )
+    code = textwrap.dedent("""
+        import sys
+        import gymnasium
+        from jepaworld.config import Config
+        from jepaworld.data.collect import collect
+        from toy_envs import Echo
+
+        class Here(Echo):
+            def step(self, action):
+                print("here")
+                return super().step(action)
+
+        gymnasium.register("own/Talker-v0", "talker:Talker", disable_env_checker=True)
+        gymnasium.register("own/Here-v0", Here, disable_env_checker=True)
+        for name in ("Talker", "Here"):
+            collect(Config(environment_name=f"own/{name}-v0", image_size=16, num_episodes_data_collection=4,
+                           dataset_dir=name, collection={"num_workers": 2}))
+    """)
+    environment = script_environment()
+    environment["PYTHONPATH"] += os.pathsep + str(modules)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    # This process plays the first episode once itself, to see which state variables there are.
+    assert (done.stdout.count("a word"), done.stderr.count("a word")) == (6, 24)
+    assert (done.stdout.count("here"), done.stderr.count("here")) == (30, 0), "collected in this process"
+
+
+def test_a_policy_may_draw_from_the_global_generators_when_it_begins(settings: Settings, tmp_path: Path):
+    for workers in (1, 2):
+        changes = {"policy": "toy_envs:Moody", "num_workers": workers}
+        collect(settings(changes, dataset_dir=str(tmp_path / str(workers))))
+    assert_equal_folders(tmp_path / "1", tmp_path / "2")

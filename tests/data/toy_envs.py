@@ -163,6 +163,19 @@ class Sampler:
         return self.space.sample()
 
 
+class Moody:
+    """Draws its action from numpy's global generator when an episode begins."""
+
+    def __init__(self, _action_space) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.action = np.random.uniform(-1, 1, 2)  # noqa: NPY002
+
+    def __call__(self, _observation):
+        return self.action
+
+
 class FakeAlgorithm:
     """The part of a Stable-Baselines3 algorithm that is used."""
 

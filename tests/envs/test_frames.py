@@ -10,10 +10,9 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
-from gymnasium.vector import SyncVectorEnv
 
 from jepaworld.envs import TWO_ROOM_ID
-from jepaworld.envs.frames import FrameReader, VectorFrameReader, image_to_frame, is_image_space
+from jepaworld.envs.frames import FrameReader, image_to_frame, is_image_space
 from jepaworld.envs.make import make_env, make_vector_env
 from jepaworld.errors import EnvironmentNotUsableError
 
@@ -248,29 +247,3 @@ def test_a_vector_environment_that_is_not_made_for_this_is_left_alone():
     make_env("ALE/Pong-v5", {}).close()
     # Its vector version takes neither our render_mode nor obs_type.
     assert make_vector_env("ALE/Pong-v5", {"obs_type": "ram"}, 2) is None
-
-
-@pytest.mark.parametrize("size", [64, 32])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_frames_of_all_lanes_are_those_of_the_scalar_environments(size, channels):
-    env = make_vector_env(TWO_ROOM_ID, {}, 3)
-    observations, _ = env.reset(seed=5)
-    frames = VectorFrameReader(env, size, channels)()
-    np.testing.assert_array_equal(VectorFrameReader(env, size, channels)(observations), frames)
-    for lane in range(3):
-        single = make_env(TWO_ROOM_ID, {})
-        observation, _ = single.reset(seed=5 + lane)
-        expected = FrameReader(single, size, channels)(observation)
-        np.testing.assert_array_equal(frames[lane], expected)
-
-
-def test_lanes_with_image_observations_are_read_from_them():
-    env = SyncVectorEnv([lambda: gymnasium.make("broken/Grey-v0")] * 2)
-    observations, _ = env.reset()
-    assert VectorFrameReader(env, 8, 3)(observations).shape == (2, 3, 8, 8)
-
-
-def test_lanes_without_pictures_are_refused():
-    env = SyncVectorEnv([lambda: gymnasium.make("broken/Blind-v0")] * 2)
-    with pytest.raises(EnvironmentNotUsableError, match="neither frames_chw"):
-        VectorFrameReader(env, 8, 3)

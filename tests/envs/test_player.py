@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 
 import broken
+import gymnasium
 import numpy as np
 import pytest
+from gymnasium.vector import SyncVectorEnv
 
 from jepaworld.config import Config
 from jepaworld.data.collect import collect
 from jepaworld.envs import TWO_ROOM_ID
 from jepaworld.envs.make import make_env, make_vector_env
 from jepaworld.envs.player import Lane, Player, VectorPlayer
-from jepaworld.errors import EnvironmentFailedError
+from jepaworld.errors import EnvironmentFailedError, EnvironmentNotUsableError
 
 GREY = {"image_size": 8, "input_channels": 1}
 
@@ -128,3 +130,29 @@ def test_a_close_that_fails_loses_nothing(monkeypatch, tmp_path, caplog, name):
     with caplog.at_level(logging.WARNING, "jepaworld"):
         assert len(collect(config).episode_lengths) == 3
     assert any("close()" in message and "motor is on fire" in message for message in caplog.messages)
+
+
+@pytest.mark.parametrize("size", [64, 32])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("painter", [True, False])
+def test_lanes_of_a_vector_environment_are_those_of_single_ones(monkeypatch, size, channels, painter):
+    player = VectorPlayer(make_vector_env(TWO_ROOM_ID, {}, 3), TWO_ROOM_ID, size, channels)
+    if not painter:
+        monkeypatch.setattr(player, "_paint", None)
+        monkeypatch.setattr(player, "_advance", None)
+    with Player(TWO_ROOM_ID, {}, 3, image_size=size, input_channels=channels) as singles:
+        for one in (player, singles):
+            one.reset([5, 6, 7])
+        actions = np.linspace(-1, 1, 6, dtype=np.float32).reshape(3, 2)
+        for a, b in zip(player.step(actions), singles.step(actions), strict=True):
+            np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(player.frames(), singles.frames())
+        assert player.states().keys() == singles.states().keys()
+        for name, rows in singles.states().items():
+            np.testing.assert_array_equal(player.states()[name], rows)
+
+
+def test_lanes_without_pictures_are_refused():
+    env = SyncVectorEnv([lambda: gymnasium.make("broken/Blind-v0")] * 2)
+    with pytest.raises(EnvironmentNotUsableError, match="frames_chw"):
+        VectorPlayer(env, "broken/Blind-v0", 8, 3)

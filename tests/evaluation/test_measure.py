@@ -19,9 +19,9 @@ from jepaworld.evaluation import state_probes
 from jepaworld.evaluation.measure import UNTRAINED, Pictures, measure
 from jepaworld.evaluation.probes import probe_states
 from jepaworld.evaluation.results import Results
-from jepaworld.models.jepa import JEPA
 from jepaworld.report import write_report
 from jepaworld.runs.folder import RunFolder
+from tests.conftest import fresh_model
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -153,7 +153,7 @@ def test_the_untrained_encoder_knows_nothing_of_the_trained_weights(
     split, fresh = run.split(dataset), []
     for seed in (run.config.seed, run.config.seed + 1):
         torch.manual_seed(seed)
-        model = JEPA.from_config(run.config, dataset.action_space)
+        model = fresh_model(run.config, dataset.action_space)
         probes = probe_states(model, dataset, split.train, split.evaluation, seed=run.config.seed, mlp=False)
         fresh.append([probe.r2 for probe in probes])
     assert floors(measured[0]) == fresh[1] != fresh[0], "other weights than those that the run began with"

@@ -49,7 +49,7 @@ def test_the_page_is_executed_from_the_environment_to_its_evaluation(
         if words[0] == "evaluate":
             content = json.loads(planning.read_text())
             protocols.append((content["goals"], content["num_episodes"], content["agents"][2]["missing"] is None))
-            for shown in ("goals reached", "plans", "random policy", content["protocol"]):
+            for shown in ("goals reached", "planner", "random policy", content["protocol"]):
                 assert shown in " ".join(outcome.out.split())
     assert protocols == [("environment", 20, False), ("recorded", 20, True)]
     assert (files / "ferry.png").is_file()

@@ -1,6 +1,8 @@
-"""Splits and batches: which windows are drawn, in which order, and that they are the frames and actions stored."""
+"""Batches: which windows are drawn, in which order, and that they are the frames and actions stored."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import torch
 from jepaworld.data.store import EpisodeDataset
 from jepaworld.data.windows import WindowLoader
 from jepaworld.errors import DatasetError
+from tests.evaluation.dot_world import write_dataset
 
 CPU = torch.device("cpu")
 
@@ -106,3 +109,12 @@ def test_fewer_windows_than_a_batch(dataset: EpisodeDataset) -> None:
     with pytest.raises(DatasetError, match=r"12 windows.*fewer than batch_size = 13"):
         loader.require_full_batch("batch_size")
     make_loader(dataset, np.array([0]), transitions=1, batch=12).require_full_batch("batch_size")
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_windows_of_episodes_of_different_lengths_are_read_where_they_lie(tmp_path: Path, on_disk: bool) -> None:
+    """In an order of episodes other than that of the shards, too."""
+    dataset = write_dataset(tmp_path / "dots", [5, 3, 9, 4, 7, 2, 6])
+    episodes = np.array([6, 0, 5, 2, 1])
+    loader = make_loader(dataset, episodes, 2, batch=4, buffer_bytes=2 * 20 * 64 if on_disk else None)
+    assert sorted(content(loader.all_windows())) == sorted(expected_windows(dataset, episodes, 2))

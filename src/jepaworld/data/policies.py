@@ -15,7 +15,7 @@ import inspect
 import math
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -38,11 +38,9 @@ class Policy(Protocol):
 
     def reset(self, rng: np.random.Generator) -> None:
         """An episode begins; everything random about it comes from `rng`."""
-        ...
 
     def act(self, observation: Any) -> Any:
         """The action at this observation, a valid element of the action space."""
-        ...
 
 
 class RandomPolicy:
@@ -157,11 +155,7 @@ class ImportedPolicy:
     """
 
     def __init__(
-        self,
-        name: str,
-        act: Callable[[Any], Any],
-        space: gym.Space[Any],
-        reset: Callable[[], Any] | None = None,
+        self, name: str, act: Callable[[Any], Any], space: gym.Space[Any], reset: Callable[[], Any] | None = None
     ) -> None:
         self._name, self._act, self._space, self._reset = name, act, space, reset
 
@@ -199,35 +193,37 @@ def checked_action(action: Any, space: gym.Space[Any], name: str) -> Any:
     """
     try:
         value = np.asarray(action)
-    except ValueError as error:
-        raise _bad_action(action, space, name, "it is not an array") from error
+    except ValueError:
+        value, problem = np.zeros(0), "it is not an array"
+    else:
+        problem = _problem(value, space)
+    if problem is not None:
+        raise ConfigError(
+            f"collection.policy {name}: its action {action!r} is not in the action space {space}: {problem}. Make the "
+            "policy return valid actions (it may clip them itself)."
+        )
+    if isinstance(space, Discrete):
+        return int(value.item())
+    assert isinstance(space, Box)
+    return np.clip(value, space.low.astype(np.float64), space.high.astype(np.float64)).astype(space.dtype)
+
+
+def _problem(value: np.ndarray, space: gym.Space[Any]) -> str | None:
+    """Why an action is not in the action space; `None` if it is."""
     if isinstance(space, Discrete):
         if value.dtype.kind not in "iu" or value.size != 1:
-            raise _bad_action(action, space, name, "an integer is needed")
-        choice = int(value.item())
-        if not space.start <= choice < space.start + space.n:
-            raise _bad_action(action, space, name, "it is out of range")
-        return choice
+            return "an integer is needed"
+        return None if space.start <= int(value.item()) < space.start + space.n else "it is out of range"
     assert isinstance(space, Box)
-    allowed = "iu" if np.issubdtype(space.dtype, np.integer) else "iuf"
-    if value.dtype.kind not in allowed:
-        raise _bad_action(action, space, name, f"its dtype is {value.dtype}")
+    if value.dtype.kind not in ("iu" if np.issubdtype(space.dtype, np.integer) else "iuf"):
+        return f"its dtype is {value.dtype}"
     if value.shape != space.shape:
-        raise _bad_action(action, space, name, f"its shape is {value.shape}")
+        return f"its shape is {value.shape}"
     if not np.isfinite(value).all():
-        raise _bad_action(action, space, name, "it is not finite")
-    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-    clipped = np.clip(value, low, high)
-    if (np.abs(clipped - value) > 1e-6 * np.maximum(1.0, np.abs(clipped))).any():
-        raise _bad_action(action, space, name, "it is out of bounds")
-    return clipped.astype(space.dtype)
-
-
-def _bad_action(action: Any, space: gym.Space[Any], name: str, reason: str) -> ConfigError:
-    return ConfigError(
-        f"collection.policy {name}: its action {action!r} is not in the action space {space}: {reason}. Make "
-        "the policy return valid actions (it may clip them itself)."
-    )
+        return "it is not finite"
+    clipped = np.clip(value, space.low.astype(np.float64), space.high.astype(np.float64))
+    beyond = np.abs(clipped - value) > 1e-6 * np.maximum(1.0, np.abs(clipped))
+    return "it is out of bounds" if beyond.any() else None
 
 
 @contextmanager
@@ -265,23 +261,30 @@ def make_policy(settings: CollectionConfig | Collected, action_space: gym.Space[
     Raises:
         ConfigError: the name is unknown, the import or the loading fails, or what it names cannot act.
     """
-    name, kwargs = settings.policy, dict(settings.policy_kwargs)
+    name, path, kwargs = settings.policy, settings.policy_path, dict(settings.policy_kwargs)
     if name in BUILT_IN:
         return RandomPolicy(action_space, (settings.smoothness or 0.0) if name == "smooth_random" else 0.0)
     target: Any = import_attribute(name)
     action_space = copy.deepcopy(action_space)
     # Model libraries take `deterministic` when acting, not when loading.
-    deterministic = bool(kwargs.pop("deterministic", False)) if settings.policy_path is not None else False
-    if settings.policy_path is not None:
-        target = _load_model(name, target, settings.policy_path, kwargs)
+    deterministic = bool(kwargs.pop("deterministic", False)) if path is not None else False
+    if path is not None:
+        if not callable(getattr(target, "load", None)):
+            raise ConfigError(
+                f"collection.policy_path is set but collection.policy {name} has no load(). Name an algorithm "
+                "class such as stable_baselines3:PPO, or set policy_path to null."
+            )
+        if not policy_file(path).is_file():
+            raise ConfigError(f"collection.policy_path: {path} does not exist. Give the .zip file that save() wrote.")
+        with _policy_errors(name, f"loading {path}"):
+            target = target.load(str(policy_file(path)), **kwargs)
     elif inspect.isclass(target):
         with _policy_errors(name, "making it with (action_space, **policy_kwargs)"):
-            made: Any = target
+            made: Any = target  # not narrowed to a class without arguments
             target = made(action_space, **kwargs)
     elif kwargs:
         raise ConfigError(
-            f"collection.policy_kwargs is {kwargs} but collection.policy {name} is not a class, so nothing "
-            "takes them. Remove policy_kwargs, or name a class."
+            f"collection.policy_kwargs is {kwargs} but collection.policy {name} is not a class, so nothing takes them."
         )
     if callable(getattr(target, "predict", None)):
         predict = target.predict
@@ -295,19 +298,6 @@ def make_policy(settings: CollectionConfig | Collected, action_space: gym.Space[
         )
     reset = getattr(target, "reset", None)
     return ImportedPolicy(name, act, action_space, reset if callable(reset) else None)
-
-
-def _load_model(name: str, cls: Any, path: str, kwargs: dict[str, Any]) -> Any:
-    if not callable(getattr(cls, "load", None)):
-        raise ConfigError(
-            f"collection.policy_path is set but collection.policy {name} has no load(). Name an algorithm "
-            "class such as stable_baselines3:PPO, or set policy_path to null."
-        )
-    file = policy_file(path)
-    if not file.is_file():
-        raise ConfigError(f"collection.policy_path: {path} does not exist. Give the .zip file that save() wrote.")
-    with _policy_errors(name, f"loading {path}"):
-        return cls.load(str(file), **kwargs)
 
 
 def current_name(policy: str) -> str:
@@ -327,13 +317,11 @@ def import_attribute(name: str) -> Any:
     Raises:
         ConfigError: no built-in policy and no such import path.
     """
-    module_name, separator, attribute = current_name(name).partition(":")
-    if not separator or not module_name or not attribute:
-        close = difflib.get_close_matches(name, BUILT_IN, n=1, cutoff=0.5)
-        hint = f" Did you mean {close[0]}?" if close else ""
+    module_name, _, attribute = current_name(name).partition(":")
+    if not module_name or not attribute:
         raise ConfigError(
-            f"collection.policy is {name!r}: neither {' nor '.join(BUILT_IN)} nor an import path "
-            f"module:attribute.{hint}"
+            f"collection.policy is {name!r}: neither {' nor '.join(BUILT_IN)} nor an import path module:attribute."
+            f"{_did_you_mean(name, BUILT_IN)}"
         )
     # Installed commands do not have the folder they are started in on their path, as `python -m` has. Last,
     # so that a user's random.py does not hide the standard library's.
@@ -341,23 +329,28 @@ def import_attribute(name: str) -> Any:
     if folder not in sys.path:
         sys.path.append(folder)
     try:
-        target: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name == "stable_baselines3" or module_name.split(".")[0] == "stable_baselines3":
+        with _policy_errors(name, "importing"):
+            target: Any = importlib.import_module(module_name)
+    except ConfigError as problem:
+        missing = problem.__cause__.name if isinstance(problem.__cause__, ModuleNotFoundError) else None
+        if missing is None:
+            raise
+        if "stable_baselines3" in (missing, module_name.split(".")[0]):
             remedy = 'Install it: pip install "jepaworld[sb3]".'
-        elif error.name in (module_name, module_name.split(".")[0]):
+        elif missing in (module_name, module_name.split(".")[0]):
             remedy = f"Install it, or start in the folder that holds it (this is {folder})."
         else:
-            remedy = f"Install {error.name}, which it imports."
-        raise ConfigError(f"collection.policy {name}: {error}. {remedy}") from error
-    except Exception as error:
-        problem = ConfigError(f"collection.policy {name}: importing failed: {type(error).__name__}: {error}")
-        problem.add_note(traceback.format_exc())
-        raise problem from error
+            remedy = f"Install {missing}, which it imports."
+        raise ConfigError(f"{problem}. {remedy}") from problem.__cause__
     for part in attribute.split("."):
         if not hasattr(target, part):
-            close = difflib.get_close_matches(part, dir(target), n=1)
-            hint = f" Did you mean {close[0]}?" if close else ""
-            raise ConfigError(f"collection.policy {name}: {module_name} has no {attribute}.{hint}")
+            raise ConfigError(
+                f"collection.policy {name}: {module_name} has no {attribute}.{_did_you_mean(part, dir(target))}"
+            )
         target = getattr(target, part)
     return target
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {close[0]}?" if close else ""

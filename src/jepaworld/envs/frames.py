@@ -1,16 +1,15 @@
 """Square uint8 frames of any environment, from its image observation or its rendering.
 
-Shapes: S side of a frame; C channels, 1 or 3; N lanes of a vector environment.
+Shapes: S side of a frame; C channels, 1 or 3.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Space
-from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -122,44 +121,3 @@ class FrameReader:
                 "Correct it, or set frame_source to another one."
             )
         return image_to_frame(image, self._image_size, self._channels)
-
-
-@runtime_checkable
-class _PaintsChannelsFirst(Protocol):
-    def frames_chw(self, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]: ...
-
-
-class VectorFrameReader:
-    """Frames of all lanes of a vector environment from `make_vector_env`.
-
-    They come from `frames_chw()` where the environment has it, else from its image observations.
-
-    Args:
-        env: vector environment.
-        image_size: S, pixels.
-        input_channels: C, 1 (luma) or 3.
-
-    Raises:
-        EnvironmentNotUsableError: there is neither `frames_chw()` nor an image observation.
-    """
-
-    def __init__(self, env: VectorEnv, image_size: int, input_channels: int) -> None:
-        self._painter = env.unwrapped if isinstance(env.unwrapped, _PaintsChannelsFirst) else None
-        if self._painter is None and not is_image_space(env.single_observation_space):
-            raise EnvironmentNotUsableError(
-                f"{env} has neither frames_chw() nor image observations ({env.single_observation_space})."
-            )
-        self._image_size, self._channels = image_size, input_channels
-
-    def __call__(self, observations: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-        """The frames (N, C, S, S) uint8 of the current states.
-
-        `observations` are looked at only where the environment has no `frames_chw()`.
-        """
-        if self._painter is not None:
-            frames = self._painter.frames_chw()
-            if frames.shape[1:] == (self._channels, self._image_size, self._image_size):
-                return frames
-            observations = frames.transpose(0, 2, 3, 1)
-        assert observations is not None
-        return np.stack([image_to_frame(image, self._image_size, self._channels) for image in observations])

@@ -22,11 +22,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from jepaworld.config import Config
 from jepaworld.envs.calls import close, env_name, environment_errors
-from jepaworld.envs.frames import Frame, FrameReader, FrameSource, VectorFrameReader
+from jepaworld.envs.frames import Frame, FrameReader, FrameSource, image_to_frame, is_image_space
 from jepaworld.envs.hooks import Hook, hook
 from jepaworld.envs.make import make_env
 from jepaworld.envs.seeding import seed_everything_else
 from jepaworld.envs.state import States, extract_state
+from jepaworld.errors import EnvironmentNotUsableError
 
 Steps = tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]
 """Rewards, terminations and truncations of all lanes, (N,) each."""
@@ -254,18 +255,27 @@ class Player:
 class VectorPlayer:
     """The batched interface of `Player` on an environment's own vector version.
 
+    Frames come from `frames_chw() -> uint8 (N, C, H, W)` where the environment has it, else from its image
+    observations; steps from `advance(actions) -> (reward, terminated, truncated, info)`, which paints nothing, where it
+    has that.
+
     Args:
         env: from `make_vector_env`.
         name: the environment's id, for messages.
         image_size: S, pixels.
         input_channels: C, 1 (luma) or 3.
+
+    Raises:
+        EnvironmentNotUsableError: there are no frames.
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any], name: str, image_size: int, input_channels: int) -> None:
         self.env, self.name, self.place = env, f"environment {name}", ""
-        self._reader = VectorFrameReader(env, image_size, input_channels)
-        # A step without observations, where there is one: nobody looks at them.
+        self._frame_shape = (input_channels, image_size, image_size)
+        self._paint = getattr(env.unwrapped, "frames_chw", None)
         self._advance = getattr(env.unwrapped, "advance", None)
+        if self._paint is None and not is_image_space(env.single_observation_space):
+            raise EnvironmentNotUsableError(f"{self.name}: its vector version has no frames_chw() and no images.")
         self.observations: Any = None
         self._info: Mapping[str, Any] = {}
 
@@ -277,12 +287,12 @@ class VectorPlayer:
         """As `Player.reset`."""
         self.place = place
         lane_seeds: Any = list(seeds)  # the interface's annotation knows single seeds only
-        with self._calling("reset"):
+        with environment_errors(self.name, "reset", place):
             self.observations, self._info = self.env.reset(seed=lane_seeds)
 
     def step(self, actions: NDArray[Any]) -> Steps:
         """As `Player.step`."""
-        with self._calling("step"):
+        with environment_errors(self.name, "step", self.place):
             if self._advance is not None:
                 reward, terminated, truncated, self._info = self._advance(actions.copy())
             else:
@@ -292,8 +302,15 @@ class VectorPlayer:
 
     def frames(self) -> NDArray[np.uint8]:
         """As `Player.frames`."""
-        with self._calling("render"):
-            return self._reader(self.observations)
+        with environment_errors(self.name, "render", self.place):
+            images = self.observations
+            if self._paint is not None:
+                frames = self._paint()
+                if frames.shape[1:] == self._frame_shape:
+                    return frames
+                images = frames.transpose(0, 2, 3, 1)
+            channels, side, _ = self._frame_shape
+            return np.stack([image_to_frame(image, side, channels) for image in images])
 
     def states(self) -> States:
         """As `Player.states`."""
@@ -302,6 +319,3 @@ class VectorPlayer:
     def close(self) -> None:
         """Close the environment."""
         close(self.env)
-
-    def _calling(self, call: str) -> Any:
-        return environment_errors(self.name, call, self.place)

@@ -114,7 +114,9 @@ def measure(run: RunFolder, device: str) -> tuple[Results, Pictures]:
         Pictures(),
     )
     model, decoder = _load_model(run, device, results), _load_decoder(run, device, results)
-    results.planning, problem = read_planning(run)
+    planning, problem = read_planning(run)
+    if planning is not None:
+        results.planning = planning.model_copy(update={"episodes": []})  # they stay in planning.json
     results.missing += [] if problem is None else [problem]
     dataset = run.open_dataset()
     if dataset is None:

@@ -154,7 +154,9 @@ def _state_rows(results: Results) -> list[Sequence[str]]:
 def _probe_rows(results: Results) -> list[Sequence[str]]:
     first = results.headline_probes
     rows = []
-    for probe in [*first, *(probe for probe in results.probes if probe not in first)]:
+    # The headline's variable first. Told apart by name: probes hold arrays, which do not compare.
+    shown = {probe.variable for probe in first}
+    for probe in [*first, *(probe for probe in results.probes if probe.variable not in shown)]:
         mlp = probe.mlp
         if probe.r2 is None or mlp is None:
             continue
