@@ -121,11 +121,7 @@ def test_nothing_is_said_twice(run: Path, tmp_path: Path, caplog: pytest.LogCapt
 def test_errors_are_of_their_kind(run: Path, goal: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no run folder"):
         evaluate_run(tmp_path / "nowhere")
-<<<<<<< HEAD
-    with pytest.raises(ConfigError, match=r"batch_size, seed: cannot change"):
-=======
     with pytest.raises(ConfigError, match=r"batch_size, seed: cannot"):
->>>>>>> work-E
         evaluate_run(run, [*SHORT, "seed=3", "batch_size=4"])
     with pytest.raises(PlanningError, match="the start cannot be read"):
         plan_with_run(run, goal, tmp_path / "nowhere.png")

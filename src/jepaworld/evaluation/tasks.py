@@ -20,15 +20,8 @@ from jepaworld.config.planning import EvaluationConfig
 from jepaworld.data.store import EpisodeDataset
 from jepaworld.envs.frames import Frame
 from jepaworld.envs.player import Lane, Player
-from jepaworld.envs.restore import (
-    DrawnStart,
-    RecordedStart,
-    RestoreMethod,
-    draw_start,
-    goal_frame,
-    require_same,
-    restore,
-)
+from jepaworld.envs import restore
+from jepaworld.envs.restore import DrawnStart, RecordedStart, RestoreMethod
 from jepaworld.envs.seeding import episode_seeds, kept_random_state
 from jepaworld.envs.state import States, extract_state
 from jepaworld.errors import ConfigError, EnvironmentNotUsableError, PlanningError
@@ -158,11 +151,11 @@ def begin(lane: Lane, task: Task) -> None:
     start = task.start
     if isinstance(start, DrawnStart):
         with kept_random_state(), _start_errors(lane, "evaluation.goals"):
-            restore(lane, start)
-            require_same(f"goal of {lane.place}", goal_frame(lane, start.frame), task.goal_frame)
+            restore.restore(lane, start)
+            restore.require_same(f"goal of {lane.place}", restore.goal_frame(lane, start.frame), task.goal_frame)
         return
     with kept_random_state(), _start_errors(lane, "evaluation.restore", start.method):
-        restore(lane, start)
+        restore.restore(lane, start)
         if lane.has("set_goal"):
             lane.set_goal(task.goal_state)
 
@@ -195,15 +188,14 @@ def draw_tasks(
             return _draw_from_environment(config, lane, dataset)
         if dataset is None:
             raise PlanningError(
-                "evaluation.goals: recorded goals need the dataset that the model was trained on, and it is not there. "
-                "Restore it, or set evaluation.goals to environment if it shows its goal (goal_image())."
+                "evaluation.goals: recorded goals need the run's dataset, and it is not there. Restore it, or set "
+                "evaluation.goals to environment if it shows its goal (goal_image())."
             )
         if len(episodes) == 0:
             share = "early_stopping.validation_split" if settings.split == "validation" else "evaluation_split"
             raise PlanningError(
-                f"evaluation.goals: recorded goals need held-out episodes, and there are none (evaluation.split is "
-                f"{settings.split}). Set {share} above 0 before training, or evaluation.goals to environment if it "
-                "shows its goal (goal_image())."
+                f"evaluation.split is {settings.split}, but the run has no such held-out episodes for recorded goals. "
+                f"Set {share} above 0 before training, or evaluation.goals to environment."
             )
         return _draw_recorded(settings, lane, dataset, np.asarray(episodes, np.int64))
 
@@ -372,8 +364,8 @@ def _draw_from_environment(config: Config, lane: Lane, dataset: EpisodeDataset |
     def drawn(options: Mapping[str, Any], group: str) -> Iterator[Task]:
         for seed in seeds:
             with _start_errors(lane, "evaluation.goals"):
-                start = draw_start(lane, seed, options)
-                task = Task(group, goal_frame(lane, start.frame), _goal_state(lane), None, start)
+                start = restore.draw_start(lane, seed, options)
+                task = Task(group, restore.goal_frame(lane, start.frame), _goal_state(lane), None, start)
             yield task
 
     kinds = [drawn(options, _in_words(options)) for options in settings.reset_options] or [drawn({}, "all")]
@@ -385,7 +377,7 @@ def _draw_from_environment(config: Config, lane: Lane, dataset: EpisodeDataset |
 
 def _criterion_for_drawn(settings: EvaluationConfig, lane: Lane, seed: int) -> Criterion:
     with _start_errors(lane, "evaluation.goals"):
-        draw_start(lane, seed, {})
+        restore.draw_start(lane, seed, {})
     if settings.success is not None and not lane.has("goal_state"):
         raise PlanningError(
             f"evaluation.success is set, but {lane.name} does not tell the state at the goal that it draws: give it "
