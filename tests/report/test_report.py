@@ -256,7 +256,8 @@ def planning_of(run: Path) -> dict:
         "created": "2025-01-02T03:04:05+0000", "seed": 7, "environment": "E", "protocol": "Played <200> episodes",
         "goals": "environment", "num_episodes": 200, "max_steps": 150, "excluded_solved": 9,
         "groups": ["room=same", "room=other"], "agents": [planner, random, recorded], "planning": {},
-        "evaluation": {}, "episodes": [{"agent": "planner", "task": 0, "any": True, "end": True}], "duration_seconds": 66.0,
+        "evaluation": {}, "episodes":
+        [{"agent": "planner", "task": 0, "any": True, "end": True}], "duration_seconds": 66.0,
         "videos": [
             {"file": "video_0.webp", "task": 0, "group": "room=same", "success": True, "caption": "first & <fine>"},
             {"file": "video_1.webp", "task": 9, "group": "room=other", "success": False, "caption": "the other"},
