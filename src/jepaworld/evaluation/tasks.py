@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from jepaworld.config import Config
 from jepaworld.config.planning import EvaluationConfig
 from jepaworld.data.store import EpisodeDataset
+from jepaworld.envs import restore
 from jepaworld.envs.frames import Frame
 from jepaworld.envs.player import Lane, Player
-from jepaworld.envs import restore
 from jepaworld.envs.restore import DrawnStart, RecordedStart, RestoreMethod
 from jepaworld.envs.seeding import episode_seeds, kept_random_state
 from jepaworld.envs.state import States, extract_state
@@ -161,10 +161,7 @@ def begin(lane: Lane, task: Task) -> None:
 
 
 def draw_tasks(
-    config: Config,
-    lane: Lane,
-    dataset: EpisodeDataset | None,
-    episodes: Sequence[int] | NDArray[np.int64],
+    config: Config, lane: Lane, dataset: EpisodeDataset | None, episodes: Sequence[int] | NDArray[np.int64]
 ) -> TaskSet:
     """Draw `evaluation.num_episodes` tasks whose starts are not solved; the same for the same settings and data.
 
@@ -241,10 +238,7 @@ def _start_errors(lane: Lane, setting: str, *tried: RestoreMethod) -> Iterator[N
     try:
         yield
     except EnvironmentNotUsableError as error:
-        problem = StartError(f"{setting}: {error}", lane, tried)
-        for note in getattr(error, "__notes__", ()):
-            problem.add_note(note)
-        raise problem from error
+        raise StartError(f"{setting}: {error}", lane, tried) from error
 
 
 # --- recorded starts and goals ------------------------------------------------------------------------------
@@ -281,14 +275,14 @@ def _draw_recorded(
 
 def _restore_methods(settings: EvaluationConfig, lane: Lane) -> list[RestoreMethod]:
     """How starts may be restored, in the order in which it is tried."""
-    if lane.has("restore_state"):
-        return ["state", "replay"] if settings.restore == "auto" else [settings.restore]
-    if settings.restore == "state":
+    if settings.restore == "state" and not lane.has("restore_state"):
         raise PlanningError(
             f"evaluation.restore is state, but {lane.name} has no restore_state(): set it to replay, or give it the "
             "method (docs/bring_your_own.md)."
         )
-    return ["replay"]
+    if settings.restore == "auto":
+        return ["state", "replay"] if lane.has("restore_state") else ["replay"]
+    return [settings.restore]
 
 
 def _recorded_tasks(
