@@ -368,7 +368,7 @@ def test_recorded_goals_need_held_out_episodes(play):
     tuning = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"split": "validation"})})
     with pytest.raises(PlanningError, match=r"split is validation.*validation_split"):
         draw_tasks(tuning, lane, dataset, [])
-    with pytest.raises(PlanningError, match="dataset.*Restore it"):
+    with pytest.raises(PlanningError, match=r"dataset.*Restore it"):
         draw_tasks(config, lane, None, HELD_OUT)
 
 

@@ -22,13 +22,7 @@ class MPPI(GaussianPlanner):
 
     Args:
         space: A plan space of `Box` actions.
-        num_samples: Candidates in each iteration.
-        num_iterations: Iterations.
-        initial_std: Standard deviation of the first iteration of every search.
-        min_std: Floor on that of later iterations.
-        noise_smoothness: Correlation of the noise of neighbouring environment steps (AR(1)), 0 to below 1.
-        temperature: Above 0; small follows the best candidate.
-        seed: Of the random numbers.
+        seed: Of the random numbers. The others are the settings of `planning` of these names.
 
     Raises:
         ConfigError: the actions are `Discrete`.
