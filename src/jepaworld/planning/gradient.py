@@ -11,7 +11,7 @@ from jepaworld.planning.planner import Plan, Scorer
 
 
 class GradientPlanner(GaussianPlanner):
-    """Adam (arXiv 1412.6980) on normalised actions, through the model, from several starts (at most MAX_STARTS); the best wins.
+    """Adam (arXiv 1412.6980) on normalised actions, through the model, from at most `MAX_STARTS` starts; the best wins.
 
     After each step the actions are put back within their bounds. The first start is the middle of the bounds or the
     warm start, the others are drawn around it. Steps are short: in `num_iterations` steps an action moves by about
