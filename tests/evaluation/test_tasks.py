@@ -363,9 +363,12 @@ def test_tasks_of_an_incomplete_dataset_are_restored_by_their_numbers(play):
 
 def test_recorded_goals_need_held_out_episodes(play):
     config, lane, dataset = play("tasks/Dial-v0", NEAR, **LONG)
-    with pytest.raises(PlanningError, match=r"need held-out episodes.*evaluation_split"):
+    with pytest.raises(PlanningError, match=r"held-out episodes.*evaluation_split"):
         draw_tasks(config, lane, dataset, [])
-    with pytest.raises(PlanningError, match=r"need the dataset.*Restore it"):
+    tuning = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"split": "validation"})})
+    with pytest.raises(PlanningError, match=r"split is validation.*validation_split"):
+        draw_tasks(tuning, lane, dataset, [])
+    with pytest.raises(PlanningError, match=r"dataset.*Restore it"):
         draw_tasks(config, lane, None, HELD_OUT)
 
 

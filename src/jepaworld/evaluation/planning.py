@@ -7,7 +7,7 @@ steps, *D latent.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -78,36 +78,18 @@ class PlanningAgent:
         return list(self.controller.space.split(blocks))
 
 
-class RandomAgent:
-    """Random actions as `RandomPolicy` draws them, in each task from its own seed."""
+class ScriptedAgent:
+    """Plays actions that stand fixed before a task begins, once."""
 
-    name, needs_frames = "random", False
+    needs_frames = False
 
-    def __init__(self, space: gymnasium.Space[Any], smoothness: float, seed: int, steps: int) -> None:
-        self.policy, self.seed, self.steps = RandomPolicy(space, smoothness), seed, steps
-        self.numbers: Sequence[int] = []
-
-    def reset(self, numbers: Sequence[int], tasks: Sequence[Task]) -> None:  # noqa: ARG002 (the interface's)
-        """Note which tasks these are."""
-        self.numbers = numbers
-
-    def act(self, frames: NDArray[np.uint8] | None) -> Actions:  # noqa: ARG002 (the interface's)
-        """The actions of the whole episode."""
-        return [self.policy.sequence(np.random.default_rng((self.seed, n)), self.steps) for n in self.numbers]
-
-
-class RecordedAgent:
-    """The recorded actions that led from start to goal, once."""
-
-    name, needs_frames = "recorded", False
-
-    def __init__(self) -> None:
+    def __init__(self, name: str, actions_of: Callable[[int, Task], NDArray[Any]]) -> None:
+        self.name, self.actions_of = name, actions_of
         self.actions: Actions = []
 
-    def reset(self, numbers: Sequence[int], tasks: Sequence[Task]) -> None:  # noqa: ARG002 (the interface's)
-        """Take the tasks' actions."""
-        assert all(task.actions is not None for task in tasks), "goals of the environment have no recorded actions"
-        self.actions = [task.actions for task in tasks if task.actions is not None]
+    def reset(self, numbers: Sequence[int], tasks: Sequence[Task]) -> None:
+        """Find the tasks' actions."""
+        self.actions = [self.actions_of(number, task) for number, task in zip(numbers, tasks, strict=True)]
 
     def act(self, frames: NDArray[np.uint8] | None) -> Actions:  # noqa: ARG002 (the interface's)
         """All actions at first, nothing afterwards."""
@@ -189,7 +171,7 @@ def evaluate_planning(
                 played += found
     if tasks.goals == "environment":
         missing = "the environment drew the goals, nobody went there"
-        agents.append(AgentResult(name=RecordedAgent.name, label="the recorded actions", missing=missing))
+        agents.append(AgentResult(name="recorded", label="the recorded actions", missing=missing))
     return PlanningResults(
         seed=settings.seed,
         training_seed=config.seed,
@@ -230,11 +212,21 @@ def _play_planner(
 
 def _baselines(config: Config, tasks: TaskSet, space: gymnasium.Space[Any]) -> Iterator[tuple[Agent, str]]:
     """The agents beside the planner, with a label each."""
+    settings = config.evaluation
     smoothness = config.collection.smoothness if config.collection.policy == "smooth_random" else 0.0
+    policy = RandomPolicy(space, smoothness)
+
+    def random(number: int, task: Task) -> NDArray[Any]:  # noqa: ARG001 (the interface's)
+        return policy.sequence(np.random.default_rng((settings.seed, number)), settings.max_steps)
+
+    def recorded(number: int, task: Task) -> NDArray[Any]:  # noqa: ARG001 (the interface's)
+        assert task.actions is not None, "goals are recorded"
+        return task.actions
+
     label = f"random actions (smoothness {smoothness:g})" if smoothness else "random actions"
-    yield RandomAgent(space, smoothness, config.evaluation.seed, config.evaluation.max_steps), label
+    yield ScriptedAgent("random", random), label
     if tasks.goals == "recorded":
-        yield RecordedAgent(), "the recorded actions"
+        yield ScriptedAgent("recorded", recorded), "the recorded actions"
 
 
 class _Session:
@@ -396,7 +388,9 @@ def describe_protocol(config: Config, tasks: TaskSet, dataset: EpisodeDataset | 
     else:
         how = "setting the state" if tasks.restore == "state" else "replaying seed and actions"
         held_out = "held-out" if settings.split == "evaluation" else "validation"
-        where = f"start and, {settings.goal_steps} environment steps later, goal of {held_out} episodes, begun by {how}"
+        where = (
+            f"start and, {settings.goal_steps} environment steps later, goal of {held_out} episodes, restored by {how}"
+        )
     return (
         f"{len(tasks.tasks)} episodes of at most {settings.max_steps} environment steps, "
         f"{min(settings.num_envs, len(tasks.tasks))} side by side: {where}; success is "

@@ -18,17 +18,10 @@ from numpy.typing import NDArray
 from jepaworld.config import Config
 from jepaworld.config.planning import EvaluationConfig
 from jepaworld.data.store import EpisodeDataset
+from jepaworld.envs import restore
 from jepaworld.envs.frames import Frame
 from jepaworld.envs.player import Lane, Player
-from jepaworld.envs.restore import (
-    DrawnStart,
-    RecordedStart,
-    RestoreMethod,
-    draw_start,
-    goal_frame,
-    require_same,
-    restore,
-)
+from jepaworld.envs.restore import DrawnStart, RecordedStart, RestoreMethod
 from jepaworld.envs.seeding import episode_seeds, kept_random_state
 from jepaworld.envs.state import States, extract_state
 from jepaworld.errors import ConfigError, EnvironmentNotUsableError, PlanningError
@@ -158,20 +151,17 @@ def begin(lane: Lane, task: Task) -> None:
     start = task.start
     if isinstance(start, DrawnStart):
         with kept_random_state(), _start_errors(lane, "evaluation.goals"):
-            restore(lane, start)
-            require_same(f"goal of {lane.place}", goal_frame(lane, start.frame), task.goal_frame)
+            restore.restore(lane, start)
+            restore.require_same(f"goal of {lane.place}", restore.goal_frame(lane, start.frame), task.goal_frame)
         return
     with kept_random_state(), _start_errors(lane, "evaluation.restore", start.method):
-        restore(lane, start)
+        restore.restore(lane, start)
         if lane.has("set_goal"):
             lane.set_goal(task.goal_state)
 
 
 def draw_tasks(
-    config: Config,
-    lane: Lane,
-    dataset: EpisodeDataset | None,
-    episodes: Sequence[int] | NDArray[np.int64],
+    config: Config, lane: Lane, dataset: EpisodeDataset | None, episodes: Sequence[int] | NDArray[np.int64]
 ) -> TaskSet:
     """Draw `evaluation.num_episodes` tasks whose starts are not solved; the same for the same settings and data.
 
@@ -195,15 +185,14 @@ def draw_tasks(
             return _draw_from_environment(config, lane, dataset)
         if dataset is None:
             raise PlanningError(
-                "evaluation.goals: recorded goals need the dataset that the model was trained on, and it is not there. "
-                "Restore it, or set evaluation.goals to environment if it shows its goal (goal_image())."
+                "evaluation.goals: recorded goals need the run's dataset, and it is not there. Restore it, or set "
+                "evaluation.goals to environment if it shows its goal (goal_image())."
             )
         if len(episodes) == 0:
             share = "early_stopping.validation_split" if settings.split == "validation" else "evaluation_split"
             raise PlanningError(
-                f"evaluation.goals: recorded goals need held-out episodes, and there are none (evaluation.split is "
-                f"{settings.split}). Set {share} above 0 before training, or evaluation.goals to environment if it "
-                "shows its goal (goal_image())."
+                f"evaluation.split is {settings.split}, but the run has no such held-out episodes for recorded goals. "
+                f"Set {share} above 0 before training, or evaluation.goals to environment."
             )
         return _draw_recorded(settings, lane, dataset, np.asarray(episodes, np.int64))
 
@@ -249,10 +238,7 @@ def _start_errors(lane: Lane, setting: str, *tried: RestoreMethod) -> Iterator[N
     try:
         yield
     except EnvironmentNotUsableError as error:
-        problem = StartError(f"{setting}: {error}", lane, tried)
-        for note in getattr(error, "__notes__", ()):
-            problem.add_note(note)
-        raise problem from error
+        raise StartError(f"{setting}: {error}", lane, tried) from error
 
 
 # --- recorded starts and goals ------------------------------------------------------------------------------
@@ -289,14 +275,14 @@ def _draw_recorded(
 
 def _restore_methods(settings: EvaluationConfig, lane: Lane) -> list[RestoreMethod]:
     """How starts may be restored, in the order in which it is tried."""
-    if lane.has("restore_state"):
-        return ["state", "replay"] if settings.restore == "auto" else [settings.restore]
-    if settings.restore == "state":
+    if settings.restore == "state" and not lane.has("restore_state"):
         raise PlanningError(
             f"evaluation.restore is state, but {lane.name} has no restore_state(): set it to replay, or give it the "
             "method (docs/bring_your_own.md)."
         )
-    return ["replay"]
+    if settings.restore == "auto":
+        return ["state", "replay"] if lane.has("restore_state") else ["replay"]
+    return [settings.restore]
 
 
 def _recorded_tasks(
@@ -372,8 +358,8 @@ def _draw_from_environment(config: Config, lane: Lane, dataset: EpisodeDataset |
     def drawn(options: Mapping[str, Any], group: str) -> Iterator[Task]:
         for seed in seeds:
             with _start_errors(lane, "evaluation.goals"):
-                start = draw_start(lane, seed, options)
-                task = Task(group, goal_frame(lane, start.frame), _goal_state(lane), None, start)
+                start = restore.draw_start(lane, seed, options)
+                task = Task(group, restore.goal_frame(lane, start.frame), _goal_state(lane), None, start)
             yield task
 
     kinds = [drawn(options, _in_words(options)) for options in settings.reset_options] or [drawn({}, "all")]
@@ -385,7 +371,7 @@ def _draw_from_environment(config: Config, lane: Lane, dataset: EpisodeDataset |
 
 def _criterion_for_drawn(settings: EvaluationConfig, lane: Lane, seed: int) -> Criterion:
     with _start_errors(lane, "evaluation.goals"):
-        draw_start(lane, seed, {})
+        restore.draw_start(lane, seed, {})
     if settings.success is not None and not lane.has("goal_state"):
         raise PlanningError(
             f"evaluation.success is set, but {lane.name} does not tell the state at the goal that it draws: give it "

@@ -70,13 +70,7 @@ class CEM(GaussianPlanner):
 
     Args:
         space: A plan space of `Box` actions.
-        num_samples: Candidates in each iteration.
-        num_iterations: Iterations.
-        num_elites: Best candidates that the Gaussian is fitted to, at most `num_samples`.
-        initial_std: Standard deviation of the first iteration of every search.
-        min_std: Floor on that of later iterations.
-        noise_smoothness: As of `GaussianPlanner`.
-        seed: Of the random numbers.
+        seed: Of the random numbers. The others are the settings of `planning` of these names.
 
     Raises:
         ConfigError: the actions are `Discrete`, or there are more elites than candidates.
@@ -123,17 +117,10 @@ class ICEM(GaussianPlanner):
 
     Args:
         space: A plan space of `Box` actions.
-        num_samples: Candidates in the first iteration.
-        num_iterations: Iterations.
-        num_elites: Best candidates that the Gaussian is fitted to, at most `num_samples`.
-        initial_std: Standard deviation of the first iteration of every search.
-        min_std: Floor on that of later iterations.
-        noise_exponent: Exponent of the power-law noise over environment steps; 0 is white.
-        kept_elites: Share of the elites kept, 0 to 1.
         decay: Factor by which each iteration has fewer candidates than the one before, but at least twice as many as
             elites.
         momentum: Share of the old mean and standard deviation in the new.
-        seed: Of the random numbers.
+        seed: Of the random numbers. The others are the settings of `planning` of these names.
 
     Raises:
         ConfigError: the actions are `Discrete`, or there are more elites than candidates.

@@ -27,12 +27,9 @@ class CategoricalCEM(Planner):
 
     Args:
         space: A plan space of `Discrete` actions.
-        num_samples: Candidates in each iteration.
-        num_iterations: Iterations.
-        num_elites: Best candidates that the probabilities are fitted to, at most `num_samples`.
         smoothing: Share of the uniform distribution in the fitted probabilities, 0 to 1.
         exploration: Share of the uniform distribution in a warm start, 0 to 1.
-        seed: Of the random numbers.
+        seed: Of the random numbers. The others are the settings of `planning` of these names.
 
     Raises:
         ConfigError: the actions are those of a `Box`, or there are more elites than candidates.
@@ -113,10 +110,7 @@ class RandomShooting(Planner):
 
     Args:
         space: A plan space of `Box` or `Discrete` actions.
-        num_samples: Candidates.
-        initial_std: Standard deviation of `Box` actions.
-        noise_smoothness: Correlation of neighbouring environment steps of `Box` actions (AR(1)), 0 to below 1.
-        seed: Of the random numbers.
+        seed: Of the random numbers. The others are the settings of `planning` of these names.
     """
 
     name = "random_shooting"

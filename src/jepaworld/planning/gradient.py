@@ -13,7 +13,7 @@ from jepaworld.planning.planner import Plan, Scorer
 
 @component("planner", "gradient")
 class GradientPlanner(GaussianPlanner):
-    """Adam (arXiv 1412.6980) on normalised actions, through the model, from several starts; the best plan seen wins.
+    """Adam (arXiv 1412.6980) on normalised actions, through the model, from at most `MAX_STARTS` starts; the best wins.
 
     After each step the actions are put back within their bounds. The first start is the middle of the bounds or the
     warm start, the others are drawn around it. Steps are short: in `num_iterations` steps an action moves by about
@@ -22,12 +22,7 @@ class GradientPlanner(GaussianPlanner):
 
     Args:
         space: A plan space of `Box` actions.
-        num_samples: G, starts for each environment; no more than `MAX_STARTS` are made.
-        num_iterations: Steps of Adam.
-        initial_std: Standard deviation of the starts.
-        noise_smoothness: Correlation of neighbouring environment steps of the starts (AR(1)), 0 to below 1.
-        learning_rate: Of Adam.
-        seed: Of the random numbers.
+        seed: Of the random numbers. The others are the settings of `planning` of these names.
 
     Raises:
         ConfigError: the actions are `Discrete`.

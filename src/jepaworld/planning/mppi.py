@@ -24,13 +24,7 @@ class MPPI(GaussianPlanner):
 
     Args:
         space: A plan space of `Box` actions.
-        num_samples: Candidates in each iteration.
-        num_iterations: Iterations.
-        initial_std: Standard deviation of the first iteration of every search.
-        min_std: Floor on that of later iterations.
-        noise_smoothness: Correlation of the noise of neighbouring environment steps (AR(1)), 0 to below 1.
-        temperature: Above 0; small follows the best candidate.
-        seed: Of the random numbers.
+        seed: Of the random numbers. The others are the settings of `planning` of these names.
 
     Raises:
         ConfigError: the actions are `Discrete`.
@@ -70,14 +64,14 @@ class MPPI(GaussianPlanner):
         """Weights (B, S) of candidates, which sum to 1 for each environment, from their costs (B, S).
 
         The spread is the standard deviation of the costs without outliers: those further above the lowest cost than
-        20 times the best eighth of the candidates reaches. Ordinary costs have none. A large penalty on some candidates
+        50 times the best eighth of the candidates reaches. Ordinary costs have none. A large penalty on some candidates
         would otherwise make the spread so wide that all others weigh the same.
         """
         allowed = costs.isfinite()
         costs = torch.where(allowed.any(dim=1, keepdim=True), costs, 0.0)  # all are forbidden: none is better
         ordered = costs.sort(dim=1).values
         lowest, eighth = ordered[:, :1], allowed.sum(dim=1, keepdim=True).add(6).div(8, rounding_mode="floor")
-        ordinary = costs <= lowest + 20.0 * (ordered.gather(1, eighth) - lowest)
+        ordinary = costs <= lowest + 50.0 * (ordered.gather(1, eighth) - lowest)
         excess = costs - lowest
         number = ordinary.sum(dim=1, keepdim=True)
         mean = torch.where(ordinary, excess, 0.0).sum(dim=1, keepdim=True) / number
