@@ -194,17 +194,18 @@ def test_latest_takes_the_last_epoch_whatever_the_losses_say(
     assert files["best_jepa.safetensors"] == files["last_jepa.safetensors"]
 
 
-def test_best_checkpoint_is_of_the_best_epoch(training_config: MakeConfig, tmp_path: Path) -> None:
-    config = training_config(
-        num_epochs=3,
-        early_stopping={"metric_jepa": "train_prediction_loss"},
-        auxiliary_loss={"type": "none"},
-        jepa_decoder_training={"enabled": False},
-    )
-    run = run_training(config, tmp_path / "run").run_dir
-    files = weights(run)
-    assert records(run)[-1]["best"], "without regulariser the loss falls to the end"
-    assert files["best_jepa.safetensors"] == files["last_jepa.safetensors"]
+def test_best_checkpoint_and_decoder_are_of_the_best_epoch(training_config: MakeConfig, tmp_path: Path) -> None:
+    """With a large delta that is the first epoch, whatever follows."""
+    changes: dict[str, Any] = {"learning_rate_schedule": "constant", "early_stopping": {"delta": 10.0, "patience": 2}}
+    run = run_training(training_config(num_epochs=5, **changes), tmp_path / "run").run_dir
+    first = run_training(training_config(num_epochs=1, **changes), tmp_path / "first").run_dir
+    assert [record["best"] for record in records(run)] == [True, False, False]
+    for kind in ("jepa", "jepa_decoder"):
+        best, expected = (checkpoints.load(folder, kind).weights for folder in (run, first))
+        assert all(torch.equal(value, expected[name]) for name, value in best.items())
+    last = checkpoints.load(run / "checkpoints" / "last_jepa.safetensors", "jepa").weights
+    best = checkpoints.load(run, "jepa").weights
+    assert not all(torch.equal(value, best[name]) for name, value in last.items())
 
 
 @pytest.mark.parametrize("location", ["device", "disk"])
