@@ -57,16 +57,14 @@ def _progress() -> RichProgress:
     return RichProgress(Console(stderr=True))
 
 
-def _load(path: Path, overrides: list[str] | None) -> Config:
+def _load(path: Path, overrides: list[str] | None, *, own: bool = True) -> Config:
+    """A configuration; `own` is False for that of a run, which may be somebody else's and imports nothing."""
     from jepaworld.config import load_config
     from jepaworld.errors import ConfigError
 
     if "=" in path.name and not path.exists():
-        raise ConfigError(
-            f"{path}: stands where CONFIG is expected. Name a YAML file first (`jepaworld init` writes one), then "
-            "KEY=VALUE."
-        )
-    return load_config(path, overrides or [])
+        raise ConfigError(f"{path}: stands where CONFIG is expected. Name a YAML file or a recipe, then KEY=VALUE.")
+    return load_config(path, overrides or [], trust=own)
 
 
 def _config_of(run: Path) -> Path:
@@ -184,11 +182,12 @@ def train(
 
     if resume and run is None:
         raise ConfigError("--resume needs --run: which run shall go on?")
+    own = config is not None
     if config is None:
         if run is None:
             raise ConfigError("CONFIG is missing: name a YAML file (`jepaworld init` writes one).")
         config = _config_of(run)
-    settings, progress = _load(config, overrides), _progress()
+    settings, progress = _load(config, overrides, own=own), _progress()
     run = run or RunFolder.default(settings).path
     with _interruptible(f"jepaworld train --run {shlex.quote(str(run))} --resume"):
         run_training(settings, run, resume, progress)
@@ -200,7 +199,7 @@ def decode(run: RunArgument, overrides: OverridesArgument = None) -> None:
     """Train the state decoder of a run anew, from its best JEPA."""
     from jepaworld.training_engine import train_decoder_of_run
 
-    config = _load(_config_of(run), overrides)
+    config = _load(_config_of(run), overrides, own=False)
     progress = _progress()
     with _interruptible(f"jepaworld train --run {shlex.quote(str(run))} --resume"):
         train_decoder_of_run(run, config, progress)
@@ -247,7 +246,7 @@ def demo(
     from jepaworld.config import load_config
     from jepaworld.training_engine import run_training
 
-    config = load_config(Path(__file__).parent / "config" / "recipes" / "two_room.yaml")
+    config = load_config("two_room")
     progress = _progress()
     with _interruptible(f"jepaworld demo --run {shlex.quote(str(run))}"):
         run_training(config, run, True, progress)

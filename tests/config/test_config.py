@@ -16,7 +16,7 @@ import yaml
 
 from jepaworld.config.components import Choice, values
 from jepaworld.config.fields import Section
-from jepaworld.config.loading import Config, load_config, to_commented_yaml
+from jepaworld.config.loading import Config, load_config, parse_yaml, to_commented_yaml
 from jepaworld.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -631,7 +631,7 @@ def test_every_setting_is_written_below_a_comment_of_its_own() -> None:
     assert sections <= set(found)
     assert {key.rsplit(".", 1)[-1] for key, _ in leaves()} <= set(found)
     assert max(len(line) for line in lines) <= 110
-    raw = yaml.safe_load(to_commented_yaml())
+    raw = parse_yaml(to_commented_yaml(), "test")
     for key, _ in leaves():
         value_at(raw, key)
 

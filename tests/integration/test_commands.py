@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from PIL import Image
 
 from jepaworld import JEPA, load_config, run_training
 from jepaworld.config import Config, to_commented_yaml
+from jepaworld.config.loading import parse_yaml
 from jepaworld.utils.progress import Progress
 from tests.integration.conftest import Command, Outcome, empty_report, process, refused, tree
 
@@ -48,7 +48,7 @@ def test_from_nothing_to_a_report(
 
     checked = jepaworld("check", *tiny)
     assert checked.code == 0
-    assert load_config(overrides=[]).model_validate(yaml.safe_load(checked.out)) == tiny_config()
+    assert load_config(overrides=[]).model_validate(parse_yaml(checked.out, "test")) == tiny_config()
     for part in ("online encoder", "target encoder", "predictor", "state decoder", "JEPA step", "MiB"):
         assert part in checked.err
     assert list(Path().iterdir()) == [Path("project")], "check writes nothing"

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from torch import Tensor
 
 from jepaworld import JEPA, load_config, run_training
 from jepaworld.config import Config
+from jepaworld.config.loading import parse_yaml
 from jepaworld.envs.spaces import Spaces
 from jepaworld.errors import CheckpointError, ConfigError, DatasetError, NonFiniteLossError, StorageError
 from jepaworld.losses import VICRegLoss, make_objective
@@ -421,7 +421,7 @@ def test_a_missing_device_is_said(training_config: MakeConfig, tmp_path: Path) -
 def test_decoder_is_trained_on_frozen_embeddings(training_config: MakeConfig, tmp_path: Path) -> None:
     run = run_training(training_config(jepa_decoder_training={"num_epochs": 2}), tmp_path / "run").run_dir
     before = weights(run)
-    saved = yaml.safe_load((run / "config.yaml").read_text())
+    saved = parse_yaml((run / "config.yaml").read_text(), "test")
     saved["jepa_decoder_training"] |= {"num_epochs": 3, "embedding_source": "target"}
     train_decoder_of_run(run, Config.model_validate(saved))
     after = weights(run)

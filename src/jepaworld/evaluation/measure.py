@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from jepaworld.config import Config
+from jepaworld.config import Config, components
 from jepaworld.data.store import EpisodeDataset, Split
 from jepaworld.envs.spaces import Spaces
 from jepaworld.evaluation.encoding import encode_frames, paint, sample_rows
@@ -48,11 +48,6 @@ UNTRAINED = "untrained encoder"
 PREFERRED_STATES = ("state", "position", "pos", "agent_position", "agent_pos", "xy", "observation")
 """Names of the variable that stands in the headline, if the dataset has one of them. Another is not chosen: that which
 is read best may be a counter that says nothing."""
-
-_LABELS = {
-    "vicreg": "VICReg", "barlow_twins": "Barlow Twins", "dino": "DINO centring", "none": "no auxiliary loss",
-    "vit": "ViT", "cnn": "CNN", "mlp": "MLP",
-}  # fmt: skip
 
 
 class FramePair(NamedTuple):
@@ -142,9 +137,13 @@ def measure(run: RunFolder, device: str) -> tuple[Results, Pictures]:
 
 
 def _description(config: Config) -> str:
+    if config.model_type != "jepa":
+        return f"{components.label('model', config.model_type)} · seed {config.seed}"
+    loss = components.label("auxiliary_loss", config.auxiliary_loss.type)
+    encoder = components.label("encoder", config.encoder_type)
     return (
-        f"target encoder mode {config.jepa_model.target_encoder_mode} · {_LABELS[config.auxiliary_loss.type]} · "
-        f"{_LABELS[config.encoder_type]} encoder, {config.latent_dim} dimensions · seed {config.seed}"
+        f"target encoder mode {config.jepa_model.target_encoder_mode} · {loss} · {encoder} encoder, "
+        f"{config.latent_dim} dimensions · seed {config.seed}"
     )
 
 

@@ -14,7 +14,7 @@ from jepaworld.models import checkpoints
 from jepaworld.models.encoders import make_encoder
 from jepaworld.models.jepa import JEPA
 from jepaworld.models.predictors import make_action_encoder, make_predictor
-from jepaworld.models.protocol import WorldModel
+from jepaworld.models.protocol import PARTS
 from jepaworld.models.state_decoder import JEPAStateDecoder
 
 
@@ -33,8 +33,7 @@ def build(config: Config, spaces: Spaces) -> Any:
         return _build_jepa(config, spaces)
     (found,) = components.chosen("model", config)
     model = found.make(spaces=spaces, config=config)
-    missing = [name for name in WorldModel.__protocol_attrs__ if not hasattr(model, name)]  # pyright: ignore
-    missing += [] if hasattr(model, "training_loss") else ["training_loss"]
+    missing = [name for name in (*PARTS, "training_loss") if not hasattr(model, name)]
     if missing:
         raise ConfigError(f"model_type is {config.model_type}, which lacks {', '.join(sorted(missing))}.")
     return model
@@ -99,9 +98,11 @@ def load_decoder(path: str | Path, device: str | torch.device = "cpu") -> JEPASt
         CheckpointError: there is no such checkpoint, or it is damaged.
     """
     checkpoint = checkpoints.load(path, "jepa_decoder")
-    positions = checkpoint.weights.get("positions")
+    # The latent that it was trained for is seen in its weights; a model from outside has a size of its own.
+    positions, memory = (checkpoint.weights.get(name) for name in ("positions", "memory.weight"))
     tokens = () if positions is None else (positions.shape[1],)
-    decoder = build_decoder(checkpoint.config, (*tokens, checkpoint.config.latent_dim))
+    width = checkpoint.config.latent_dim if memory is None else memory.shape[1]
+    decoder = build_decoder(checkpoint.config, (*tokens, width))
     checkpoints.restore(decoder, checkpoint)
     return decoder.to(device).eval()
 
