@@ -189,3 +189,23 @@ def test_rollout_of_a_predictor_with_context_begins_with_as_many_real_frames(
         imagined = model.rollout(z, batch.actions[:, present : present + 2], batch.actions[:, present - 1 : present])
         errors.append((imagined - output.target[:, present : present + 2]).square().mean())
     torch.testing.assert_close(rollout_loss(model, output, batch.actions, 2), torch.stack(errors).mean())
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_imagined_steps_begin_at_what_the_predictor_takes_in_this_mode(
+    tiny_config: Callable[..., Config], mode: str
+) -> None:
+    """Planning begins at `encode`; in mode default that is the target encoder's embedding, not the online one."""
+    objective = made(tiny_config, mode=mode, rollout_weight=1.0, rollout_steps=2).eval()
+    model, batch = objective.model, windows()
+    if model.target_encoder is not None:
+        with torch.no_grad():
+            for parameter in model.target_encoder.parameters():
+                parameter.mul_(1.7)
+    z, target, steps = model.encode(batch.frames), model.encode_target(batch.frames), 2
+    errors = []
+    for start in range(batch.actions.shape[1] - steps + 1):
+        imagined = model.rollout(z[:, start : start + 1], batch.actions[:, start : start + steps])
+        errors.append((imagined - target[:, start + 1 : start + 1 + steps]).square())
+    found = rollout_loss(model, model(*batch), batch.actions, steps)
+    torch.testing.assert_close(found, torch.stack(errors).mean())

@@ -174,3 +174,20 @@ def test_an_mlp_with_context_imagines_what_it_predicts(tiny_config: Callable[...
     torch.testing.assert_close(
         model.rollout(z[:, :1], actions[:, :1])[:, 0], model.predict(z[:, :1], actions[:, :1])[:, 0]
     )
+
+
+def test_before_the_beginning_stands_the_first_embedding_with_actions_of_zero(
+    tiny_config: Callable[..., Config],
+) -> None:
+    """In training, at the beginning of a window, as in planning, when less has been seen than the predictor uses."""
+    model = fresh_model(tiny_config(jepa_model={"predictor_context_length": 3}), BOX).eval()
+    z, actions = torch.randn(4, 1, 8), torch.rand(4, 1, 2)
+    inputs: list[Tensor] = []
+    model.predictor.layers.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+    model.predict(z, actions)
+    model.rollout(z, actions)
+    embedded = model.action_embedding(actions)
+    zero = torch.zeros_like(embedded)
+    for found in inputs:
+        torch.testing.assert_close(found, torch.cat([z, embedded, z, zero, z, zero], dim=-1))
+    assert len(inputs) == 2
