@@ -10,7 +10,7 @@ from torch import Tensor
 
 from jepaworld.config.components import component
 from jepaworld.config.fields import Section, setting
-from jepaworld.losses.base import AuxiliaryLoss
+from jepaworld.losses.base import AuxiliaryLoss, gram
 
 
 class BarlowTwinsSettings(Section):
@@ -58,7 +58,7 @@ class BarlowTwinsLoss(AuxiliaryLoss):
             # The biased variance, so that the diagonal of `z_norm.T @ z_norm / N` is exactly 1 for a varying feature.
             variance = self.reduction.mean(centred.square().mean(dim=-2, keepdim=True))
             z_norm = centred / torch.sqrt(variance + self.eps)
-            correlation = self.reduction.sum(z_norm.mT @ z_norm) / num_samples
+            correlation = self.reduction.sum(gram(z_norm)) / num_samples
             diagonal = correlation.diagonal(dim1=-2, dim2=-1)
             invariance = (diagonal - 1.0).square().sum(dim=-1)
             redundancy = correlation.square().sum(dim=(-2, -1)) - diagonal.square().sum(dim=-1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor, nn
 
 
@@ -26,6 +27,17 @@ class Reduction:
     def mean(self, values: Tensor) -> Tensor:
         """Mean over devices."""
         return self.sum(values) / self.num_devices
+
+
+def gram(x: Tensor) -> Tensor:
+    """`x.mT @ x` of (..., N, D): (..., D, D).
+
+    On a processor one batch after the other: a batched product rounds differently from a plain one for some sizes, and
+    several batches are to give the numbers that each gives alone. On a GPU at once, as launches cost more than the work.
+    """
+    if x.ndim == 2 or x.device.type != "cpu":
+        return x.mT @ x
+    return torch.stack([batch.T @ batch for batch in x.flatten(0, -3)]).unflatten(0, x.shape[:-2])
 
 
 class AuxiliaryLoss(nn.Module, ABC):

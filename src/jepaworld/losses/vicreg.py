@@ -13,7 +13,7 @@ from torch import Tensor
 
 from jepaworld.config.components import component
 from jepaworld.config.fields import Section, setting
-from jepaworld.losses.base import AuxiliaryLoss
+from jepaworld.losses.base import AuxiliaryLoss, gram
 
 
 class VICRegSettings(Section):
@@ -85,7 +85,7 @@ class VICRegLoss(AuxiliaryLoss):
             z = z.float()
             num_samples, dim = z.shape[-2] * self.reduction.num_devices, z.shape[-1]
             centred = z - self.reduction.mean(z.mean(dim=-2, keepdim=True))
-            covariance = self.reduction.sum(centred.mT @ centred) / (num_samples - 1)
+            covariance = self.reduction.sum(gram(centred)) / (num_samples - 1)
             variance = covariance.diagonal(dim1=-2, dim2=-1)
             # The hinge lets go of a dimension that is spread enough: there is no reward for growing further.
             std_term = F.relu(self.std_target - torch.sqrt(variance + self.eps)).mean(dim=-1)
