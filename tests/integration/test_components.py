@@ -43,7 +43,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_config: Callabl
     registry._trusted.clear()
 
 
-@pytest.mark.parametrize("run", ["parts", "model"])
+@pytest.mark.parametrize("run", ["parts", "acting", "model"])
 def test_a_stranger_is_trained_evaluated_and_reported(
     jepaworld: Command, folder: Path, monkeypatch: pytest.MonkeyPatch, run: str
 ) -> None:
@@ -65,3 +65,24 @@ def test_nothing_that_a_run_names_is_imported_without_leave(jepaworld: Command) 
     sys.modules.pop("my_parts", None)
     refused(jepaworld("report", "runs/parts"), "my_parts:PatchEncoder", "JEPAWORLD_TRUST")
     assert "my_parts" not in sys.modules
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("overrides", "mentioned"),
+    [
+        (["model_type=collections:OrderedDict"], "model_type is collections:OrderedDict"),
+        (["model_type=torch.nn:Identity"], "lacks latent_shape"),
+        (["planning.planner=os:system"], "planning.planner is os:system"),
+        (["encoder_type=nowhere:Encoder"], "No module named 'nowhere'"),
+        (["encoder_type=torch.nn:Identity"], "gives embeddings (3, 16, 16)"),
+        (["encoder_type=my_parts:PatchEncoder", "encoder_params.custom.widht=3"], "encoder_params.custom.widht"),
+        (["encoder_type=my_parts:PatchEncoder", "encoder_params.custom.width=0"], "encoder_params.custom.width"),
+        (["jepa_model.predictor_type=my_parts:ShiftPredictor", "jepa_model.predictor_custom.x=1"], "argument 'x'"),
+        (["jepa_model.predictor_type=torch.nn:Identity"], "lacks context_length"),
+    ],
+)
+def test_what_is_no_component_is_refused_with_a_reason(
+    jepaworld: Command, overrides: list[str], mentioned: str
+) -> None:
+    refused(jepaworld("check", "small.yaml", *overrides), mentioned)

@@ -48,10 +48,12 @@ class Kind(NamedTuple):
         prefix: Before the names in the section.
         flat: Whether the settings of all components share the section, instead of a part for each.
         auto: What "auto" chooses for `Box` and for `Discrete` actions.
+        needs: What a class from outside must have.
     """
 
     switch: str
     section: str
+    needs: tuple[str, ...]
     prefix: str = ""
     flat: bool = False
     auto: tuple[str, str] | None = None
@@ -62,13 +64,18 @@ class Kind(NamedTuple):
         return "model_params" if self.section == "model_params" else f"{self.section}.{self.prefix}custom"
 
 
+WORLD_MODEL = ("latent_shape", "context_length", "encode", "encode_target", "predict", "rollout")
+"""The parts of `jepaworld.models.WorldModel`."""
+
 KINDS = {
-    "model": Kind("model_type", "model_params"),
-    "encoder": Kind("encoder_type", "encoder_params"),
-    "action_encoder": Kind("action_encoder_type", "action_encoder_params", auto=("linear", "table")),
-    "predictor": Kind("jepa_model.predictor_type", "jepa_model", "predictor_", flat=True),
-    "auxiliary_loss": Kind("auxiliary_loss.type", "auxiliary_loss.params"),
-    "planner": Kind("planning.planner", "planning", flat=True, auto=("cem", "categorical_cem")),
+    "model": Kind("model_type", "model_params", (*WORLD_MODEL, "training_loss", "state_dict")),
+    "encoder": Kind("encoder_type", "encoder_params", ("forward",)),
+    "action_encoder": Kind("action_encoder_type", "action_encoder_params", ("forward",), auto=("linear", "table")),
+    "predictor": Kind(
+        "jepa_model.predictor_type", "jepa_model", ("forward", "context_length"), prefix="predictor_", flat=True
+    ),
+    "auxiliary_loss": Kind("auxiliary_loss.type", "auxiliary_loss.params", ("calculate_reg_terms",)),
+    "planner": Kind("planning.planner", "planning", ("plan", "shift"), flat=True, auto=("cem", "categorical_cem")),
 }
 _registered: dict[str, dict[str, type]] = {kind: {} for kind in KINDS}
 _labels: dict[tuple[str, str], str] = {}
@@ -195,6 +202,7 @@ class Chosen(NamedTuple):
         settings: Its settings by name.
         checked: The same as the class's `Settings`, if it has that.
         prefix: What stands before their names in the configuration.
+        needs: What it must have, once it is made.
     """
 
     name: str
@@ -202,11 +210,20 @@ class Chosen(NamedTuple):
     settings: dict[str, Any]
     checked: Section | None
     prefix: str
+    needs: tuple[str, ...] = ()
 
     def make(self, **facts: Any) -> Any:
         """The component. Its constructor is given those of the facts that it has parameters for, and all settings."""
-        known = inspect.signature(self.cls).parameters
-        return self.cls(**{name: fact for name, fact in facts.items() if name in known}, **self.settings)
+        signature = inspect.signature(self.cls)
+        given = {name: fact for name, fact in facts.items() if name in signature.parameters} | self.settings
+        try:
+            signature.bind(**given)
+        except TypeError as error:
+            raise ConfigError(f"{self.prefix.rstrip('.')}: {self.name} cannot be made with these: {error}.") from error
+        made = self.cls(**given)
+        if missing := [name for name in self.needs if not hasattr(made, name)]:
+            raise ConfigError(f"{self.name} lacks {', '.join(missing)}, see docs/components.md.")
+        return made
 
 
 def choose(kind: str, name: str, section: Any, discrete: bool | None = None) -> list[Chosen]:
@@ -288,15 +305,26 @@ def _from_outside(kind: str, name: str, section: Any) -> Chosen:
     module, _, attribute = name.partition(":")
     try:
         cls = getattr(importlib.import_module(module), attribute)
-    except Exception as error:
+    except Exception as error:  # whatever a module from outside raises is its author's to know
         raise ConfigError(f"{switch} is {name}, which cannot be imported: {type(error).__name__}: {error}") from error
+    if not inspect.isclass(cls) or not _has_signature(cls):
+        raise ConfigError(f"{switch} is {name}: it must be a class whose __init__ has named parameters.")
     given = section if isinstance(section, dict) else getattr(section, key.rpartition(".")[2])
     kind_of_settings = getattr(cls, "Settings", None)
     if kind_of_settings is None:
         shared = {one: getattr(section, one) for one in taken(cls, section)}
-        return Chosen(name, cls, shared | given, None, f"{key}.")
+        return Chosen(name, cls, shared | given, None, f"{key}.", KINDS[kind].needs)
     try:
         checked = kind_of_settings.model_validate(given)
     except ValidationError as error:
         raise ConfigError("\n".join(explain(error, kind_of_settings, f"{key}."))) from None
-    return Chosen(name, cls, {one: getattr(checked, one) for one in type(checked).model_fields}, checked, f"{key}.")
+    settings = {one: getattr(checked, one) for one in type(checked).model_fields}
+    return Chosen(name, cls, settings, checked, f"{key}.", KINDS[kind].needs)
+
+
+def _has_signature(cls: type) -> bool:
+    try:
+        inspect.signature(cls)
+    except ValueError:  # of a class that is not written in Python
+        return False
+    return True

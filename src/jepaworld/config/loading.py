@@ -150,7 +150,10 @@ def _overridden(raw: dict[str, Any], overrides: Sequence[str]) -> Config:
     own: dict[str, Any] = {}
     for override in overrides:
         name, value = _parse_override(override)
-        key = next((key + name.removeprefix(a) for a, key in ALIASES.items() if f"{name}.".startswith(f"{a}.")), name)
+        alias = next((alias for alias in ALIASES if f"{name}.".startswith(f"{alias}.")), None)
+        key = name if alias is None else ALIASES[alias] + name.removeprefix(alias)
+        if alias in RENAMED:
+            _say_renamed(alias)
         earlier_name, earlier = chosen.setdefault(key, (name, value))
         if earlier_name != name and earlier != value:
             raise _two_names(earlier_name, earlier, name, value)

@@ -41,7 +41,8 @@ def explain(error: ValidationError, root: type[Section], prefix: str = "") -> It
         key = ".".join(path) or key
         if key not in said:
             said.add(key)
-            reason = item["msg"][0].lower() + item["msg"][1:]
+            reason = item["msg"].removeprefix("Value error, ")
+            reason = reason[0].lower() + reason[1:]
             words = allowed(known[key]) if key in known else "see config.yaml"
             yield f"{key}: {item['input']!r} is not possible ({reason}). Allowed: {words}."
 
@@ -83,7 +84,7 @@ def _type_in_words(annotation: Any) -> str:
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         limits = _limits([entry for field in parts[1:] for entry in getattr(field, "metadata", [])])
-        return " ".join([_type_in_words(parts[0]), *(f"of {limit}" for limit in limits)])
+        return " of ".join([_type_in_words(parts[0]), *([" and ".join(limits)] if limits else [])])
     if origin is Literal:
         return ", ".join(map(str, parts))
     if origin in (Union, UnionType):

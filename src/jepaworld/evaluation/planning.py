@@ -376,7 +376,8 @@ def describe_planner(config: Config, planner: Planner) -> str:
     steps = f"{planning.horizon} steps" + (f" of {skip} actions" if skip > 1 else "")
     # Some cap or ignore what the settings say.
     samples = getattr(planner, "num_samples", planning.num_samples)
-    return f"{planner.name.replace('_', ' ')}, {steps}, {getattr(planner, 'num_iterations', 1)} x {samples} candidates"
+    name = getattr(planner, "name", type(planner).__name__).replace("_", " ")
+    return f"{name}, {steps}, {getattr(planner, 'num_iterations', 1)} x {samples} candidates"
 
 
 def describe_protocol(config: Config, tasks: TaskSet, dataset: EpisodeDataset | None) -> str:

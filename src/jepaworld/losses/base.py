@@ -32,8 +32,8 @@ class Reduction:
 def gram(x: Tensor) -> Tensor:
     """`x.mT @ x` of (..., N, D): (..., D, D).
 
-    On a processor one batch after the other: a batched product rounds differently from a plain one for some sizes, and
-    several batches are to give the numbers that each gives alone. On a GPU at once, as launches cost more than the work.
+    On a processor one batch after the other: a batched product rounds differently for some sizes, and several batches
+    are to give the numbers that each gives alone. On a GPU at once, as launches cost more than the work.
     """
     if x.ndim == 2 or x.device.type != "cpu":
         return x.mT @ x

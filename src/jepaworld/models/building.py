@@ -14,7 +14,6 @@ from jepaworld.models import checkpoints
 from jepaworld.models.encoders import make_encoder
 from jepaworld.models.jepa import JEPA
 from jepaworld.models.predictors import make_action_encoder, make_predictor
-from jepaworld.models.protocol import PARTS
 from jepaworld.models.state_decoder import JEPAStateDecoder
 
 
@@ -32,11 +31,7 @@ def build(config: Config, spaces: Spaces) -> Any:
     if config.model_type == "jepa":
         return _build_jepa(config, spaces)
     (found,) = components.chosen("model", config)
-    model = found.make(spaces=spaces, config=config)
-    missing = [name for name in (*PARTS, "training_loss") if not hasattr(model, name)]
-    if missing:
-        raise ConfigError(f"model_type is {config.model_type}, which lacks {', '.join(sorted(missing))}.")
-    return model
+    return found.make(spaces=spaces, config=config)
 
 
 def _build_jepa(config: Config, spaces: Spaces) -> JEPA:

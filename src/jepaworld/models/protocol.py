@@ -13,9 +13,6 @@ from torch import Tensor
 
 from jepaworld.errors import PlanningError
 
-PARTS = ("latent_shape", "context_length", "encode", "encode_target", "predict", "rollout")
-"""What every world model has."""
-
 
 @runtime_checkable
 class WorldModel(Protocol):

@@ -5,7 +5,6 @@ Shapes: H W picture, C channels and S side of the model's frames, P plan steps, 
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from jepaworld.config import Config, load_config
+from jepaworld.config import Config
 from jepaworld.config.planning import PlanningConfig
 from jepaworld.envs.frames import image_to_frame
 from jepaworld.errors import ConfigError, PlanningError
@@ -191,9 +190,7 @@ class WorldModelPolicy:
 
 def _override(config: Config, overrides: Sequence[str]) -> Config:
     """The configuration of a trained model with other settings of planning."""
-    changed = load_config(
-        None, [*(f"{key}={json.dumps(value)}" for key, value in config.to_dict().items()), *overrides]
-    )
+    changed = config.with_overrides(overrides)
     for key in type(config).model_fields:
         if key not in _CHANGEABLE and getattr(changed, key) != getattr(config, key):
             raise ConfigError(
