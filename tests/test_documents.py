@@ -29,6 +29,15 @@ def test_every_link_leads_somewhere(document: Path) -> None:
         assert target.startswith("https://") or (document.parent / target).exists(), f"{document.name}: {target}"
 
 
+def test_specification_names_code_that_is_in_the_file_named() -> None:
+    text = (ROOT / "docs" / "specification.md").read_text(encoding="utf-8")
+    found = re.findall(r"\]\(\.\./(src/[^)]+\.py)\)((?:[, ]*`[^`]+`)+)", text)
+    assert len(found) > 100
+    for file, names in found:
+        code = set(re.findall(r"\w+", (ROOT / file).read_text(encoding="utf-8")))
+        assert set(re.findall(r"[A-Za-z_]\w+", names)) <= code, f"{file}: {names}"
+
+
 def test_specification_names_tests_at_all() -> None:
     assert len(re.findall(r"tests/[\w/]+\.py::\w+", (ROOT / "docs" / "specification.md").read_text())) > 100
 
