@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 .PHONY: help demo test lint slow clean
 
 help:
-	@echo "make demo   set up and run the whole path on Two Rooms (about 5 minutes on two CPU cores)"
+	@echo "make demo   set up and run the whole path on Two Rooms (minutes on two CPU cores)"
 	@echo "make test   set up and pass the tests"
 	@echo "make lint   set up and run ruff and pyright"
 	@echo "make slow   set up and run the tests that take minutes"
