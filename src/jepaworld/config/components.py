@@ -32,6 +32,7 @@ from pydantic_core import core_schema
 from jepaworld.config.fields import Section, section, setting
 from jepaworld.config.words import explain
 from jepaworld.errors import ConfigError
+from jepaworld.utils.outside import import_attribute
 
 PACKAGES = ("jepaworld.models", "jepaworld.losses", "jepaworld.planning")
 TRUST = "JEPAWORLD_TRUST"
@@ -302,11 +303,7 @@ def _from_outside(kind: str, name: str, section: Any) -> Chosen:
             f"{switch} is {name}, code that importing would run: set the environment variable {TRUST}=1 if you trust "
             "it."
         )
-    module, _, attribute = name.partition(":")
-    try:
-        cls = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # whatever a module from outside raises is its author's to know
-        raise ConfigError(f"{switch} is {name}, which cannot be imported: {type(error).__name__}: {error}") from error
+    cls = import_attribute(name, f"{switch} is {name}")
     if not inspect.isclass(cls) or not _has_signature(cls):
         raise ConfigError(f"{switch} is {name}: it must be a class whose __init__ has named parameters.")
     given = section if isinstance(section, dict) else getattr(section, key.rpartition(".")[2])
