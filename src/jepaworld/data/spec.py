@@ -50,6 +50,11 @@ class DatasetSpec:
         """Shards of the complete dataset."""
         return -(-self.num_episodes // self.episodes_per_shard)
 
+    def episodes_of(self, shard: int) -> range:
+        """Numbers of the episodes of a shard."""
+        first = shard * self.episodes_per_shard
+        return range(first, min(first + self.episodes_per_shard, self.num_episodes))
+
     @property
     def frame_shape(self) -> tuple[int, int, int]:
         """C, S, S."""
