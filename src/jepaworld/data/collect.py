@@ -13,8 +13,8 @@ from pathlib import Path
 from jepaworld.config import Config
 from jepaworld.config.schema import CollectionConfig
 from jepaworld.data.policies import BUILT_IN, current_name, make_policy, policy_file
-from jepaworld.data.rollout import discover_state_variables
-from jepaworld.data.shards import file_checksum, finished_shards, remove_unfinished
+from jepaworld.data.rollout import Rollout
+from jepaworld.data.shards import finished_shards, remove_unfinished
 from jepaworld.data.spec import DATASET_FILE, Collected, DatasetSpec, as_content, read_description, write_description
 from jepaworld.data.store import EpisodeDataset
 from jepaworld.data.workers import collect_shards
@@ -23,7 +23,7 @@ from jepaworld.envs.seeding import kept_random_state
 from jepaworld.envs.spaces import block_size, space_to_dict
 from jepaworld.errors import DatasetError
 from jepaworld.utils.progress import Progress
-from jepaworld.utils.storage import alone_in, storage_errors
+from jepaworld.utils.storage import alone_in, file_checksum, storage_errors
 from jepaworld.utils.versions import version
 
 _SHARD_BYTES = 64 * 2**20
@@ -176,7 +176,7 @@ def _begin(path: Path, spec: DatasetSpec, collected: Collected, progress: Progre
             f"{path}: not a dataset (it has no {DATASET_FILE}) and not empty: it holds {', '.join(others[:5])}. Set "
             "dataset_dir to an empty folder."
         )
-    spec = dataclasses.replace(spec, state_variables=discover_state_variables(spec, collected))
+    spec = dataclasses.replace(spec, state_variables=Rollout(spec, collected).state_variables())
     write_description(path, spec, collected)
     return spec, collected
 

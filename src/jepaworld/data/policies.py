@@ -126,19 +126,13 @@ def _spread(normal: np.ndarray, space: Box) -> np.ndarray:
 
 
 class ImportedPolicy:
-    """A user's policy, checked.
-
-    An action outside the space is refused, as one that is clipped would be stored as if it had been played.
+    """A user's policy, checked. An action outside the space is refused: clipped, it would be stored as if played.
 
     Args:
         name: the import path, for messages.
         act: observation -> action.
         space: the action space that `act` was given (if any); its generator is seeded before each episode.
         reset: called before each episode, if the policy has such a method without parameters.
-
-    Example:
-        >>> ImportedPolicy("mine:still", lambda observation: 0, Discrete(3)).act(None)
-        0
     """
 
     def __init__(

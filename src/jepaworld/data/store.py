@@ -11,21 +11,10 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 
-from jepaworld.data.shards import (
-    SHARD_INFO,
-    Episode,
-    Shard,
-    ShardWriter,
-    file_checksum,
-    finished_shards,
-    remedy,
-    shard_folder,
-)
+from jepaworld.data.shards import SHARD_INFO, Episode, Shard, finished_shards, remedy, shard_folder
 from jepaworld.data.spec import DATASET_FILE, RECOLLECT, Collected, DatasetSpec, as_content, checksum, read_description
 from jepaworld.envs.spaces import space_from_dict
 from jepaworld.errors import DatasetError
-
-__all__ = ["Episode", "EpisodeDataset", "ShardWriter", "Split", "file_checksum"]
 
 
 class Split(NamedTuple):
@@ -75,10 +64,8 @@ class EpisodeDataset:
 
         Args:
             path: the folder that holds `dataset.json`.
-            verify_checksums: read every file once and compare it with its checksum; sizes, shapes and the
-                dataset.json are checked in any case.
-            allow_missing: open the rest of a complete dataset that lacks shards, as the collection does to
-                mend it.
+            verify_checksums: read every file once and compare it with its checksum, beside sizes and shapes.
+            allow_missing: open the rest of a complete dataset that lacks shards, as the collection does to mend it.
 
         Raises:
             DatasetError: the folder is missing or no dataset, is of another schema version, or a file of it
