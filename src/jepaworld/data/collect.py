@@ -53,8 +53,8 @@ def collect(config: Config, *, progress: Progress | None = None) -> EpisodeDatas
     """Collect `config.num_episodes_data_collection` episodes into the folder `config.dataset_dir`.
 
     A finished dataset of the same settings is opened as it is, an unfinished one is continued.
-    `frame_skipping` k stores a frame every k environment steps; `max_steps_per_episode_data_collection`
-    counts environment steps and is rounded down to whole blocks; see `rollout` for how episodes end.
+    `max_steps_per_episode_data_collection` counts environment steps and is rounded down to whole blocks of
+    `frame_skipping`; see `rollout` for how episodes end.
 
     After Ctrl+C, a kill or an error the folder holds the finished shards, opens as a dataset with
     `spec.complete` False, and the next call continues it.
@@ -62,10 +62,6 @@ def collect(config: Config, *, progress: Progress | None = None) -> EpisodeDatas
     Args:
         config: all settings; `collection.num_workers` processes collect, one means this process.
         progress: is told the episodes done.
-
-    Returns:
-        The complete dataset. Checksums of shards that were there before are verified if
-        `config.verify_checksums`.
 
     Raises:
         EnvironmentNotUsableError: the environment cannot be made, has another action space than Box or

@@ -47,13 +47,11 @@ class Policy(Protocol):
 class RandomPolicy:
     """Random actions, each uniform over the action space, correlated over time by `smoothness`.
 
-    Box: every entry follows a Gaussian AR(1) process `x' = a x + sqrt(1 - a^2) e` with `a = smoothness`,
-    stationary from the first step, and is mapped through the normal distribution function to a uniform number
-    that is spread over the entry's bounds. So actions drift smoothly and still cover the whole range evenly.
-    An entry without bounds (bounds beyond a million stand for none) is `x` itself (standard normal); one with a single
-    bound is exponentially distributed from that bound on.
-    Discrete: the last action is repeated with probability `smoothness`, otherwise a new one is drawn (which
-    may be the same again).
+    Box: every entry follows a Gaussian AR(1) process `x' = a x + sqrt(1 - a^2) e` with `a = smoothness`, stationary
+    from the first step, and is mapped through the normal distribution function to a uniform number that is spread over
+    the entry's bounds: actions drift smoothly and cover the whole range evenly. An entry without bounds (bounds beyond
+    a million stand for none) is `x` itself; one with a single bound is exponentially distributed from that bound on.
+    Discrete: the last action is repeated with probability `smoothness`, else a new one is drawn, perhaps the same.
 
     Args:
         space: Box or Discrete.
@@ -210,14 +208,9 @@ def make_policy(settings: CollectionConfig | Collected, action_space: gym.Space[
     a function, or another callable object: called as `policy(observation)`;
     an object with `predict(observation, deterministic=...)`: used like a Stable-Baselines3 model;
     a class with `load`, if `policy_path` is set: `load(policy_path, **policy_kwargs)` gives such a model;
-    any other class: instantiated as `cls(action_space, **policy_kwargs)`, then used as one of the above.
-    The current folder is searched for the module too. A method `reset()` of the object, if there is
-    one, is called before each episode. A model that predicts acts as in training, by sampling;
-    `deterministic: true` in `policy_kwargs` makes it take its best action.
-
-    Args:
-        settings: who acts.
-        action_space: Box or Discrete; the policy gets its own copy.
+    any other class: instantiated as `cls(action_space, **policy_kwargs)`, with a copy of the space, then used likewise.
+    A method `reset()` of the object, if there is one, is called before each episode. A model that predicts acts as in
+    training, by sampling; `deterministic: true` in `policy_kwargs` makes it take its best action.
 
     Raises:
         ConfigError: the name is unknown, the import or the loading fails, or what it names cannot act.

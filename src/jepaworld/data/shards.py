@@ -192,27 +192,20 @@ class ShardWriter:
 class Shard:
     """The arrays of one shard; frames are a memory map, the small arrays lie in memory. All are read-only.
 
-    Attributes:
-        first_episode: number of its first episode in the complete dataset.
-        start: row of its first frame among all rows of the opened dataset.
-        num_frames: F.
-        episode_lengths: int64 (E,) transitions.
-        checksum: of its `shard.json`, and with it of all its files.
-        arrays: name (a state variable's with the prefix "state.") -> (F, *row shape), see the module.
-
     Raises:
         DatasetError: a file is missing, or is not as it was written (checksums are compared by `find_altered`).
     """
 
     def __init__(self, folder: Path, index: int, start: int, spec: DatasetSpec) -> None:
-        self._folder, self.start = folder, start
+        self._folder = folder
+        self.start = start  # row of its first frame among all rows of the opened dataset
         info = unseal(folder / SHARD_INFO)
         if info.get("index") != index:
             raise DatasetError(f"{folder}: holds shard {info.get('index')}, a renamed folder. Rename it back.")
-        self.checksum = checksum(info)
+        self.checksum = checksum(info)  # and with it of all its files
         self._files: dict[str, dict[str, Any]] = info["files"]
-        self.first_episode: int = info["first_episode"]
-        self.episode_lengths = np.array(info["episode_lengths"], dtype=np.int64)
+        self.first_episode: int = info["first_episode"]  # its number in the complete dataset
+        self.episode_lengths = np.array(info["episode_lengths"], dtype=np.int64)  # (E,) transitions
         self.num_frames = int((self.episode_lengths + 1).sum())
         for name, entry in self._files.items():
             if not (folder / name).is_file():
@@ -220,6 +213,7 @@ class Shard:
             if (size := (folder / name).stat().st_size) != entry["bytes"]:
                 word = "truncated" if size < entry["bytes"] else "altered"
                 raise self._damaged(name, f"{word}: {size} bytes, {entry['bytes']} were written")
+        # By name, a state variable's with the prefix "state.": (F, *row shape).
         self.arrays = {name: self._load(name, *row) for name, row in spec.array_layout.items()}
 
     def _damaged(self, name: str, problem: str) -> DatasetError:

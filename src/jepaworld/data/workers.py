@@ -45,15 +45,7 @@ def collect_shards(
     num_workers: int,
     done: Callable[[int], None],
 ) -> None:
-    """Collect shards.
-
-    Args:
-        path: folder of the dataset.
-        spec: what it is.
-        collected: how it is collected.
-        pending: numbers of the shards.
-        num_workers: processes; a single one is this process.
-        done: called after each shard with its number of episodes.
+    """Collect the shards `pending`; `done` is given the number of episodes of each. One worker is this process.
 
     Raises:
         JepaworldError: the first error of a worker; the others are stopped.
