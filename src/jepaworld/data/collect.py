@@ -22,9 +22,9 @@ from jepaworld.envs.player import Player
 from jepaworld.envs.seeding import kept_random_state
 from jepaworld.envs.spaces import block_size, space_to_dict
 from jepaworld.errors import DatasetError
+from jepaworld.utils.outside import version
 from jepaworld.utils.progress import Progress
 from jepaworld.utils.storage import alone_in, file_checksum, storage_errors
-from jepaworld.utils.versions import version
 
 _SHARD_BYTES = 64 * 2**20
 _FEWEST_SHARDS = 16  # keep 8 processes busy to the end; the built-in worlds are faster with more episodes in a shard
@@ -32,15 +32,7 @@ _MOST_SHARDS = 512  # a reader keeps a file of each shard open, and systems comm
 
 # Entries of `dataset.json` that follow from others or from time, and what the others are called in messages if not by
 # their setting of the same name.
-_NOT_COMPARED = {
-    "schema_version",
-    "action_size",
-    "episodes_per_shard",
-    "state_variables",
-    "complete",
-    "shards",
-    "versions",
-}
+_NOT_COMPARED = {"action_size", "episodes_per_shard", "state_variables", "complete", "shards", "versions"}
 _NAMES = {
     "action_space": "the environment's action space",
     "policy_checksum": "the content of the file collection.policy_path",
@@ -64,8 +56,7 @@ def collect(config: Config, *, progress: Progress | None = None) -> EpisodeDatas
         progress: is told the episodes done.
 
     Raises:
-        EnvironmentNotUsableError: the environment cannot be made, has another action space than Box or
-            Discrete, or fails.
+        EnvironmentNotUsableError: the environment cannot be made, has no Box or Discrete action space, or fails.
         ConfigError: the policy cannot be made, fails, or leaves the action space.
         DatasetError: the folder holds something else, a dataset of other settings, or a damaged one; another
             process is collecting into it; a worker died.
@@ -80,14 +71,11 @@ def collect(config: Config, *, progress: Progress | None = None) -> EpisodeDatas
             return EpisodeDataset.open(path, verify_checksums=config.verify_checksums)
         with storage_errors(path):
             path.mkdir(parents=True, exist_ok=True)
-        busy = DatasetError(
-            f"{path}: another process is collecting into this folder. Wait, or set another dataset_dir."
-        )
+        busy = DatasetError(f"{path}: another process is collecting into this folder. Set another dataset_dir.")
         with alone_in(path, busy):
             remove_unfinished(path)
             spec, collected = _begin(path, spec, collected, progress)
-            present = finished_shards(path)
-            if present:
+            if present := finished_shards(path):
                 # Before more work goes into it: what is there must be whole.
                 EpisodeDataset.open(path, verify_checksums=config.verify_checksums, allow_missing=True)
             if pending := sorted(set(range(spec.num_shards)) - set(present)):

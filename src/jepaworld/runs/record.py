@@ -16,8 +16,8 @@ from jepaworld.data.store import EpisodeDataset
 from jepaworld.runs.folder import RunFolder
 from jepaworld.runs.state import PhaseState
 from jepaworld.utils.devices import available_memory
+from jepaworld.utils.outside import version
 from jepaworld.utils.storage import atomic_write_text
-from jepaworld.utils.versions import version
 
 LATEST = "latest"
 """The metric by which every epoch is better than the one before."""

@@ -11,11 +11,7 @@ from jepaworld.utils.progress import Progress
 
 
 class RichProgress(Progress):
-    """Shows each piece of work as a bar; messages and warnings scroll above it.
-
-    Args:
-        console: Where to write; commands pass one that writes to stderr.
-    """
+    """Shows each piece of work as a bar on a console; messages and warnings scroll above it."""
 
     def __init__(self, console: Console) -> None:
         self.console = console

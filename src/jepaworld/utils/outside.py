@@ -1,4 +1,4 @@
-"""Code that is not ours: importing what a setting names, and how failures of such code are told."""
+"""Code that is not ours: importing what a setting names, how failures of it are told, versions of packages."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import jepaworld
 from jepaworld.errors import ConfigError, JepaworldError
 
 _EXTRAS = {"stable_baselines3": "sb3"}  # packages that come with an extra of this one
@@ -77,3 +79,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A question about the most similar name, with a space before it; empty where none is similar."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" Did you mean {close[0]}?" if close else ""
+
+
+def version(package: str) -> str:
+    """The version of a package; "unknown" for one that is not there."""
+    if package == "jepaworld":  # it may be on the path without being installed
+        return jepaworld.__version__
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "unknown"

@@ -1,8 +1,7 @@
 """Writing files so that a killed process or a full disk never leaves a half-written one under its final name.
 
 A file is written under a temporary name beside its destination, synced to the disk, renamed, and the folder
-synced, so that after a crash there is either the old content or the new one. Datasets and checkpoints are
-written with these.
+synced, so that after a crash there is either the old content or the new one.
 """
 
 from __future__ import annotations
@@ -54,8 +53,7 @@ def atomic_write_bytes(path: str | Path, data: bytes) -> None:
     """Replace the file `path`, whose folder exists, by `data`, or leave it as it was.
 
     Raises:
-        StorageError: it cannot be written; the old file, if any, is untouched and nothing half-written
-            remains.
+        StorageError: it cannot be written; the old file is untouched and nothing half-written remains.
     """
     path = Path(path)
     with storage_errors(path):
