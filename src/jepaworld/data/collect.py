@@ -1,8 +1,7 @@
 """Collecting a dataset: from an environment and a policy to a folder of shards.
 
-The work is split into shards of whole episodes by the settings alone, and every episode has random numbers of
-its own, so that the files are equal byte for byte for any number of workers, after a kill and a continuation,
-and in every run on the same machine with the same versions.
+The work is split into shards of whole episodes by the settings alone, and every episode has random numbers of its own:
+files are equal byte for byte for any number of workers, after a kill, and in every run with the same versions.
 """
 
 from __future__ import annotations

@@ -10,11 +10,10 @@
         state.<name>.npy     float32 (F, *shape) for each state variable
         shard.json           episode lengths, and size and checksum of each file
 
-Shapes: `E` episodes, `T` transitions of an episode, `F = sum(T + 1)` frames of a shard, `C` channels, `S`
-image side, `A` size of an action block (`frame_skipping * prod(action shape)`). Row `f` of every array
-belongs to frame `f`: the action of row `f` is taken at frame `f` and leads to frame `f + 1`; reward and ends
-of row `f` are those of that transition. The row of the last frame of an episode is zero padding in all arrays
-but frames and states.
+Shapes: `E` episodes, `T` transitions of an episode, `F = sum(T + 1)` frames of a shard, `C` channels, `S` image side,
+`A` size of an action block (`frame_skipping * prod(action shape)`). Row `f` of every array belongs to frame `f`: its
+action, reward and ends are those of the transition to frame `f + 1`. The row of the last frame of an episode is zero
+padding in all arrays but frames and states.
 """
 
 from __future__ import annotations

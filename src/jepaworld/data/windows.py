@@ -3,9 +3,8 @@
 Shapes: B windows, T transitions, C H W image, A action block, F frames of a group. `actions[:, t]` is taken at
 `frames[:, t]` and leads to `frames[:, t + 1]`.
 
-Episodes are read in groups that fit into the given memory, the next group in the background while this one is
-trained on. A dataset that fits is one group, read once. The order of an epoch is a function of the seed and the
-epoch's number alone, so a resumed run goes on with the very window at which it stopped.
+Episodes are read in groups that fit into the given memory, the next group while this one is trained on. The order of an
+epoch is a function of the seed and its number alone, so a resumed run goes on with the very window at which it stopped.
 """
 
 from __future__ import annotations
@@ -91,9 +90,7 @@ class WindowLoader:
     def epoch(self, epoch: int, start_batch: int = 0) -> Generator[Batch]:
         """Full batches of an epoch in random order; every window is in at most one of them.
 
-        Args:
-            epoch: Number of the epoch; with the seed it determines the order.
-            start_batch: Batches to leave out at the beginning, for a resumed run.
+        A resumed run leaves out the batches before `start_batch`.
         """
         groups, orders = self._shuffled(np.random.default_rng((self.seed, epoch)))
         skip = start_batch * self.batch_size

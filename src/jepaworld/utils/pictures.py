@@ -50,9 +50,8 @@ def save_animation(
 ) -> None:
     """Write panels of frames side by side as an animated WebP, `*.webp`, that runs for ever.
 
-    Lossless WebP keeps every colour, moves in all current browsers (a viewer that knows it only as a picture shows
-    its first frame), and is the smallest: of three panels of 61 noisy frames APNG takes 1.4 times the bytes, and GIF,
-    which has only 256 colours, 3.8 times.
+    Lossless WebP keeps every colour, moves in all current browsers, and is the smallest: of three panels of 61 noisy
+    frames APNG takes 1.4 times the bytes, and GIF, which has only 256 colours, 3.8 times.
 
     Args:
         path: The file; its folder exists.
