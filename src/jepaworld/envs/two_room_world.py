@@ -197,12 +197,9 @@ def draw_positions(draws: Float64Array, geometry: Geometry, on_left: NDArray[np.
     in_door = draws[:, 1] * (np.where(on_left, left_area, right_area) + half_door) < half_door
     # Strictly less than half of the door's depth, so that rounding cannot put the point on the other side.
     depth = 0.999 * (geometry.centre - geometry.left)
-    x_low = np.where(
-        on_left, np.where(in_door, geometry.left, LOW), np.where(in_door, geometry.right - depth, geometry.right)
-    )
-    x_high = np.where(
-        on_left, np.where(in_door, geometry.left + depth, geometry.left), np.where(in_door, geometry.right, HIGH)
-    )
+    left, right = geometry.left, geometry.right
+    x_low = np.where(on_left, np.where(in_door, left, LOW), np.where(in_door, right - depth, right))
+    x_high = np.where(on_left, np.where(in_door, left + depth, left), np.where(in_door, right, HIGH))
     y_low, y_high = np.where(in_door, geometry.door_low, LOW), np.where(in_door, geometry.door_high, HIGH)
     x, y = x_low + draws[:, 2] * (x_high - x_low), y_low + draws[:, 3] * (y_high - y_low)
     return np.stack([x, y], axis=1).astype(np.float32)
