@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from jepaworld.config.components import Choice, custom
+from jepaworld.config.components import Choice, ComponentSettings, custom
 from jepaworld.config.fields import JsonDict, NonEmpty, PositiveInt, Section, section, setting
 
 
@@ -57,32 +57,16 @@ class PlanningCostConfig(Section):
     )
 
 
-class PlanningConfig(Section):
-    """How a trained model plans; no influence on training."""
+class PlanningConfig(ComponentSettings):
+    """How a trained model plans; no influence on training. The settings of the planners share this section."""
 
+    kind = "planner"
     planner: Annotated[str, Choice("planner")] = setting(
         "auto", "How plans are searched. auto: cem, for discrete actions categorical_cem. See docs/planning.md."
     )
     horizon: int = setting(12, "Steps of a plan.", unit="action blocks", ge=1)
     replan_every: int = setting(1, "Steps of a plan that are played before the next one is made.", ge=1)
-    num_samples: int = setting(150, "Candidate plans in each iteration.", ge=1)
-    num_iterations: int = setting(4, "Iterations of improvement; random_shooting draws once.", ge=1)
-    num_elites: int = setting(
-        20, "Best candidates that the next iteration is fitted to (cem, icem, categorical_cem).", ge=1
-    )
-    initial_std: float = setting(
-        1.0, "Standard deviation of the first iteration; bounded actions are scaled to [-1, 1].", gt=0.0
-    )
-    min_std: float = setting(0.1, "Floor on the standard deviation of later iterations.", ge=0.0)
-    noise_smoothness: float = setting(
-        0.7, "Correlation of the noise of neighbouring environment steps (all but icem).", ge=0.0, lt=1.0
-    )
-    noise_exponent: float = setting(2.0, "Exponent of the power-law noise of icem; 0 is white.", ge=0.0)
-    kept_elites: float = setting(0.3, "Share of the elites that icem keeps for the next iteration.", ge=0.0, le=1.0)
-    temperature: float = setting(
-        0.1, "Softness of mppi, relative to the spread of the candidates' costs; small follows the best.", gt=0.0
-    )
-    learning_rate: float = setting(0.1, "Step of the gradient planner's Adam.", gt=0.0)
+    custom: JsonDict = custom("Settings of a planner from outside.")
     warm_start: bool = setting(True, "Begin from the rest of the previous plan.")
     context: PositiveInt | None = setting(
         None, "Latest frames that the model sees; null means as many as its predictor uses.", unit="frames"
@@ -94,7 +78,6 @@ class PlanningConfig(Section):
         unit="MiB",
         ge=1,
     )
-    custom: JsonDict = custom("Settings of a planner from outside.")
     max_candidates: PositiveInt | None = setting(
         None, "Beside memory_megabytes, a limit on the candidate plans that are imagined at once; null for none."
     )

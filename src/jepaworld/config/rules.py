@@ -25,7 +25,7 @@ def contradictions(config: Settings) -> Iterator[str]:
     """
     for kind in _kinds(config):
         for chosen in components.chosen(kind, config):
-            rules = getattr(chosen.checked, "contradictions", None)
+            rules = getattr(chosen.settings, "contradictions", None)
             yield from rules(config, chosen.prefix) if rules else ()
     yield from _of_data(config)
     yield from _of_the_jepa(config)
@@ -115,9 +115,6 @@ def _of_planning(config: Settings) -> Iterator[str]:
     planning, context = config.planning, config.jepa_model.predictor_context_length
     if planning.context is not None and planning.context > context and config.model_type == "jepa":
         yield f"planning.context is {planning.context}: at most jepa_model.predictor_context_length is {context}."
-    samples = planning.num_samples
-    if planning.num_elites > samples and "num_elites" in _taken(config, "planner"):
-        yield f"planning.num_elites is {planning.num_elites}: at most planning.num_samples = {samples}."
     if planning.replan_every > planning.horizon:
         yield f"planning.replan_every is {planning.replan_every}: at most planning.horizon = {planning.horizon}."
 
@@ -147,7 +144,7 @@ def without_effect(config: Settings, default: Settings) -> Iterator[str]:
         reason = f"{KINDS[kind].switch} is {value_at(config, KINDS[kind].switch)}"
         yield from unused(reason, *_unused_settings(config, kind))
         for chosen in components.chosen(kind, config):
-            notices = getattr(chosen.checked, "notices", None)
+            notices = getattr(chosen.settings, "notices", None)
             yield from notices(config, chosen.prefix) if notices else ()
     if config.early_stopping.metric_jepa == "latest":
         yield from unused("early_stopping.metric_jepa is latest", "early_stopping.patience", "early_stopping.delta")
@@ -186,7 +183,7 @@ def _of_a_jepa_without_effect(config: Settings, unused: Any) -> Iterator[str]:
 
 def _taken(config: Settings, kind: str) -> set[str]:
     """The settings that the chosen component of a kind takes, or any that "auto" may choose."""
-    return {name for chosen in components.chosen(kind, config) for name in chosen.settings}
+    return {name for chosen in components.chosen(kind, config) for name in dict(chosen.settings)}
 
 
 def _unused_settings(config: Settings, kind: str) -> Iterator[str]:

@@ -20,9 +20,8 @@ from jepaworld.config.planning import PlanningConfig
 from jepaworld.errors import ConfigError, PlanningError
 from jepaworld.models.protocol import WorldModel, check_protocol, context_length, encode_goal, max_rollout_steps
 from jepaworld.planning.costs import GoalCost, WorldModelCost, make_cost
-from jepaworld.planning.making import make_planner
 from jepaworld.planning.plan_space import PlanSpace
-from jepaworld.planning.planner import Plan, Planner
+from jepaworld.planning.planner import Plan, Planner, make_planner
 from jepaworld.utils.modules import device_of, in_eval_mode
 
 Frames = NDArray[np.uint8] | Tensor
