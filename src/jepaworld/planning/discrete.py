@@ -62,16 +62,7 @@ class CategoricalCEM(BuiltInPlanner[EliteSettings]):
 
 
 def draw_categorical(probabilities: Tensor, num_samples: int, generators: Sequence[torch.Generator]) -> Tensor:
-    """Independent draws.
-
-    Args:
-        probabilities: (B, P, A, n), which sum to 1.
-        num_samples: S.
-        generators: Of the B environments, on the same device.
-
-    Returns:
-        int64 indices (B, S, P, A).
-    """
+    """Independent draws, int64 indices (B, S, P, A), by probabilities (B, P, A, n) which sum to 1."""
     cumulated = probabilities.cumsum(dim=-1)
     uniform = draw(Tensor.uniform_, generators, *probabilities.shape[1:-1], num_samples)
     # The sum of the probabilities may round to a little less than the uniform number.

@@ -30,20 +30,17 @@ Lower is better. Infinite forbids a candidate: it is never chosen, and the other
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A plan for each environment.
-
-    Attributes:
-        actions: Action blocks as the environment takes them (B, P, A), float32 or int64.
-        cost: The cost of exactly these actions (B,).
-        center: What the next search may begin from: normalised actions (B, P, A), or the probability of each action
-            (B, P, A, n) of categorical_cem.
-        elites: Good candidates in normalised actions (B, E, P, A), of planners that keep some (icem).
-    """
+    """A plan for each environment."""
 
     actions: Tensor
+    """Action blocks as the environment takes them (B, P, A), float32 or int64."""
     cost: Tensor
+    """The cost of exactly these actions (B,)."""
     center: Tensor
+    """What the next search may begin from: normalised actions (B, P, A), or the probability of each action (B, P, A, n)
+    of categorical_cem."""
     elites: Tensor | None = None
+    """Good candidates in normalised actions (B, E, P, A), of planners that keep some (icem)."""
 
 
 class Planner(ABC):
@@ -102,8 +99,7 @@ class Planner(ABC):
         Raises:
             PlanningError: a cost is NaN, every candidate of an environment is forbidden, or the cost has another shape.
         """
-        if warm_start is not None:
-            assert warm_start.actions.shape[:2] == (num_envs, horizon), (warm_start.actions.shape, num_envs, horizon)
+        assert warm_start is None or warm_start.actions.shape[:2] == (num_envs, horizon), (num_envs, horizon)
         if len(self.generators) != num_envs:
             self.number_environments(range(num_envs))
         score = Scorer(cost, self.space)
@@ -227,31 +223,25 @@ class Scorer:
             PlanningError: some were NaN, or all candidates of an environment were forbidden.
         """
         assert self._best is not None, "no candidate was scored"
+        # Both numbers in one copy from the device, which is waited for.
         num_nan, num_forbidden = torch.stack([self._num_nan, self._best[0].isinf().sum()]).tolist()
         if num_nan:
             raise PlanningError(
-                f"the cost of {num_nan} of {self._num_scored} candidate plans is NaN. Likely reasons: the model's "
-                "weights are not finite, its imagination grows without bounds (a smaller planning.horizon, "
-                "check_dynamics(model)), or a cost of your own divides by zero."
+                f"the cost of {num_nan} of {self._num_scored} candidate plans is NaN: the model's weights are not "
+                "finite, planning.horizon is longer than it can imagine, or a cost of your own divides by zero."
             )
         if num_forbidden:
             envs = self._best[0].isinf().nonzero()[:, 0].tolist()
             raise PlanningError(
-                f"every candidate plan of environment(s) {envs} is forbidden (its cost is infinite): let the cost "
-                "allow some, raise planning.num_samples, or find what overflows in the model (check_dynamics(model))."
+                f"every candidate plan of environment(s) {envs} is forbidden (its cost is infinite): raise "
+                "planning.num_samples, let the cost allow some, or look for an overflow (check_dynamics(model))."
             )
 
 
 def elites_of(candidates: Tensor, costs: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The best candidates, best first; where fewer are allowed, these again in turn instead of forbidden ones.
 
-    Args:
-        candidates: (B, S, P, A).
-        costs: (B, S), infinite for forbidden candidates.
-        count: E, at most S.
-
-    Returns:
-        (B, E, P, A) and their costs (B, E).
+    From (B, S, P, A) and their costs (B, S), infinite if forbidden, to (B, E, P, A) and (B, E) with E = `count`.
     """
     best, index = costs.topk(count, dim=1, largest=False)
     allowed = best.isfinite().sum(dim=1, keepdim=True)
@@ -263,11 +253,6 @@ def elites_of(candidates: Tensor, costs: Tensor, count: int) -> tuple[Tensor, Te
 
 def make_planner(settings: PlanningConfig, space: PlanSpace, seed: int = 0) -> Planner:
     """The planner that `planning.planner` names; "auto" takes cem for `Box`, categorical_cem for `Discrete`.
-
-    Args:
-        settings: The section `planning`.
-        space: The plan space.
-        seed: Of the planner's random numbers.
 
     Raises:
         ConfigError: the planner does not take this kind of actions, or there are more elites than candidates.
