@@ -43,18 +43,12 @@ T = TypeVar("T", bound=type)
 class Kind(NamedTuple):
     """Where the configuration chooses a component and has its settings."""
 
-    switch: str
-    """The setting that chooses."""
-    section: str
-    """The section with the settings of all components of the kind."""
-    needs: tuple[str, ...]
-    """What a component must have, once it is made."""
-    prefix: str = ""
-    """Before the names in the section."""
-    flat: bool = False
-    """Whether the settings of all components share the section, instead of a part for each."""
-    auto: tuple[str, str] | None = None
-    """What "auto" chooses for `Box` and for `Discrete` actions."""
+    switch: str  # the setting that chooses
+    section: str  # the section with the settings of all components of the kind
+    needs: tuple[str, ...]  # what a component must have, once it is made
+    prefix: str = ""  # before the names in the section
+    flat: bool = False  # whether the settings of all share the section, instead of a part for each
+    auto: tuple[str, str] | None = None  # what "auto" chooses for `Box` and for `Discrete` actions
 
     @property
     def custom(self) -> str:
@@ -173,9 +167,7 @@ class ComponentSettings(Section):
         def __getattr__(self, name: str) -> Any: ...
 
 
-def custom(description: str = "Settings of a class from outside.") -> Any:
-    """The field of a section for the settings of a class from outside."""
-    return setting({}, description)
+CUSTOM = setting({}, "Settings of a class from outside.")
 
 
 def _fields(kind: str) -> Iterator[tuple[str, FieldInfo]]:
@@ -193,13 +185,10 @@ class Chosen(NamedTuple):
     """A component that a configuration chooses."""
 
     kind: str
-    name: str
-    """Its name, or `module:Class`."""
+    name: str  # as the configuration has it, or `module:Class`
     cls: type
-    settings: Section | dict[str, Any]
-    """An object of the class's `Settings`; where it has none, by name."""
-    prefix: str
-    """What stands before the names of its settings in the configuration."""
+    settings: Section | dict[str, Any]  # an object of the class's `Settings`; where it has none, by name
+    prefix: str  # before the names of its settings in the configuration
 
     def make(self, **facts: Any) -> Any:
         """The component. Its constructor is given those of the facts that it has parameters for, and all settings.
@@ -207,9 +196,7 @@ class Chosen(NamedTuple):
         The settings are given as one object if there is a parameter `settings`, else each by its name.
         """
         signature = inspect.signature(self.cls)
-        parameter = signature.parameters.get("settings")
-        as_object = parameter is not None and parameter.kind is not parameter.VAR_KEYWORD
-        as_object = as_object and isinstance(self.settings, Section)
+        as_object = isinstance(self.settings, Section) and "settings" in inspect.getfullargspec(self.cls).args
         settings = {"settings": self.settings} if as_object else dict(self.settings)
         given = {name: fact for name, fact in facts.items() if name in signature.parameters} | settings
         try:
@@ -242,12 +229,7 @@ def choose(kind: str, name: str, section: Any, discrete: bool | None = None) -> 
         cls, prefix = registered(kind)[name], f"{where.section}.{where.prefix if where.flat else f'{name}.'}"
         given = {} if where.flat else getattr(section, name, {})
     else:
-        cls, prefix = imported(where.switch, name), f"{where.custom}."
-        signature = None
-        with suppress(ValueError, TypeError):  # of a class that is not written in Python
-            signature = inspect.signature(cls)
-        if not inspect.isclass(cls) or signature is None:
-            raise ConfigError(f"{where.switch} is {name}: must be a class whose __init__ has named parameters.")
+        cls, prefix = _as_class(imported(where.switch, name), where.switch, name), f"{where.custom}."
         given = section if isinstance(section, dict) else getattr(section, where.custom.rpartition(".")[2])
     kind_of_settings: type[Section] | None = getattr(cls, "Settings", None)
     if kind_of_settings is None or (where.flat and name in registered(kind)):
@@ -258,6 +240,13 @@ def choose(kind: str, name: str, section: Any, discrete: bool | None = None) -> 
         return [Chosen(kind, name, cls, kind_of_settings.model_validate(given), prefix)]
     except ValidationError as error:
         raise ConfigError("\n".join(explain(error, kind_of_settings, prefix))) from None
+
+
+def _as_class(found: Any, key: str, name: str) -> type:
+    with suppress(ValueError):  # a class that is not written in Python has no signature
+        if inspect.isclass(found) and inspect.signature(found):
+            return found
+    raise ConfigError(f"{key} is {name}: must be a class whose __init__ has named parameters.")
 
 
 def chosen(kind: str, config: Any, discrete: bool | None = None) -> list[Chosen]:
@@ -300,11 +289,7 @@ def trust(settings: Mapping[str, Any]) -> None:
 
 
 def imported(key: str, name: str) -> Any:
-    """What `module:Name` names, if the user gave leave to import it.
-
-    Args:
-        key: The setting, for messages.
-        name: Its value.
+    """What `module:Name` names, if the user gave leave to import it; `key` is the setting, for messages.
 
     Raises:
         ConfigError: it is not trusted, or cannot be imported.

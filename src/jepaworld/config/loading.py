@@ -114,8 +114,8 @@ def _find(path: Path) -> Path:
         return path
     hint = "".join(f" Did you mean {name}?" for name in difflib.get_close_matches(path.stem, recipes, n=1))
     raise ConfigError(
-        f"{path}: cannot be read, there is no such file or recipe.{hint} Recipes: {', '.join(recipes)}; `jepaworld init` "
-        "writes a config.yaml to start from."
+        f"{path}: cannot be read, there is no such file or recipe.{hint} Recipes: {', '.join(recipes)}; "
+        "`jepaworld init` writes a config.yaml to start from."
     )
 
 

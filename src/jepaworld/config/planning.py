@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from jepaworld.config.components import Choice, ComponentSettings, custom
+from jepaworld.config.components import Choice, ComponentSettings
 from jepaworld.config.fields import JsonDict, NonEmpty, PositiveInt, Section, section, setting
 
 
@@ -53,7 +53,7 @@ class PlanningConfig(ComponentSettings):
     )
     horizon: int = setting(12, "Steps of a plan.", unit="action blocks", ge=1)
     replan_every: int = setting(1, "Steps of a plan that are played before the next one is made.", ge=1)
-    custom: JsonDict = custom("Settings of a planner from outside.")
+    custom: JsonDict = setting({}, "Settings of a planner from outside.")
     warm_start: bool = setting(True, "Begin from the rest of the previous plan.")
     context: PositiveInt | None = setting(
         None, "Latest frames that the model sees; null means as many as its predictor uses.", unit="frames"

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from jepaworld.config.components import Choice, ComponentSettings, custom
+from jepaworld.config.components import CUSTOM, Choice, ComponentSettings
 from jepaworld.config.fields import JsonDict, NonEmpty, PositiveInt, Section, section, setting
 from jepaworld.config.planning import DynamicsLossesConfig, EvaluationConfig, PlanningConfig
 
@@ -62,14 +62,14 @@ class EncoderParams(ComponentSettings):
     """Parameters of each encoder type; only those of `encoder_type` are used."""
 
     kind = "encoder"
-    custom: JsonDict = custom()
+    custom: JsonDict = CUSTOM
 
 
 class ActionEncoderParams(ComponentSettings):
     """Parameters of each action encoder type; only those of `action_encoder_type` are used."""
 
     kind = "action_encoder"
-    custom: JsonDict = custom()
+    custom: JsonDict = CUSTOM
 
 
 class JepaModelConfig(ComponentSettings):
@@ -89,14 +89,14 @@ class JepaModelConfig(ComponentSettings):
         False, "Let the prediction loss train the target too; needs mode none and a loss against collapse."
     )
     predictor_type: Annotated[str, Choice("predictor")] = setting("mlp", "Architecture of the predictor.")
-    predictor_custom: JsonDict = custom()
+    predictor_custom: JsonDict = CUSTOM
 
 
 class AuxiliaryLossParams(ComponentSettings):
     """Parameters of each auxiliary loss; only those of `auxiliary_loss.type` are used."""
 
     kind = "auxiliary_loss"
-    custom: JsonDict = custom()
+    custom: JsonDict = CUSTOM
 
 
 class AuxiliaryLossConfig(Section):
@@ -230,7 +230,7 @@ class Settings(Section):
     model_type: Annotated[str, Choice("model")] = setting(
         "jepa", "The world model. For a class from outside the settings from encoder_type to auxiliary_loss do nothing."
     )
-    model_params: JsonDict = custom("Settings of a model from outside.")
+    model_params: JsonDict = setting({}, "Settings of a model from outside.")
     encoder_type: Annotated[str, Choice("encoder")] = setting("cnn", "Architecture of the online and target encoder.")
     encoder_params: EncoderParams = section(EncoderParams, "Parameters of each encoder type.")
     latent_dim: int = setting(64, "Size of the embeddings.", ge=1)
