@@ -26,12 +26,9 @@ from jepaworld.utils.modules import device_of, in_eval_mode
 class DynamicsReport:
     """What `check_dynamics` found."""
 
-    model: str
-    """The model's class."""
-    violations: tuple[str, ...]
-    """A sentence for each, with what to do; empty if the model can be planned with."""
-    passed: tuple[str, ...]
-    """What was checked and found in order."""
+    model: str  # its class
+    violations: tuple[str, ...]  # a sentence for each, with what to do; empty if the model can be planned with
+    passed: tuple[str, ...]  # what was checked and found in order
 
     @property
     def ok(self) -> bool:

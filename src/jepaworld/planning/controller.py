@@ -31,16 +31,11 @@ Frames = NDArray[np.uint8] | Tensor
 class ImaginedPlan:
     """A plan with what the model expects of it."""
 
-    actions: Tensor
-    """Action blocks as the environment takes them (B, P, A), float32 or int64."""
-    cost: Tensor
-    """Their cost (B,)."""
-    imagined: Tensor
-    """Embeddings after each block (B, P, *D) float32; a decoder shows them as pictures."""
-    start: Tensor
-    """Embeddings of the present (B, *D)."""
-    goal: Tensor
-    """Embeddings of the goal (B, *D)."""
+    actions: Tensor  # action blocks as the environment takes them (B, P, A), float32 or int64
+    cost: Tensor  # their cost (B,)
+    imagined: Tensor  # embeddings after each block (B, P, *D) float32; a decoder shows them as pictures
+    start: Tensor  # embeddings of the present (B, *D)
+    goal: Tensor  # embeddings of the goal (B, *D)
 
 
 class Controller:

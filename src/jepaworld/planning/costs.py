@@ -51,10 +51,10 @@ class GoalCost(Protocol):
 class GoalDistance:
     """Distance of imagined embeddings to the goal's, a `GoalCost`."""
 
+    # l2: mean over the latent of the squared difference; l1: of the absolute one; cosine: 1 minus the cosine, 0 to 2.
     metric: Literal["l2", "l1", "cosine"] = "l2"
-    """l2: mean over the latent of the squared difference; l1: of the absolute one; cosine: 1 minus the cosine."""
+    # Steps that count: the last; mean or sum over all; discounted: the sum with step p (from 0) times discount ** p.
     path: Literal["mean", "sum", "discounted", "last"] = "mean"
-    """Which steps count: the last alone; mean, sum or, with step p (from 0) weighted by discount ** p, sum over all."""
     discount: float = 0.9
 
     def __call__(self, imagined: Tensor, goal: Tensor, actions: Tensor) -> Tensor:  # noqa: ARG002, D102 (GoalCost's)
@@ -104,11 +104,10 @@ def make_cost(settings: PlanningCostConfig) -> GoalCost:
 
 
 class WorldModelCost:
-    """Imagines candidates and scores what it sees; a cost for any `Planner`.
+    """Imagines candidates and scores what it sees; a cost for any `Planner`. The model is in eval mode meanwhile.
 
     Candidates are imagined in chunks that stay within `memory_megabytes`, whatever B and S. Without gradients, unless
     the candidates require them; then what several chunks imagined is forgotten and imagined again in the backward pass.
-    The model is in eval mode meanwhile.
 
     Args:
         model: The world model.

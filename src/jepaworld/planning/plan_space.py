@@ -27,18 +27,14 @@ class PlanSpace:
     """
 
     action_space: Box | Discrete
-    frame_skipping: int
-    """k"""
+    frame_skipping: int  # k
     device: torch.device
+    # float32 (A,), empty for `Discrete`; where an entry has no bound it is infinite.
     low: Tensor
-    """float32 (A,) as all that follow, empty for `Discrete`: in the environment's units, -inf where there is none."""
     high: Tensor
-    center: Tensor
-    """The value of normalised 0."""
-    half_range: Tensor
-    """The length of a normalised unit."""
-    normalised_low: Tensor
-    """-1, or -inf where there is none."""
+    center: Tensor  # the value of normalised 0
+    half_range: Tensor  # the length of a normalised unit
+    normalised_low: Tensor  # -1, or -inf where there is none
     normalised_high: Tensor
 
     @classmethod
@@ -113,10 +109,7 @@ class PlanSpace:
         return (real - self.center) / self.half_range
 
     def split(self, blocks: Tensor) -> np.ndarray:
-        """The environment actions of action blocks, in the order in which they are played.
-
-        Args:
-            blocks: (..., A), as from `to_real`.
+        """The environment actions of action blocks (..., A), as from `to_real`, in the order in which they are played.
 
         Returns:
             (..., k, *shape) in the space's dtype and within its bounds; (..., k) int64 for `Discrete`.

@@ -32,15 +32,12 @@ Lower is better. Infinite forbids a candidate: it is never chosen, and the other
 class Plan:
     """A plan for each environment."""
 
-    actions: Tensor
-    """Action blocks as the environment takes them (B, P, A), float32 or int64."""
-    cost: Tensor
-    """The cost of exactly these actions (B,)."""
+    actions: Tensor  # action blocks as the environment takes them (B, P, A), float32 or int64
+    cost: Tensor  # of exactly these actions (B,)
+    # What the next search may begin from: normalised actions (B, P, A), or of categorical_cem the probability of each
+    # action (B, P, A, n).
     center: Tensor
-    """What the next search may begin from: normalised actions (B, P, A), or the probability of each action (B, P, A, n)
-    of categorical_cem."""
-    elites: Tensor | None = None
-    """Good candidates in normalised actions (B, E, P, A), of planners that keep some (icem)."""
+    elites: Tensor | None = None  # good candidates (B, E, P, A), normalised, of planners that keep some (icem)
 
 
 class Planner(ABC):

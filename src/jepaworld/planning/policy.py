@@ -55,8 +55,7 @@ class WorldModelPolicy:
         controller: Does the work; its `last_plan` and `seconds_per_plan` tell about it.
 
     Raises:
-        ConfigError: as `Controller`.
-        PlanningError: as `Controller`.
+        ConfigError, PlanningError: as `Controller`.
     """
 
     def __init__(
@@ -114,8 +113,8 @@ class WorldModelPolicy:
         """Choose what to bring about, and begin a new episode.
 
         Args:
-            image: uint8 (H, W), (H, W, 1) or (H, W, 3), how the environment looks at the goal. One of another size than
-                the model's frames is resized, and a note of it is logged.
+            image: uint8 (H, W), (H, W, 1) or (H, W, 3); one of another size than the model's frames is resized, with a
+                warning.
 
         Raises:
             PlanningError: this is no such picture.
@@ -129,13 +128,10 @@ class WorldModelPolicy:
         self._queue = []
 
     def __call__(self, observation: NDArray[np.uint8]) -> Any:
-        """The next action.
+        """The next action, an element of the action space: an array for `Box`, an int for `Discrete`.
 
         Args:
             observation: uint8 (H, W), (H, W, 1) or (H, W, 3): an image observation, or what `env.render()` gave.
-
-        Returns:
-            An element of the action space: an array for `Box`, an int for `Discrete`.
 
         Raises:
             PlanningError: there is no goal, the observation is no picture, or the cost of a plan is not finite.
