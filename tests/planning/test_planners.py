@@ -162,6 +162,17 @@ def test_the_gradient_planner_leaves_a_bound_that_it_began_at() -> None:
     torch.testing.assert_close(plan.actions[..., :2], INSIDE[:1].expand(1, HORIZON, 2), atol=0.04, rtol=0.0)
 
 
+def test_the_gradient_planner_makes_at_most_32_starts() -> None:
+    sizes = []
+
+    def cost(candidates):
+        sizes.append(candidates.shape[1])
+        return _quadratic(INSIDE)(candidates)
+
+    make_planner(PlanningConfig(planner="gradient", num_samples=40, num_iterations=2), SPACE).plan(cost, 3, HORIZON)
+    assert set(sizes) == {32}
+
+
 def test_the_last_step_of_the_gradient_planner_counts() -> None:
     planner = GradientPlanner(SPACE, GradientPlanner.Settings(num_samples=1, num_iterations=1, learning_rate=0.01))
     start = SPACE.to_real(torch.zeros(3, 1, HORIZON, 4))
