@@ -293,9 +293,11 @@ def _require_batches(dataset: EpisodeDataset, folder: RunFolder, device: torch.d
         phases.append(("jepa_decoder_training.batch_size", 0, decoder.batch_size))
     for key, transitions, batch_size in phases:
         sizes = transitions, batch_size, device, None, config.seed
-        WindowLoader(dataset, split.train, *sizes).require_full_batch(key)
+        reason = f"{key} = {batch_size}. Lower {key} or collect more episodes"
+        WindowLoader(dataset, split.train, *sizes).require_windows(batch_size, reason)
         if len(split.validation):
-            WindowLoader(dataset, split.validation, *sizes).require_two_windows()
+            reason = "the two to validate on. Raise early_stopping.validation_split or collect more or longer episodes"
+            WindowLoader(dataset, split.validation, *sizes).require_windows(2, reason)
 
 
 def _new_dataset(config: Config, progress: Progress) -> EpisodeDataset:

@@ -207,7 +207,7 @@ def test_policies_that_cannot_be_made(name: str, settings: dict, words: str):
 def test_modules_that_fail_when_imported(tmp_path: Path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "broken_policy.py").write_text("1 / 0\n")
-    with pytest.raises(ConfigError, match="importing failed: ZeroDivisionError"):
+    with pytest.raises(ConfigError, match="importing broken_policy failed: ZeroDivisionError"):
         made("broken_policy:act")
     (tmp_path / "needy_policy.py").write_text("import no_such_dependency\n")
     with pytest.raises(ConfigError, match=r"Install no_such_dependency, which it imports"):

@@ -107,8 +107,8 @@ def test_windows_do_not_cross_episodes(dataset: EpisodeDataset) -> None:
 def test_fewer_windows_than_a_batch(dataset: EpisodeDataset) -> None:
     loader = make_loader(dataset, np.array([0]), transitions=1, batch=13)
     with pytest.raises(DatasetError, match=r"12 windows.*fewer than batch_size = 13"):
-        loader.require_full_batch("batch_size")
-    make_loader(dataset, np.array([0]), transitions=1, batch=12).require_full_batch("batch_size")
+        loader.require_windows(13, "batch_size = 13")
+    make_loader(dataset, np.array([0]), transitions=1, batch=12).require_windows(12, "batch_size = 12")
 
 
 @pytest.mark.parametrize("on_disk", [False, True])

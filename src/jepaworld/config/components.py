@@ -33,6 +33,7 @@ from pydantic_core import core_schema
 from jepaworld.config.fields import Section, section, setting
 from jepaworld.config.words import explain
 from jepaworld.errors import ConfigError
+from jepaworld.utils.outside import import_attribute
 
 PACKAGES = ("jepaworld.models", "jepaworld.losses", "jepaworld.planning")
 TRUST = "JEPAWORLD_TRUST"
@@ -296,8 +297,4 @@ def imported(key: str, name: str) -> Any:
     """
     if name not in _trusted and os.environ.get(TRUST) != "1":
         raise ConfigError(f"{key} is {name}, code that importing would run: set {TRUST}=1 if you trust it.")
-    module, _, attribute = name.partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # whatever a module from outside raises is its author's to know
-        raise ConfigError(f"{key} is {name}, which cannot be imported: {type(error).__name__}: {error}") from error
+    return import_attribute(name, f"{key} is {name}")

@@ -11,17 +11,11 @@ import dataclasses
 from pathlib import Path
 
 from jepaworld.config import Config
+from jepaworld.config.schema import CollectionConfig
 from jepaworld.data.policies import BUILT_IN, current_name, make_policy, policy_file
 from jepaworld.data.rollout import discover_state_variables
 from jepaworld.data.shards import file_checksum, finished_shards, remove_unfinished
-from jepaworld.data.spec import (
-    DATASET_FILE,
-    Collected,
-    DatasetSpec,
-    as_content,
-    read_description,
-    write_description,
-)
+from jepaworld.data.spec import DATASET_FILE, Collected, DatasetSpec, as_content, read_description, write_description
 from jepaworld.data.store import EpisodeDataset
 from jepaworld.data.workers import collect_shards
 from jepaworld.envs.player import Player
@@ -33,30 +27,26 @@ from jepaworld.utils.storage import alone_in, storage_errors
 from jepaworld.utils.versions import version
 
 _SHARD_BYTES = 64 * 2**20
-_FEWEST_SHARDS = 16
-"""Where there are so many episodes: enough to keep 8 processes busy to the end. More would be smaller ones,
-and the built-in environment is faster the more episodes it plays side by side."""
-_MOST_SHARDS = 512
-"""A reader keeps a file of each shard open, and systems commonly allow 1024 open files."""
+_FEWEST_SHARDS = 16  # keep 8 processes busy to the end; the built-in worlds are faster with more episodes in a shard
+_MOST_SHARDS = 512  # a reader keeps a file of each shard open, and systems commonly allow 1024 open files
 
-# The setting behind each entry of `dataset.json` that decides what the data are.
-_SETTINGS = {
-    "environment_name": "environment_name",
-    "environment_kwargs": "environment_kwargs",
+# Entries of `dataset.json` that follow from others or from time, and what the others are called in messages if not by
+# their setting of the same name.
+_NOT_COMPARED = {
+    "schema_version",
+    "action_size",
+    "episodes_per_shard",
+    "state_variables",
+    "complete",
+    "shards",
+    "versions",
+}
+_NAMES = {
     "action_space": "the environment's action space",
-    "frame_skipping": "frame_skipping",
-    "image_size": "image_size",
-    "input_channels": "input_channels",
-    "frame_source": "collection.frame_source",
-    "policy": "collection.policy",
-    "policy_kwargs": "collection.policy_kwargs",
-    "policy_path": "collection.policy_path",
     "policy_checksum": "the content of the file collection.policy_path",
-    "smoothness": "collection.smoothness",
-    "seed": "collection.seed",
     "num_episodes": "num_episodes_data_collection",
     "max_steps_per_episode": "max_steps_per_episode_data_collection (in whole blocks of frame_skipping)",
-}
+} | {name: f"collection.{name}" for name in CollectionConfig.model_fields}
 
 
 def collect(config: Config, *, progress: Progress | None = None) -> EpisodeDataset:
@@ -85,8 +75,7 @@ def collect(config: Config, *, progress: Progress | None = None) -> EpisodeDatas
             process is collecting into it; a worker died.
         StorageError: the folder cannot be written, or the disk is full.
     """
-    progress = Progress() if progress is None else progress
-    path = Path(config.dataset_dir)
+    progress, path = progress or Progress(), Path(config.dataset_dir)
     with kept_random_state():
         spec, collected = _describe(config)
         if _is_whole(path):
@@ -96,63 +85,27 @@ def collect(config: Config, *, progress: Progress | None = None) -> EpisodeDatas
         with storage_errors(path):
             path.mkdir(parents=True, exist_ok=True)
         busy = DatasetError(
-            f"{path}: another process is collecting into this folder. Wait for it, or set dataset_dir to another one."
+            f"{path}: another process is collecting into this folder. Wait, or set another dataset_dir."
         )
         with alone_in(path, busy):
+            remove_unfinished(path)
             spec, collected = _begin(path, spec, collected, progress)
-            present = set(finished_shards(path))
+            present = finished_shards(path)
             if present:
                 # Before more work goes into it: what is there must be whole.
                 EpisodeDataset.open(path, verify_checksums=config.verify_checksums, allow_missing=True)
-            pending = [index for index in range(spec.num_shards) if index not in present]
-            if pending:
-                _collect_pending(path, spec, collected, pending, config.collection.num_workers, progress)
+            if pending := sorted(set(range(spec.num_shards)) - set(present)):
+                missing = sum(len(spec.episodes_of(index)) for index in pending)
+                progress.start("Collecting episodes", spec.num_episodes, spec.num_episodes - missing)
+                try:
+                    collect_shards(path, spec, collected, pending, config.collection.num_workers, progress.advance)
+                finally:
+                    progress.finish()
+                    remove_unfinished(path)  # workers that were stopped could not do so themselves
             if not spec.complete:
                 checksums = [shard.checksum for shard in EpisodeDataset.open(path, verify_checksums=False).shards]
                 write_description(path, dataclasses.replace(spec, complete=True, shards=checksums), collected)
     return EpisodeDataset.open(path, verify_checksums=False)
-
-
-def _is_whole(path: Path) -> bool:
-    if not (path / DATASET_FILE).exists():
-        return False
-    spec, _ = read_description(path)
-    return spec.complete and len(list(finished_shards(path))) == spec.num_shards
-
-
-def _collect_pending(
-    path: Path, spec: DatasetSpec, collected: Collected, pending: list[int], num_workers: int, progress: Progress
-) -> None:
-    sizes = [min(spec.episodes_per_shard, spec.num_episodes - index * spec.episodes_per_shard) for index in pending]
-    progress.start("Collecting episodes", spec.num_episodes, spec.num_episodes - sum(sizes))
-    try:
-        collect_shards(path, spec, collected, pending, num_workers, progress.advance)
-    finally:
-        progress.finish()
-        # Workers that were stopped could not do so themselves.
-        remove_unfinished(path)
-
-
-def _begin(path: Path, spec: DatasetSpec, collected: Collected, progress: Progress) -> tuple[DatasetSpec, Collected]:
-    """The description of the dataset in `path`: the one that is there if the settings agree, or a new one."""
-    remove_unfinished(path)
-    if (path / DATASET_FILE).exists():
-        found, begun_by = _require_same_settings(path, spec, collected)
-        if not found.complete and begun_by.versions != collected.versions:
-            progress.warn(
-                f"{path}: begun with {_in_words(begun_by.versions)}, continued with {_in_words(collected.versions)}: "
-                "its episodes may differ from those of one version. Delete the folder to collect all of them anew."
-            )
-        return found, begun_by
-    others = sorted(entry.name for entry in path.iterdir())
-    if others:
-        raise DatasetError(
-            f"{path}: not a dataset (it has no {DATASET_FILE}) and not empty: it holds {', '.join(others[:5])}"
-            f"{' and more' if len(others) > 5 else ''}. Set dataset_dir to a new or empty folder."
-        )
-    spec = dataclasses.replace(spec, state_variables=discover_state_variables(spec, collected))
-    write_description(path, spec, collected)
-    return spec, collected
 
 
 def _describe(config: Config) -> tuple[DatasetSpec, Collected]:
@@ -160,11 +113,11 @@ def _describe(config: Config) -> tuple[DatasetSpec, Collected]:
     settings, skip = config.collection, config.frame_skipping
     # What is wrong with environment, frames or policy is found here, in one process and before a folder exists.
     with Player.of(config) as player:
-        action_size = block_size(player.action_space, skip)
-        action_space = space_to_dict(player.action_space)
-        make_policy(settings, player.action_space)
+        space = player.action_space
+        action_size = block_size(space, skip)
+        make_policy(settings, space)
     spec = DatasetSpec(
-        action_space=action_space,
+        action_space=space_to_dict(space),
         action_size=action_size,
         frame_skipping=skip,
         image_size=config.image_size,
@@ -173,7 +126,7 @@ def _describe(config: Config) -> tuple[DatasetSpec, Collected]:
         episodes_per_shard=_episodes_per_shard(config),
         state_variables={},
     )
-    collected = Collected(
+    return spec, Collected(
         environment_name=config.environment_name,
         environment_kwargs=config.environment_kwargs,
         frame_source=settings.frame_source,
@@ -186,7 +139,6 @@ def _describe(config: Config) -> tuple[DatasetSpec, Collected]:
         max_steps_per_episode=config.max_steps_per_episode_data_collection // skip * skip,
         versions={name: version(name) for name in ("jepaworld", "gymnasium", "numpy")},
     )
-    return spec, collected
 
 
 def _episodes_per_shard(config: Config) -> int:
@@ -194,28 +146,55 @@ def _episodes_per_shard(config: Config) -> int:
     episodes = config.num_episodes_data_collection
     longest = config.max_steps_per_episode_data_collection // config.frame_skipping + 1
     fit = _SHARD_BYTES // (longest * config.input_channels * config.image_size**2)
-    parallel = -(-episodes // _FEWEST_SHARDS)
-    openable = -(-episodes // _MOST_SHARDS)
+    parallel, openable = -(-episodes // _FEWEST_SHARDS), -(-episodes // _MOST_SHARDS)
     return max(min(fit, parallel), openable, 1)
+
+
+def _is_whole(path: Path) -> bool:
+    if not (path / DATASET_FILE).exists():
+        return False
+    spec, _ = read_description(path)
+    return spec.complete and len(finished_shards(path)) == spec.num_shards
+
+
+def _begin(path: Path, spec: DatasetSpec, collected: Collected, progress: Progress) -> tuple[DatasetSpec, Collected]:
+    """The description of the dataset in `path`: the one that is there if the settings agree, or a new one."""
+    if (path / DATASET_FILE).exists():
+        found, begun_by = _require_same_settings(path, spec, collected)
+        if not found.complete and begun_by.versions != collected.versions:
+            then, now = (
+                ", ".join(f"{package} {number}" for package, number in sorted(one.versions.items()))
+                for one in (begun_by, collected)
+            )
+            progress.warn(
+                f"{path}: begun with {then}, continued with {now}: its episodes may differ from those of one version. "
+                "Delete the folder to collect all of them anew."
+            )
+        return found, begun_by
+    if others := sorted(entry.name for entry in path.iterdir()):
+        raise DatasetError(
+            f"{path}: not a dataset (it has no {DATASET_FILE}) and not empty: it holds {', '.join(others[:5])}. Set "
+            "dataset_dir to an empty folder."
+        )
+    spec = dataclasses.replace(spec, state_variables=discover_state_variables(spec, collected))
+    write_description(path, spec, collected)
+    return spec, collected
 
 
 def _require_same_settings(path: Path, spec: DatasetSpec, collected: Collected) -> tuple[DatasetSpec, Collected]:
     """The description of the dataset in `path`, which must be one of these settings."""
     there = read_description(path)
     found, expected = as_content(*there), as_content(spec, collected)
+    if current_name(found["policy"]) == current_name(expected["policy"]):
+        found["policy"] = expected["policy"]
     differing = [
-        f"{setting} is {found[name]!r} there and {expected[name]!r} now"
-        for name, setting in _SETTINGS.items()
-        if found[name] != expected[name]
-        and not (name == "policy" and current_name(found[name]) == current_name(expected[name]))
+        f"{_NAMES.get(name, name)} is {found[name]!r} there and {expected[name]!r} now"
+        for name in found
+        if name not in _NOT_COMPARED and found[name] != expected[name]
     ]
     if differing:
         raise DatasetError(
-            f"{path}: holds a dataset of other settings: {'; '.join(differing)}. Set dataset_dir to another "
-            "folder, go back to these settings, or delete the folder to collect anew."
+            f"{path}: holds a dataset of other settings: {'; '.join(differing)}. Set dataset_dir to another folder, go "
+            "back to these settings, or delete the folder to collect anew."
         )
     return there
-
-
-def _in_words(versions: dict[str, str]) -> str:
-    return ", ".join(f"{name} {number}" for name, number in sorted(versions.items()))

@@ -9,14 +9,10 @@ Shapes: a Box action has the shape of the space; `N` is the number of its entrie
 from __future__ import annotations
 
 import copy
-import difflib
-import importlib
 import inspect
 import math
-import sys
-import traceback
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,9 +24,14 @@ from jepaworld.config.schema import CollectionConfig
 from jepaworld.data.spec import Collected
 from jepaworld.envs.spaces import action_bounds
 from jepaworld.errors import ConfigError
+from jepaworld.utils import outside
 
 BUILT_IN = ("random", "smooth_random")
 _MOVED = {"jepaworld.envs.push_t:NearBlockPolicy": "jepaworld.data.push_t_policy:NearBlockPolicy"}
+
+# The math module, entry by entry: numpy has no erf, and its vectorised logarithm may round differently in arrays of
+# another length, while act() and sequence() must agree to the last bit.
+_erfc, _log = np.vectorize(math.erfc, [np.float64]), np.vectorize(math.log, [np.float64])
 
 
 class Policy(Protocol):
@@ -57,54 +58,43 @@ class RandomPolicy:
     Args:
         space: Box or Discrete.
         smoothness: 0 (independent actions) to below 1.
+
+    Example:
+        >>> RandomPolicy(Discrete(3), smoothness=0.9).sequence(np.random.default_rng(0), steps=5).shape
+        (5,)
     """
 
     def __init__(self, space: gym.Space[Any], smoothness: float) -> None:
         assert isinstance(space, Box | Discrete), space
         self._space, self._smoothness = space, smoothness
         self._rng: np.random.Generator | None = None
-        self._last: list[float] | None = None  # AR(1) value of each entry
-        self._last_choice: int | None = None
+        self._last: Any = None  # the last action (Discrete), or the last x of each entry (Box)
 
     def reset(self, rng: np.random.Generator) -> None:
         """Begin an episode whose actions are drawn from `rng`."""
-        self._rng, self._last, self._last_choice = rng, None, None
+        self._rng, self._last = rng, None
 
     def act(self, observation: Any) -> Any:  # noqa: ARG002 (random actions do not look)
         """The next action; equal to the next one of `sequence`."""
         return self._next(1)[0]
 
     def sequence(self, rng: np.random.Generator, steps: int) -> np.ndarray:
-        """The first actions of an episode.
-
-        Args:
-            rng: generator of the episode.
-            steps: number of actions.
-
-        Returns:
-            (steps, *shape) in the dtype of the space for Box, (steps,) int64 for Discrete.
-        """
+        """The first actions of an episode: (steps, *shape) in the dtype of a Box, (steps,) int64 for Discrete."""
         self.reset(rng)
         return self._next(steps)
 
     def _next(self, steps: int) -> np.ndarray:
         assert self._rng is not None, "reset comes before act"
-        if isinstance(self._space, Discrete):
-            return self._next_discrete(self._space, self._rng, steps)
-        return self._next_box(self._space, self._rng, steps)
-
-    def _next_discrete(self, space: Discrete, rng: np.random.Generator, steps: int) -> np.ndarray:
-        actions = np.empty(steps, np.int64)
-        for step, (repeat, choice) in enumerate(rng.random((steps, 2))):
-            if self._last_choice is None or repeat >= self._smoothness:
-                self._last_choice = int(space.start) + int(choice * int(space.n))
-            actions[step] = self._last_choice
-        return actions
-
-    def _next_box(self, space: Box, rng: np.random.Generator, steps: int) -> np.ndarray:
-        noise = rng.standard_normal((steps, math.prod(space.shape)))
-        columns = [self._correlate(entry, column) for entry, column in enumerate(noise.T.tolist())]
-        process = np.stack(columns, axis=1)
+        space = self._space
+        if isinstance(space, Discrete):
+            actions = np.empty(steps, np.int64)
+            for step, (repeat, choice) in enumerate(self._rng.random((steps, 2))):
+                if self._last is None or repeat >= self._smoothness:
+                    self._last = int(space.start) + int(choice * int(space.n))
+                actions[step] = self._last
+            return actions
+        noise = self._rng.standard_normal((steps, math.prod(space.shape)))
+        process = np.stack([self._correlate(entry, column) for entry, column in enumerate(noise.T.tolist())], axis=1)
         self._last = process[-1].tolist()
         return _spread(process, space).reshape(steps, *space.shape)
 
@@ -112,12 +102,8 @@ class RandomPolicy:
         """The AR(1) process of one entry, going on from its last value."""
         # In plain numbers, which are faster than arrays of a few entries.
         smoothness, scale = self._smoothness, math.sqrt(1.0 - self._smoothness**2)
-        x = noise[0] if self._last is None else smoothness * self._last[entry] + scale * noise[0]
-        process = [x]
-        for e in noise[1:]:
-            x = smoothness * x + scale * e
-            process.append(x)
-        return process
+        first = noise[0] if self._last is None else smoothness * self._last[entry] + scale * noise[0]
+        return list(accumulate(noise[1:], lambda x, e: smoothness * x + scale * e, initial=first))
 
 
 def _spread(normal: np.ndarray, space: Box) -> np.ndarray:
@@ -125,16 +111,13 @@ def _spread(normal: np.ndarray, space: Box) -> np.ndarray:
     low, high, _, _ = action_bounds(space)
     below, above = np.isfinite(low), np.isfinite(high)
     integer = np.issubdtype(space.dtype, np.integer)
-    # The math module, entry by entry: numpy has no erf, and its vectorised logarithm may round differently in
-    # arrays of another length, while act() and sequence() must agree to the last bit.
-    tail = np.array([0.5 * math.erfc(x / math.sqrt(2.0)) for x in normal.ravel().tolist()])
-    tail = tail.reshape(normal.shape)  # P(X > x), uniform in (0, 1)
+    tail = 0.5 * _erfc(normal / math.sqrt(2.0))  # P(X > x), uniform in (0, 1)
     values = normal.copy()
     both = below & above
     width = high[both] - low[both] + (1.0 if integer else 0.0)
     values[:, both] = low[both] + width * (1.0 - tail[:, both])
     for entry in np.flatnonzero(below ^ above):
-        distance = np.array([-math.log(p) for p in tail[:, entry].tolist()])
+        distance = -_log(tail[:, entry])
         values[:, entry] = low[entry] + distance if below[entry] else high[entry] - distance
     if integer:
         values = np.floor(values)
@@ -152,6 +135,10 @@ class ImportedPolicy:
         act: observation -> action.
         space: the action space that `act` was given (if any); its generator is seeded before each episode.
         reset: called before each episode, if the policy has such a method without parameters.
+
+    Example:
+        >>> ImportedPolicy("mine:still", lambda observation: 0, Discrete(3)).act(None)
+        0
     """
 
     def __init__(
@@ -163,7 +150,7 @@ class ImportedPolicy:
         """Begin an episode; the random numbers of `action_space.sample()` follow from `rng`."""
         self._space.seed(int(rng.integers(2**31)))
         if self._reset is not None:
-            with _policy_errors(self._name, "reset()"):
+            with outside.failures(f"collection.policy {self._name}: reset()"):
                 self._reset()
 
     def act(self, observation: Any) -> Any:
@@ -172,40 +159,36 @@ class ImportedPolicy:
         Raises:
             ConfigError: the policy failed, or its action is not in the action space.
         """
-        with _policy_errors(self._name, "acting"):
+        with outside.failures(f"collection.policy {self._name}: acting"):
             action = self._act(observation)
         return checked_action(action, self._space, self._name)
 
 
 def checked_action(action: Any, space: gym.Space[Any], name: str) -> Any:
-    """An action as an element of `space`; float rounding at the bounds (1e-6 of them) is put right.
+    """An action (a number, a list or an array) as an element of `space`: an array for Box, an int for Discrete.
 
-    Args:
-        action: what a policy returned: a number, a list or an array.
-        space: Box or Discrete.
-        name: the policy, for the message.
-
-    Returns:
-        An array of the space's shape and dtype for Box, an int for Discrete.
+    Float rounding at the bounds (1e-6 of them) is put right.
 
     Raises:
-        ConfigError: wrong shape, not numeric, not finite or out of bounds.
+        ConfigError: wrong shape, not numeric, not finite or out of bounds; the message names the policy `name`.
     """
     try:
         value = np.asarray(action)
-    except ValueError:
-        value, problem = np.zeros(0), "it is not an array"
-    else:
         problem = _problem(value, space)
+    except ValueError:  # of a ragged list
+        value, problem = np.zeros(0), "it is not an array"
     if problem is not None:
         raise ConfigError(
-            f"collection.policy {name}: its action {action!r} is not in the action space {space}: {problem}. Make the "
-            "policy return valid actions (it may clip them itself)."
+            f"collection.policy {name}: its action {action!r} is not in the action space {space}: {problem}."
         )
     if isinstance(space, Discrete):
         return int(value.item())
     assert isinstance(space, Box)
-    return np.clip(value, space.low.astype(np.float64), space.high.astype(np.float64)).astype(space.dtype)
+    return _clipped(value, space).astype(space.dtype)
+
+
+def _clipped(value: np.ndarray, space: Box) -> np.ndarray:
+    return np.clip(value, space.low.astype(np.float64), space.high.astype(np.float64))
 
 
 def _problem(value: np.ndarray, space: gym.Space[Any]) -> str | None:
@@ -221,41 +204,25 @@ def _problem(value: np.ndarray, space: gym.Space[Any]) -> str | None:
         return f"its shape is {value.shape}"
     if not np.isfinite(value).all():
         return "it is not finite"
-    clipped = np.clip(value, space.low.astype(np.float64), space.high.astype(np.float64))
+    clipped = _clipped(value, space)
     beyond = np.abs(clipped - value) > 1e-6 * np.maximum(1.0, np.abs(clipped))
     return "it is out of bounds" if beyond.any() else None
 
 
-@contextmanager
-def _policy_errors(name: str, doing: str) -> Iterator[None]:
-    """Name the policy in an error of the user's code, with the traceback as a note."""
-    try:
-        yield
-    except ConfigError:
-        raise
-    except Exception as error:
-        problem = ConfigError(f"collection.policy {name}: {doing} failed: {type(error).__name__}: {error}")
-        problem.add_note(traceback.format_exc())
-        raise problem from error
-
-
-# --- making one
-
-
 def make_policy(settings: CollectionConfig | Collected, action_space: gym.Space[Any]) -> Policy:
-    """The policy that the section `collection` names.
+    """The policy that the section `collection`, or a dataset's provenance, names.
 
     `module:attribute` may name
     a function, or another callable object: called as `policy(observation)`;
     an object with `predict(observation, deterministic=...)`: used like a Stable-Baselines3 model;
     a class with `load`, if `policy_path` is set: `load(policy_path, **policy_kwargs)` gives such a model;
     any other class: instantiated as `cls(action_space, **policy_kwargs)`, then used as one of the above.
-    The folder of the command is searched for the module too. A method `reset()` of the object, if there is
+    The current folder is searched for the module too. A method `reset()` of the object, if there is
     one, is called before each episode. A model that predicts acts as in training, by sampling;
     `deterministic: true` in `policy_kwargs` makes it take its best action.
 
     Args:
-        settings: the section `collection`, or what a dataset says of its collection.
+        settings: who acts.
         action_space: Box or Discrete; the policy gets its own copy.
 
     Raises:
@@ -265,37 +232,30 @@ def make_policy(settings: CollectionConfig | Collected, action_space: gym.Space[
     if name in BUILT_IN:
         return RandomPolicy(action_space, (settings.smoothness or 0.0) if name == "smooth_random" else 0.0)
     target: Any = import_attribute(name)
+    called = f"collection.policy {name}"
     action_space = copy.deepcopy(action_space)
     # Model libraries take `deterministic` when acting, not when loading.
-    deterministic = bool(kwargs.pop("deterministic", False)) if path is not None else False
+    deterministic = path is not None and bool(kwargs.pop("deterministic", False))
     if path is not None:
         if not callable(getattr(target, "load", None)):
             raise ConfigError(
-                f"collection.policy_path is set but collection.policy {name} has no load(). Name an algorithm "
-                "class such as stable_baselines3:PPO, or set policy_path to null."
+                f"collection.policy_path is set but {called} has no load(), as stable_baselines3:PPO has."
             )
         if not policy_file(path).is_file():
             raise ConfigError(f"collection.policy_path: {path} does not exist. Give the .zip file that save() wrote.")
-        with _policy_errors(name, f"loading {path}"):
+        with outside.failures(f"{called}: loading {path}"):
             target = target.load(str(policy_file(path)), **kwargs)
     elif inspect.isclass(target):
-        with _policy_errors(name, "making it with (action_space, **policy_kwargs)"):
-            made: Any = target  # not narrowed to a class without arguments
-            target = made(action_space, **kwargs)
+        make: Any = target  # not narrowed to a class without arguments
+        with outside.failures(f"{called}: making it with (action_space, **policy_kwargs)"):
+            target = make(action_space, **kwargs)
     elif kwargs:
-        raise ConfigError(
-            f"collection.policy_kwargs is {kwargs} but collection.policy {name} is not a class, so nothing takes them."
-        )
+        raise ConfigError(f"collection.policy_kwargs is {kwargs} but {called} is not a class, so nothing takes them.")
+    act: Any = target
     if callable(getattr(target, "predict", None)):
-        predict = target.predict
-        act = lambda observation: predict(observation, deterministic=deterministic)[0]  # noqa: E731
-    elif callable(target):
-        act = target
-    else:
-        raise ConfigError(
-            f"collection.policy {name} is {target!r}, which cannot act. Name a callable(observation) -> "
-            "action, a class of such, or an object with predict()."
-        )
+        act = lambda observation: target.predict(observation, deterministic=deterministic)[0]  # noqa: E731
+    elif not callable(target):
+        raise ConfigError(f"{called} is {target!r}, which cannot act: it is no callable and has no predict().")
     reset = getattr(target, "reset", None)
     return ImportedPolicy(name, act, action_space, reset if callable(reset) else None)
 
@@ -312,45 +272,15 @@ def policy_file(path: str) -> Path:
 
 
 def import_attribute(name: str) -> Any:
-    """What the import path `module:attribute` names; modules in the current folder are found too.
+    """What the import path `module:attribute` of `collection.policy` names.
 
     Raises:
         ConfigError: no built-in policy and no such import path.
     """
-    module_name, _, attribute = current_name(name).partition(":")
-    if not module_name or not attribute:
+    module, _, attribute = current_name(name).partition(":")
+    if not module or not attribute:
         raise ConfigError(
             f"collection.policy is {name!r}: neither {' nor '.join(BUILT_IN)} nor an import path module:attribute."
-            f"{_did_you_mean(name, BUILT_IN)}"
+            f"{outside.did_you_mean(name, BUILT_IN)}"
         )
-    # Installed commands do not have the folder they are started in on their path, as `python -m` has. Last,
-    # so that a user's random.py does not hide the standard library's.
-    folder = str(Path.cwd())
-    if folder not in sys.path:
-        sys.path.append(folder)
-    try:
-        with _policy_errors(name, "importing"):
-            target: Any = importlib.import_module(module_name)
-    except ConfigError as problem:
-        missing = problem.__cause__.name if isinstance(problem.__cause__, ModuleNotFoundError) else None
-        if missing is None:
-            raise
-        if "stable_baselines3" in (missing, module_name.split(".")[0]):
-            remedy = 'Install it: pip install "jepaworld[sb3]".'
-        elif missing in (module_name, module_name.split(".")[0]):
-            remedy = f"Install it, or start in the folder that holds it (this is {folder})."
-        else:
-            remedy = f"Install {missing}, which it imports."
-        raise ConfigError(f"{problem}. {remedy}") from problem.__cause__
-    for part in attribute.split("."):
-        if not hasattr(target, part):
-            raise ConfigError(
-                f"collection.policy {name}: {module_name} has no {attribute}.{_did_you_mean(part, dir(target))}"
-            )
-        target = getattr(target, part)
-    return target
-
-
-def _did_you_mean(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" Did you mean {close[0]}?" if close else ""
+    return outside.import_attribute(current_name(name), f"collection.policy {name}")

@@ -11,8 +11,9 @@ allowed ends as truncated, whatever the environment says.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -26,8 +27,8 @@ from jepaworld.envs.state import States
 from jepaworld.errors import DatasetError
 
 
-def play_shard(spec: DatasetSpec, collected: Collected, first: int, count: int) -> Generator[Episode, None, None]:
-    """Play `count` episodes from episode `first` on.
+def play_shard(spec: DatasetSpec, collected: Collected, numbers: Sequence[int]) -> Generator[Episode, None, None]:
+    """Play the episodes of these numbers, which follow each other.
 
     Environment and policy are made anew for each shard, so that nothing a badly behaved one carries over from
     episode to episode makes the data depend on which process played what before.
@@ -36,32 +37,21 @@ def play_shard(spec: DatasetSpec, collected: Collected, first: int, count: int) 
         EnvironmentNotUsableError, ConfigError: the environment or the policy failed.
         DatasetError: a state variable changed its shape.
     """
+    lanes = None
     if collected.policy in BUILT_IN and collected.frame_source != "render":
-        lanes = make_vector_env(collected.environment_name, collected.environment_kwargs, count)
-        if lanes is not None:
-            sizes = spec.image_size, spec.input_channels
-            with closing(VectorPlayer(lanes, collected.environment_name, *sizes)) as player:
-                policy = make_policy(collected, lanes.single_action_space)
-                assert isinstance(policy, RandomPolicy)
-                history = _play_lanes(player, policy, spec, collected, first)
-            if history is not None:
-                yield from history.episodes(spec, first)
-                return
-    with make_player(spec, collected) as player:
+        lanes = make_vector_env(collected.environment_name, collected.environment_kwargs, len(numbers))
+    if lanes is not None:
+        with closing(VectorPlayer(lanes, collected.environment_name, spec.image_size, spec.input_channels)) as player:
+            policy = make_policy(collected, lanes.single_action_space)
+            assert isinstance(policy, RandomPolicy)
+            history = _play_lanes(player, policy, spec, collected, numbers)
+        if history is not None:
+            yield from history.episodes(spec, numbers[0])
+            return
+    with _make_player(spec, collected) as player:
         policy = make_policy(collected, player.action_space)
-        for episode in range(first, first + count):
-            yield from _play_one(player, policy, spec, collected, episode, frames=True).episodes(spec, episode)
-
-
-def make_player(spec: DatasetSpec, collected: Collected) -> Player:
-    """One lane of the environment that a dataset is collected from."""
-    return Player(
-        collected.environment_name,
-        collected.environment_kwargs,
-        image_size=spec.image_size,
-        input_channels=spec.input_channels,
-        frame_source=collected.frame_source,
-    )
+        for number in numbers:
+            yield from _play_one(player, policy, spec, collected, number, frames=True).episodes(spec, number)
 
 
 def discover_state_variables(spec: DatasetSpec, collected: Collected) -> dict[str, list[int]]:
@@ -70,7 +60,7 @@ def discover_state_variables(spec: DatasetSpec, collected: Collected) -> dict[st
     A variable that a later episode lacks is stored as NaN there; one that appears later is not stored.
     The episode is played without reading frames.
     """
-    with make_player(spec, collected) as player:
+    with _make_player(spec, collected) as player:
         policy = make_policy(collected, player.action_space)
         first, *others = _play_one(player, policy, spec, collected, 0, frames=False).states
     return {
@@ -80,34 +70,42 @@ def discover_state_variables(spec: DatasetSpec, collected: Collected) -> dict[st
     }
 
 
+def _make_player(spec: DatasetSpec, collected: Collected) -> Player:
+    return Player(
+        collected.environment_name,
+        collected.environment_kwargs,
+        image_size=spec.image_size,
+        input_channels=spec.input_channels,
+        frame_source=collected.frame_source,
+    )
+
+
+@dataclass
 class _History:
     """What was seen and done so far: lists over time of arrays over lanes."""
 
-    def __init__(self) -> None:
-        self.frames: list[np.ndarray] = []
-        self.states: list[States] = []
-        self.blocks: list[np.ndarray] = []
-        self.rewards: list[np.ndarray] = []
-        self.terminated: list[np.ndarray] = []
-        self.truncated: list[np.ndarray] = []
+    frames: list[np.ndarray] = field(default_factory=list)
+    states: list[States] = field(default_factory=list)
+    actions: list[np.ndarray] = field(default_factory=list)  # blocks
+    rewards: list[np.ndarray] = field(default_factory=list)
+    terminated: list[np.ndarray] = field(default_factory=list)
+    truncated: list[np.ndarray] = field(default_factory=list)
 
     def episodes(self, spec: DatasetSpec, first: int) -> Iterator[Episode]:
         """The episode of each lane; that of the first lane has the number `first`."""
-        blocks, terminated, truncated = (np.stack(r, axis=1) for r in (self.blocks, self.terminated, self.truncated))
-        rewards = np.stack(self.rewards, axis=1).astype(np.float32)
+        names = ("actions", "rewards", "terminated", "truncated")
+        arrays = {name: np.stack(getattr(self, name), axis=1) for name in names}
+        arrays["rewards"] = arrays["rewards"].astype(np.float32)
         states = {name: self._state_rows(name, tuple(s), first) for name, s in spec.state_variables.items()}
-        for lane in range(len(blocks)):
+        for lane in range(len(arrays["actions"])):
             yield Episode(
                 frames=np.stack([frames[lane] for frames in self.frames]),
-                actions=blocks[lane],
-                rewards=rewards[lane],
-                terminated=terminated[lane],
-                truncated=truncated[lane],
+                **{name: array[lane] for name, array in arrays.items()},
                 states={name: rows[lane] for name, rows in states.items()},
             )
 
     def _state_rows(self, name: str, shape: tuple[int, ...], number: int) -> np.ndarray:
-        rows = np.full((len(self.blocks[0]), len(self.states), *shape), np.nan, np.float32)
+        rows = np.full((len(self.actions[0]), len(self.states), *shape), np.nan, np.float32)
         for row, state in enumerate(self.states):
             value = state.get(name)
             if value is None:
@@ -122,32 +120,31 @@ class _History:
 
 
 def _play_one(
-    player: Player, policy: Policy, spec: DatasetSpec, collected: Collected, episode: int, *, frames: bool
+    player: Player, policy: Policy, spec: DatasetSpec, collected: Collected, number: int, *, frames: bool
 ) -> _History:
     """Play an episode in the only lane of a player."""
-    seeds = episode_seeds(collected.seed, episode)
+    seeds = episode_seeds(collected.seed, number)
     # Before the policy, which may use these generators when it begins.
     seed_everything_else(seeds.everything_else)
     policy.reset(seeds.policy)
-    player.reset([seeds.environment], f"episode {episode}")
-    return _play(player, lambda _: np.array(policy.act(player.observations[0]))[None], spec, collected, frames=frames)
+    player.reset([seeds.environment], f"episode {number}")
+    return _play(player, lambda _: np.array(policy.act(player.observations[0]))[None], spec, collected, frames)
 
 
 def _play_lanes(
-    player: VectorPlayer, policy: RandomPolicy, spec: DatasetSpec, collected: Collected, first: int
+    player: VectorPlayer, policy: RandomPolicy, spec: DatasetSpec, collected: Collected, numbers: Sequence[int]
 ) -> _History | None:
     """Play one episode in each lane, all at once; bit for bit what `_play_one` gives for the same episodes.
 
     `None` where the environment's vector version does not give all state variables, which takes playing the episodes
     one by one.
     """
-    lanes = len(player)
-    seeds = [episode_seeds(collected.seed, first + lane) for lane in range(lanes)]
+    seeds = [episode_seeds(collected.seed, number) for number in numbers]
     longest = collected.max_steps_per_episode
     actions = np.stack([policy.sequence(one.policy, longest) for one in seeds], axis=1)  # (steps, N, *shape)
-    player.reset([one.environment for one in seeds], f"episodes {first} to {first + lanes - 1}")
+    player.reset([one.environment for one in seeds], f"episodes {numbers[0]} to {numbers[-1]}")
     states = player.states()
-    if any(name not in states or states[name].shape != (lanes, *s) for name, s in spec.state_variables.items()):
+    if any(name not in states or states[name].shape != (len(player), *s) for name, s in spec.state_variables.items()):
         return None
     return _play(player, actions.__getitem__, spec, collected, frames=True)
 
@@ -157,17 +154,11 @@ def _play(
     act: Callable[[int], np.ndarray],
     spec: DatasetSpec,
     collected: Collected,
-    *,
     frames: bool,
 ) -> _History:
-    """Play the episodes that the lanes were reset to; they end together.
+    """Play the episodes that the lanes were reset to, which end together, and record frames where asked to.
 
-    Args:
-        player: the lanes.
-        act: number of the environment step -> actions (N, *shape).
-        spec: of the dataset.
-        collected: how it is collected.
-        frames: whether they are recorded.
+    `act` gives the actions (N, *shape) of an environment step by its number.
     """
     skip = spec.frame_skipping
     blocks = collected.max_steps_per_episode // skip
@@ -180,7 +171,7 @@ def _play(
 
     record()
     steps, ended = 0, False
-    while not ended and len(history.blocks) < blocks:
+    while not ended and len(history.actions) < blocks:
         block: list[np.ndarray] = []
         rewards = np.zeros(len(player))
         terminated = truncated = np.zeros(len(player), np.bool_)
@@ -194,9 +185,10 @@ def _play(
             assert not ended or ends.all(), "lanes of fixed length end together"
         # A block that the end cut short is filled up with its last action.
         block += block[-1:] * (skip - len(block))
-        history.blocks.append(np.stack(block, axis=1).reshape(len(player), -1))
+        history.actions.append(np.stack(block, axis=1).reshape(len(player), -1))
         history.rewards.append(rewards)
         history.terminated.append(terminated)
-        history.truncated.append(truncated | (not ended and len(history.blocks) == blocks))
+        # Time that runs out cuts the episode, whatever the environment says.
+        history.truncated.append(truncated | (not ended and len(history.actions) == blocks))
         record()
     return history

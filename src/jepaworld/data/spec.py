@@ -29,34 +29,31 @@ class DatasetSpec:
 
     Everything but `complete` and `shards` is known before the first episode.
 
-    Attributes:
-        action_space: of the environment (not of an action block), as `envs.spaces.space_to_dict` writes it.
-        action_size: A, numbers of a stored action block.
-        frame_skipping: environment steps in a transition.
-        image_size: S.
-        input_channels: C.
-        num_episodes: of the complete dataset.
-        episodes_per_shard: all shards but the last have so many.
-        state_variables: name and shape of each.
-        complete: False while it is written, and after that was interrupted.
-        shards: checksum of each `shard.json`, once complete.
+    Example:
+        >>> EpisodeDataset.open("datasets/two_room").spec.frame_shape
+        (3, 64, 64)
     """
 
-    action_space: dict[str, Any]
-    action_size: int
-    frame_skipping: int
-    image_size: int
-    input_channels: int
-    num_episodes: int
-    episodes_per_shard: int
-    state_variables: dict[str, list[int]]
-    complete: bool = False
-    shards: list[str] | None = None
+    action_space: dict[str, Any]  # of the environment (not of an action block), by `envs.spaces.space_to_dict`
+    action_size: int  # A, numbers of a stored action block
+    frame_skipping: int  # environment steps in a transition
+    image_size: int  # S
+    input_channels: int  # C
+    num_episodes: int  # of the complete dataset
+    episodes_per_shard: int  # the last shard may have fewer
+    state_variables: dict[str, list[int]]  # name and shape of each
+    complete: bool = False  # not while it is written, nor after that was interrupted
+    shards: list[str] | None = None  # checksum of each `shard.json`, once complete
 
     @property
     def num_shards(self) -> int:
         """Shards of the complete dataset."""
         return -(-self.num_episodes // self.episodes_per_shard)
+
+    def episodes_of(self, shard: int) -> range:
+        """Numbers of the episodes of a shard."""
+        first = shard * self.episodes_per_shard
+        return range(first, min(first + self.episodes_per_shard, self.num_episodes))
 
     @property
     def frame_shape(self) -> tuple[int, int, int]:
@@ -82,31 +79,22 @@ class DatasetSpec:
 class Collected:
     """Where a dataset comes from: the environment and all else that its episodes can be played again from.
 
-    Attributes:
-        environment_name: Gymnasium id.
-        environment_kwargs: arguments for `gymnasium.make`.
-        frame_source: see `envs.frames.FrameReader`.
-        policy: who acted, see `policies.make_policy`.
-        policy_kwargs: its arguments.
-        policy_path: file that it was loaded from.
-        policy_checksum: SHA-256 of that file, so that another model under the same name is noticed.
-        smoothness: of `smooth_random`; `None` for every other policy.
-        seed: of episodes and, unless another one is asked for, of the split.
-        max_steps_per_episode: environment steps.
-        versions: of the packages that the data depend on.
+    Example:
+        >>> EpisodeDataset.open("datasets/two_room").provenance.environment_name
+        'jepaworld/TwoRoom-v0'
     """
 
-    environment_name: str
-    environment_kwargs: dict[str, Any]
-    frame_source: FrameSource
-    policy: str
+    environment_name: str  # Gymnasium id
+    environment_kwargs: dict[str, Any]  # arguments for `gymnasium.make`
+    frame_source: FrameSource  # see `envs.frames.FrameReader`
+    policy: str  # who acted, see `policies.make_policy`
     policy_kwargs: dict[str, Any]
-    policy_path: str | None
-    policy_checksum: str | None
-    smoothness: float | None
-    seed: int
-    max_steps_per_episode: int
-    versions: dict[str, str]
+    policy_path: str | None  # file that the policy was loaded from
+    policy_checksum: str | None  # SHA-256 of that file, so that another model under the same name is noticed
+    smoothness: float | None  # of `smooth_random`; `None` for every other policy
+    seed: int  # of episodes and, unless another one is asked for, of the split
+    max_steps_per_episode: int  # environment steps
+    versions: dict[str, str]  # of the packages that the data depend on
 
 
 def as_content(spec: DatasetSpec, provenance: Collected) -> dict[str, Any]:
@@ -129,25 +117,19 @@ def read_description(path: Path) -> tuple[DatasetSpec, Collected]:
     Raises:
         DatasetError: the folder is missing or no dataset, or the file is of another schema version or altered.
     """
+    file = path / DATASET_FILE
     if not path.is_dir():
-        raise DatasetError(
-            f"{path}: no such dataset folder. Collect one (`jepaworld collect`), or correct the path in "
-            "dataset_dir or load_dataset_path."
-        )
-    if not (path / DATASET_FILE).is_file():
+        raise DatasetError(f"{path}: no such dataset folder. Collect one (`jepaworld collect`), or correct the path.")
+    if not file.is_file():
         raise DatasetError(f"{path}: not a dataset: it has no {DATASET_FILE}. Give the folder that `collect` wrote.")
-    content = unseal(path / DATASET_FILE, check_schema=True)
+    content = unseal(file, check_schema=True)
     of_spec, of_provenance = ({field.name for field in fields(kind)} for kind in (DatasetSpec, Collected))
-    differing = set(content) ^ (of_spec | of_provenance | {"schema_version"})
-    if differing:
+    if differing := set(content) ^ (of_spec | of_provenance | {"schema_version"}):
         raise DatasetError(
-            f"{path / DATASET_FILE}: its entries are not those of a dataset (differing: {sorted(differing)}). "
-            f"{RECOLLECT}"
+            f"{file}: its entries are not those of a dataset (differing: {sorted(differing)}). {RECOLLECT}"
         )
-    return (
-        DatasetSpec(**{name: content[name] for name in of_spec}),
-        Collected(**{name: content[name] for name in of_provenance}),
-    )
+    spec = DatasetSpec(**{name: content[name] for name in of_spec})
+    return spec, Collected(**{name: content[name] for name in of_provenance})
 
 
 def checksum(content: Mapping[str, Any]) -> str:
@@ -173,16 +155,14 @@ def unseal(path: Path, check_schema: bool = False) -> dict[str, Any]:
     if not isinstance(content, dict) or "checksum" not in content:
         raise DatasetError(f"{path}: not a file of a jepaworld dataset. {RECOLLECT}")
     version = content.get("schema_version", SCHEMA_VERSION)
-    if check_schema and version != SCHEMA_VERSION:
+    if check_schema and version != SCHEMA_VERSION:  # before the checksum, which another version may compute otherwise
         raise DatasetError(
-            f"{path}: schema_version is {version!r}, this version of jepaworld reads {SCHEMA_VERSION}. Use "
-            f"the version that wrote it (versions: {content.get('versions')}), or collect the dataset again "
-            "into another folder."
+            f"{path}: schema_version is {version!r}, this version of jepaworld reads {SCHEMA_VERSION}. Use the version "
+            f"that wrote it (versions: {content.get('versions')}), or collect anew into another folder."
         )
-    expected = content.pop("checksum")
-    if checksum(content) != expected:
+    written = content.pop("checksum")
+    if (found := checksum(content)) != written:
         raise DatasetError(
-            f"{path}: altered after it was written (its checksum is {checksum(content)}, it says "
-            f"{expected}). Undo the edit. {RECOLLECT}"
+            f"{path}: altered after it was written (checksum {found}, it says {written}). Undo the edit. {RECOLLECT}"
         )
     return content

@@ -52,13 +52,17 @@ class EpisodeDataset:
         episode_starts: int64 (E,) row of each episode's first frame.
         num_frames: rows of all shards together.
         state_variables: name -> shape.
+
+    Example:
+        >>> dataset = EpisodeDataset.open("datasets/two_room")
+        >>> dataset.episode(0).frames.shape
+        (31, 3, 64, 64)
     """
 
     def __init__(self, path: Path, spec: DatasetSpec, provenance: Collected, shards: list[Shard]) -> None:
         self.path, self.spec, self.provenance, self.shards = path, spec, provenance, shards
         self.action_space: gym.Space[Any] = space_from_dict(spec.action_space)
-        lengths = [shard.episode_lengths for shard in shards]
-        self.episode_lengths = np.concatenate(lengths) if lengths else np.zeros(0, np.int64)
+        self.episode_lengths = np.concatenate([np.zeros(0, np.int64), *(shard.episode_lengths for shard in shards)])
         ends = np.cumsum(self.episode_lengths + 1)
         self.episode_starts = ends - (self.episode_lengths + 1)
         self.num_frames = int(ends[-1]) if len(ends) else 0
@@ -83,22 +87,29 @@ class EpisodeDataset:
         path = Path(path)
         spec, provenance = read_description(path)
         shards: list[Shard] = []
-        start = 0
-        for index in _shard_indices(path, spec, allow_missing):
-            shard = Shard(shard_folder(path, index), index, start, spec)
+        start, present, expected = 0, finished_shards(path), range(spec.num_shards)
+        for index in present:
+            folder = shard_folder(path, index)
+            if index not in expected:
+                raise DatasetError(
+                    f"{folder}: does not belong to this dataset of {len(expected)} shards. Move it away."
+                )
+            shard = Shard(folder, index, start, spec)
             if spec.shards is not None and shard.checksum != spec.shards[index]:
                 raise DatasetError(
-                    f"{shard_folder(path, index) / SHARD_INFO}: not the one that belongs to this dataset "
-                    f"(checksum {shard.checksum}, {DATASET_FILE} says {spec.shards[index]}). {RECOLLECT}"
+                    f"{folder / SHARD_INFO}: not the one that belongs to this dataset (checksum {shard.checksum}, "
+                    f"{DATASET_FILE} says {spec.shards[index]}). {RECOLLECT}"
                 )
             shards.append(shard)
             start += shard.num_frames
+        if spec.complete and not allow_missing and (missing := sorted(set(expected) - set(present))):
+            folder = shard_folder(path, missing[0])
+            raise DatasetError(f"{folder}: missing. {remedy(folder)}")
         if verify_checksums:
             # Hashing releases the interpreter lock, so threads use all cores.
             with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-                for problem in pool.map(Shard.find_altered, shards):
-                    if problem is not None:
-                        raise DatasetError(problem)
+                for problem in filter(None, pool.map(Shard.find_altered, shards)):
+                    raise problem
         return cls(path, spec, provenance, shards)
 
     @cached_property
@@ -124,12 +135,14 @@ class EpisodeDataset:
         flat = np.asarray(rows, np.int64).ravel()
         assert not flat.size or (flat.min() >= 0 and flat.max() < self.num_frames), f"rows of {self.num_frames}"
         result = np.empty((flat.size, *row_shape), dtype)
-        owners = np.searchsorted(self._shard_starts, flat, side="right") - 1
+        owners = self._shard_of(flat)
         for number in np.unique(owners):
-            here = owners == number
-            shard = self.shards[number]
+            here, shard = owners == number, self.shards[number]
             result[here] = shard.gather(key, flat[here] - shard.start, keep_cached)
         return result.reshape(*np.shape(rows), *row_shape)
+
+    def _shard_of(self, rows: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self._shard_starts, rows, side="right") - 1
 
     def rows(self, name: str, start: int, stop: int) -> np.ndarray:
         """A copy of rows `start` to `stop` (exclusive), (stop - start, *row shape); see `gather`."""
@@ -146,13 +159,13 @@ class EpisodeDataset:
         Raises:
             DatasetError: no episode would be left to train on.
         """
-        count, shares = len(self.episode_lengths), (validation_split, evaluation_split)
-        sizes = [max(1, round(share * count)) if share > 0 else 0 for share in shares]
+        count = len(self.episode_lengths)
+        sizes = [max(1, round(share * count)) if share > 0 else 0 for share in (validation_split, evaluation_split)]
         if sum(sizes) >= count:
             raise DatasetError(
                 f"{self.path}: has {count} episode(s), but early_stopping.validation_split = {validation_split:g} "
                 f"takes {sizes[0]} and evaluation_split = {evaluation_split:g} takes {sizes[1]}: none is left to train "
-                "on. Collect more episodes (num_episodes_data_collection) or set these splits to 0."
+                "on. Collect more episodes or set these splits to 0."
             )
         order = np.random.default_rng(self.provenance.seed if seed is None else seed).permutation(count)
         validation, evaluation, train = np.split(order, np.cumsum(sizes))
@@ -163,33 +176,15 @@ class EpisodeDataset:
 
         It is another one where shards are missing before it.
         """
-        shard = self.shards[int(np.searchsorted(self._shard_starts, self.episode_starts[index], side="right")) - 1]
+        shard = self.shards[int(self._shard_of(self.episode_starts[index]))]
         return shard.first_episode + index - int(np.searchsorted(self.episode_starts, shard.start))
 
     def episode(self, index: int) -> Episode:
         """Episode `index` (0 to E - 1) as copies in memory."""
-        length, start = int(self.episode_lengths[index]), int(self.episode_starts[index])
-        end = start + length
+        start = int(self.episode_starts[index])
+        end = start + int(self.episode_lengths[index])
         return Episode(
             frames=self.rows("frames", start, end + 1),
-            actions=self.rows("actions", start, end),
-            rewards=self.rows("rewards", start, end),
-            terminated=self.rows("terminated", start, end),
-            truncated=self.rows("truncated", start, end),
+            **{name: self.rows(name, start, end) for name in ("actions", "rewards", "terminated", "truncated")},
             states={name: self.rows(f"state.{name}", start, end + 1) for name in self.state_variables},
         )
-
-
-def _shard_indices(path: Path, spec: DatasetSpec, allow_missing: bool) -> list[int]:
-    indices = list(finished_shards(path))
-    expected = range(spec.num_shards)
-    surplus = sorted(set(indices) - set(expected))
-    if surplus:
-        raise DatasetError(
-            f"{shard_folder(path, surplus[0])}: does not belong to this dataset of {spec.num_shards} "
-            "shards. Move it away."
-        )
-    missing = sorted(set(expected) - set(indices))
-    if spec.complete and missing and not allow_missing:
-        raise DatasetError(f"{shard_folder(path, missing[0])}: missing. {remedy(shard_folder(path, missing[0]))}")
-    return indices

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -50,6 +50,11 @@ class WindowLoader:
         buffer_bytes: Memory for frames; the larger, the more episodes are mixed in a batch. `None` keeps all of
             them on the device.
         seed: Seed of the order.
+
+    Example:
+        >>> loader = WindowLoader(dataset, dataset.split(0.1, 0.1).train, 1, 64, torch.device("cpu"), None, seed=0)
+        >>> next(loader.epoch(0)).frames.shape
+        torch.Size([64, 2, 3, 64, 64])
     """
 
     def __init__(
@@ -62,13 +67,9 @@ class WindowLoader:
         buffer_bytes: int | None,
         seed: int,
     ) -> None:
-        self.dataset = dataset
-        self.episodes = episodes
-        self.num_transitions = num_transitions
-        self.batch_size = batch_size
-        self.device = device
-        self.seed = seed
-        self._windows = np.maximum(dataset.episode_lengths - num_transitions + 1, 0)
+        self.dataset, self.episodes, self.device, self.seed = dataset, episodes, device, seed
+        self.num_transitions, self.batch_size = num_transitions, batch_size
+        self._windows = np.maximum(dataset.episode_lengths - num_transitions + 1, 0)  # of each episode
         self.num_windows = int(self._windows[episodes].sum())
         # Half for the group in use, half for the one that is read meanwhile.
         self._group_bytes = None if buffer_bytes is None else buffer_bytes // 2
@@ -78,31 +79,17 @@ class WindowLoader:
         """Full batches in an epoch."""
         return self.num_windows // self.batch_size
 
-    def require_full_batch(self, batch_size_key: str) -> None:
-        """Refuse to train on fewer windows than a batch.
+    def require_windows(self, least: int, reason: str) -> None:
+        """Refuse to work on fewer windows than `least`.
 
         Raises:
-            DatasetError: with the sizes and the setting of that name.
+            DatasetError: with the sizes, and why so many are needed and what to do.
         """
-        if len(self) == 0:
+        if self.num_windows < least:
             longest = int(self.dataset.episode_lengths[self.episodes].max())
             raise DatasetError(
-                f"{self.dataset.path}: the {len(self.episodes)} training episode(s) have {self.num_windows} windows of "
-                f"num_transitions = {self.num_transitions} (the longest episode has {longest} transitions), fewer than "
-                f"{batch_size_key} = {self.batch_size}. Lower {batch_size_key} or collect more episodes."
-            )
-
-    def require_two_windows(self) -> None:
-        """Refuse to validate on less than two windows, which have no variance.
-
-        Raises:
-            DatasetError: with the number there are.
-        """
-        if self.num_windows < 2:
-            raise DatasetError(
-                f"{self.dataset.path}: the {len(self.episodes)} validation episode(s) have {self.num_windows} "
-                f"window(s) of num_transitions = {self.num_transitions}, and two are needed. Raise "
-                "early_stopping.validation_split or collect more or longer episodes."
+                f"{self.dataset.path}: {len(self.episodes)} episode(s), the longest of {longest} transitions, have "
+                f"{self.num_windows} windows of num_transitions = {self.num_transitions}, fewer than {reason}."
             )
 
     def epoch(self, epoch: int, start_batch: int = 0) -> Generator[Batch]:
@@ -112,12 +99,12 @@ class WindowLoader:
             epoch: Number of the epoch; with the seed it determines the order.
             start_batch: Batches to leave out at the beginning, for a resumed run.
         """
-        groups, permutations = self._shuffled(np.random.default_rng((self.seed, epoch)))
+        groups, orders = self._shuffled(np.random.default_rng((self.seed, epoch)))
         skip = start_batch * self.batch_size
-        while groups and skip >= len(permutations[0]):
-            skip -= len(permutations.pop(0))
+        while groups and skip >= len(orders[0]):  # groups that are not even read
+            skip -= len(orders.pop(0))
             groups.pop(0)
-        yield from self._batches(groups, permutations, skip, [self.batch_size] * (len(self) - start_batch))
+        yield from self._batches(groups, orders, skip, [self.batch_size] * (len(self) - start_batch))
 
     def all_windows(self) -> Iterator[Batch]:
         """Every window once, in batches of nearly equal sizes of at most `batch_size`.
@@ -132,8 +119,8 @@ class WindowLoader:
 
     def _shuffled(self, rng: np.random.Generator) -> tuple[list[np.ndarray], list[Tensor]]:
         """Groups of episodes in random order, and for each an order of its windows."""
-        order = self.episodes if self._group_bytes is None else rng.permutation(self.episodes)
-        groups = list(self._cut(order))
+        episodes = self.episodes if self._group_bytes is None else rng.permutation(self.episodes)
+        groups = list(self._cut(episodes))
         return groups, [torch.from_numpy(rng.permutation(int(self._windows[group].sum()))) for group in groups]
 
     def _cut(self, episodes: np.ndarray) -> Iterator[np.ndarray]:
@@ -141,65 +128,59 @@ class WindowLoader:
         if self._group_bytes is None:
             yield episodes
             return
-        frame_bytes = math.prod(self.dataset.spec.frame_shape)
-        ends = np.cumsum((self.dataset.episode_lengths[episodes] + 1) * frame_bytes)
-        first = 0
+        ends = np.cumsum((self.dataset.episode_lengths[episodes] + 1) * math.prod(self.dataset.spec.frame_shape))
+        first = used = 0
         while first < len(episodes):
-            used = ends[first - 1] if first else 0
             last = max(first + 1, int(np.searchsorted(ends, used + self._group_bytes, side="right")))
             yield episodes[first:last]
-            first = last
+            first, used = last, ends[last - 1]
 
     def _batches(
-        self, groups: list[np.ndarray], permutations: list[Tensor], skip: int, sizes: Sequence[int]
+        self, groups: list[np.ndarray], orders: list[Tensor], skip: int, sizes: Sequence[int]
     ) -> Iterator[Batch]:
         """Gather batches of these sizes; one that begins in a group is completed from the next."""
         begun: list[Batch] = []
         upcoming = iter(sizes)
         missing = next(upcoming, None)
-        for group, permutation in zip(self._load_ahead(groups), permutations, strict=True):
-            starts = group.starts[permutation.to(group.starts.device)][skip:]
-            skip, position = 0, 0
-            while position < len(starts):
+        for group, order in zip(self._load_ahead(groups), orders, strict=True):
+            starts = group.starts[order.to(group.starts.device)][skip:]
+            skip = 0
+            while len(starts):
                 if missing is None:
                     return
-                rows = starts[position : position + missing]
-                position += len(rows)
+                rows, starts = starts[:missing], starts[missing:]
                 missing -= len(rows)
                 begun.append(self._gather(group, rows))
                 if missing == 0:
-                    yield _join(begun)
+                    yield begun[0] if len(begun) == 1 else Batch(*map(torch.cat, zip(*begun, strict=True)))
                     begun, missing = [], next(upcoming, None)
 
     def _gather(self, group: _Group, rows: Tensor) -> Batch:
-        steps = torch.arange(self.num_transitions + 1, device=rows.device)
-        index = rows.unsqueeze(1) + steps
+        index = rows.unsqueeze(1) + torch.arange(self.num_transitions + 1, device=rows.device)
         frames = group.frames.index_select(0, index.flatten()).unflatten(0, index.shape)
-        index = index[:, :-1]
+        index = index[:, :-1]  # the last frame of a window has no action in it
         return Batch(frames, group.actions.index_select(0, index.flatten()).unflatten(0, index.shape))
 
     def _load_ahead(self, groups: list[np.ndarray]) -> Iterator[_Group]:
+        """The groups, each read while the one before is in use."""
         if self._group_bytes is None:
-            if self._resident is None:
-                self._resident = self._load(self.episodes)
+            self._resident = self._resident or self._load(self.episodes)
             yield from [self._resident] * len(groups)
             return
         with ThreadPoolExecutor(1) as reader:
-            upcoming: Future[_Group] | None = reader.submit(self._load, groups[0]) if groups else None
-            for following in [*groups[1:], None]:
-                if upcoming is None:
-                    return
-                group = upcoming.result()
-                upcoming = None if following is None else reader.submit(self._load, following)
+            upcoming = [reader.submit(self._load, group) for group in groups[:1]]
+            for number in range(1, len(groups) + 1):
+                group = upcoming.pop().result()
+                upcoming += [reader.submit(self._load, following) for following in groups[number : number + 1]]
                 yield group
                 del group  # before the next but one is read, or three groups would be in memory
 
     def _load(self, episodes: np.ndarray) -> _Group:
         """Episodes on the device, filled shard by shard: the host never holds more than a shard's part of them."""
         dataset = self.dataset
-        lengths = dataset.episode_lengths[episodes] + 1
+        lengths, windows = dataset.episode_lengths[episodes] + 1, self._windows[episodes]
         offsets = np.cumsum(lengths) - lengths
-        rows = np.repeat(dataset.episode_starts[episodes] - offsets, lengths) + np.arange(lengths.sum())
+        rows = _runs(dataset.episode_starts[episodes], lengths)
         tensors = {}
         for name in ("frames", "actions"):
             dtype, shape = dataset.spec.array_layout[name]
@@ -213,12 +194,9 @@ class WindowLoader:
                     # Kept in the system's cache only where all of it fits beside the buffer.
                     part = shard.gather(name, rows[here] - shard.start, keep_cached=self._group_bytes is None)
                     tensor.index_copy_(0, places, torch.from_numpy(part).to(self.device))
-        windows = self._windows[episodes]
-        starts = np.repeat(offsets - (np.cumsum(windows) - windows), windows) + np.arange(windows.sum())
-        return _Group(tensors["frames"], tensors["actions"], torch.from_numpy(starts).to(self.device))
+        return _Group(**tensors, starts=torch.from_numpy(_runs(offsets, windows)).to(self.device))
 
 
-def _join(parts: list[Batch]) -> Batch:
-    if len(parts) == 1:
-        return parts[0]
-    return Batch(torch.cat([part.frames for part in parts]), torch.cat([part.actions for part in parts]))
+def _runs(firsts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Rising numbers from each of `firsts`, as many as `lengths` says, one run after another."""
+    return np.repeat(firsts - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())

@@ -13,8 +13,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import gymnasium
@@ -24,20 +24,17 @@ from jepaworld.data.rollout import play_shard
 from jepaworld.data.shards import ShardWriter
 from jepaworld.data.spec import Collected, DatasetSpec
 from jepaworld.errors import DatasetError, JepaworldError
+from jepaworld.utils.signals import handled
 
 
 def collect_shard(path: Path, spec: DatasetSpec, collected: Collected, index: int) -> int:
     """Play the episodes of shard `index` of the dataset in `path` and write it; the number of episodes."""
-    first = index * spec.episodes_per_shard
-    count = min(spec.episodes_per_shard, spec.num_episodes - first)
-    with (
-        ShardWriter(path, index, spec) as writer,
-        closing(play_shard(spec, collected, first, count)) as episodes,
-    ):
+    numbers = spec.episodes_of(index)
+    with ShardWriter(path, index, spec) as writer, closing(play_shard(spec, collected, numbers)) as episodes:
         for episode in episodes:
             writer.add(episode)
         writer.commit()
-    return count
+    return len(numbers)
 
 
 def collect_shards(
@@ -81,36 +78,21 @@ def collect_shards(
         env={"PYTHONSAFEPATH": "1"},
     )
     try:
-        with _interrupts_ignored():  # by the processes that the first task starts, from their first instruction
+        # Ctrl+C is ignored by the processes that the first task starts, from their first instruction: this process
+        # stops them.
+        with handled(signal.SIG_IGN, signal.SIGINT):
             futures = [pool.submit(_work, path, spec, collected, index) for index in pending]
         for future in as_completed(futures):
             done(future.result())
         pool.shutdown()
     except TerminatedWorkerError as error:
+        how = str(error).rpartition("{")[2].partition("}")[0]  # loky ends its message with such as {SIGKILL(-9)}
         raise DatasetError(
-            f"a collecting process ended unexpectedly ({_exit_codes(error)}). If it was killed for lack of memory, "
+            f"a collecting process ended unexpectedly ({how or 'no exit code'}). If it was killed for lack of memory, "
             "lower collection.num_workers. Finished episodes are kept; run again to continue."
         ) from error
     finally:
         pool.shutdown(kill_workers=True)
-
-
-def _exit_codes(error: Exception) -> str:
-    """What loky says of how its processes ended, such as "SIGKILL(-9)"."""
-    return str(error).rpartition("{")[2].partition("}")[0] or "no exit code"
-
-
-@contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """Let processes that are started here ignore Ctrl+C: this process stops them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 def _prepare_worker(parent: int, registered: EnvSpec | None) -> None:
@@ -135,7 +117,6 @@ def _work(path: Path, spec: DatasetSpec, collected: Collected, index: int) -> in
     try:
         return collect_shard(path, spec, collected, index)
     except Exception as error:
-        ours = isinstance(error, JepaworldError)
-        sent = error if ours else RuntimeError(f"{type(error).__name__}: {error}")
+        sent = error if isinstance(error, JepaworldError) else RuntimeError(f"{type(error).__name__}: {error}")
         sent.add_note(f"In a collecting process:\n{traceback.format_exc()}")
         raise sent from None

@@ -12,9 +12,7 @@ import importlib.util
 import inspect
 import os
 import sys
-import traceback
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -28,6 +26,7 @@ from jepaworld.envs.hooks import hook
 from jepaworld.envs.mujoco import MujocoState, is_mujoco
 from jepaworld.envs.push_t import PushTState, is_push_t
 from jepaworld.errors import EnvironmentNotUsableError
+from jepaworld.utils.outside import import_module
 
 _EXTRAS = {  # part of an entry point or of an id -> what to install
     "mujoco": 'pip install "jepaworld[mujoco]"',
@@ -145,28 +144,11 @@ def _find_spec(environment_name: str) -> EnvSpec:
     if name not in gymnasium.registry and importlib.util.find_spec(plugin) is not None:
         gymnasium.register_envs(importlib.import_module(plugin))
     if module:
-        _import(module, environment_name)
+        import_module(module, f"environment {environment_name}", EnvironmentNotUsableError)  # it registers the id
     try:
         return gymnasium.spec(name)
     except (gymnasium.error.Error, ValueError) as error:
         raise EnvironmentNotUsableError(_unknown(environment_name, error)) from error
-
-
-def _import(module: str, environment_name: str) -> None:
-    """Import a module, which registers its environments."""
-    try:
-        importlib.import_module(module)
-    except Exception as error:  # whatever a user's module raises is the user's to know
-        missing = error.name if isinstance(error, ModuleNotFoundError) else None
-        if missing is not None and module.split(".")[0] == missing.split(".")[0]:
-            remedy = f"Install its package, or start in the folder that holds it (this is {Path.cwd()})."
-        else:
-            remedy = "Correct the module." if missing is None else f"Install {missing}, which it imports."
-        problem = EnvironmentNotUsableError(
-            f"environment {environment_name}: importing {module} failed: {type(error).__name__}: {error}. {remedy}"
-        )
-        problem.add_note(traceback.format_exc())
-        raise problem from error
 
 
 def _unknown(environment_name: str, error: Exception) -> str:

@@ -25,16 +25,10 @@ class RichProgress(Progress):
     def start(self, description: str, total: int, completed: int = 0) -> None:
         """Show a bar; one that is still open ends."""
         self.finish()
-        self._bars = RichBars(
-            TextColumn("{task.description:<22}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=self.console,
-            refresh_per_second=4,
-        )
+        description_column, note = TextColumn("{task.description:<22}"), TextColumn("{task.fields[note]}")
+        times = TimeElapsedColumn(), TimeRemainingColumn()
+        columns = description_column, BarColumn(bar_width=30), MofNCompleteColumn(), *times, note
+        self._bars = RichBars(*columns, console=self.console, refresh_per_second=4)
         self._bars.start()
         self._task = self._bars.add_task(escape(description), total=total, completed=completed, note="")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -14,23 +15,18 @@ from jepaworld.errors import ConfigError
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of the setting `device`.
-
-    Args:
-        name: "auto", "cpu", "cuda", "cuda:N" or "mps". "auto" takes the first of cuda, mps, cpu that is there.
+    """The device of the setting `device`: "auto" (the first of cuda, mps, cpu that is there), "cpu", "cuda:N", ...
 
     Raises:
         ConfigError: the device is not there.
     """
+    there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device(next(kind for kind, count in there.items() if count))
     device = torch.device(name)
-    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[device.type]
-    if (device.index or 0) >= there:
+    if (device.index or 0) >= (count := there[device.type]):
         raise ConfigError(
-            f"device: {name!r} is not there: this torch ({torch.__version__}) sees {there} {device.type} device(s). "
+            f"device: {name!r} is not there: this torch ({torch.__version__}) sees {count} {device.type} device(s). "
             "Use device=auto or device=cpu."
         )
     return device
@@ -42,14 +38,10 @@ def autocast(device: torch.device, bf16: bool) -> AbstractContextManager:
 
 
 def use_bf16(mixed_precision: str, device: torch.device, model: nn.Module) -> bool:
-    """Whether a model is run in bf16 autocast.
+    """Whether a model on a device is run in bf16 autocast by the setting `mixed_precision`: "auto", "bf16" or "off".
 
-    Args:
-        mixed_precision: The setting: "auto", "bf16" or "off". "auto" takes bf16 where it gains speed: on GPUs that
-            have it, and for models without attention on processors that have it (a step of the default JEPA takes
-            0.7 times as long there, one of the small Transformers here 1.1 to 1.8 times).
-        device: Where the model is.
-        model: The model.
+    "auto" takes bf16 where it gains speed: on GPUs that have it, and for models without attention on processors that
+    have it (a step of the default JEPA takes 0.7 times as long there, one of the small Transformers 1.1 to 1.8 times).
     """
     if mixed_precision != "auto":
         return mixed_precision == "bf16"
@@ -64,27 +56,18 @@ def available_memory(device: torch.device) -> int:
     """Bytes that can still be taken on a device; on the host, within the limits set to this process."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return min([_host_memory(), *_process_limits()])
+    return min(_host_memory())
 
 
-def _host_memory() -> int:
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _process_limits() -> Iterator[int]:
-    """Bytes that the control groups and resource limits leave to this process, as far as there are any."""
-    statm = Path("/proc/self/statm")
-    if not statm.exists():
-        return
+def _host_memory() -> Iterator[int]:
+    """Bytes that the machine, control groups and resource limits leave to this process, as far as there are any."""
     page = os.sysconf("SC_PAGE_SIZE")
-    virtual, resident, _, _, _, data, _ = (int(pages) * page for pages in statm.read_text().split())
-    for limit in _group_limits():
-        yield limit - resident
+    yield os.sysconf("SC_PHYS_PAGES") * page
+    if not Path("/proc/self/statm").exists():  # not Linux
+        return
+    yield from (int(n) * 1024 for n in re.findall(r"^MemAvailable: +(\d+) kB$", _read("/proc/meminfo"), re.MULTILINE))
+    virtual, resident, _, _, _, data, _ = (int(pages) * page for pages in _read("/proc/self/statm").split())
+    yield from (limit - resident for limit in _group_limits())
     import resource  # not on every system that Python runs on
 
     for kind, used in ((resource.RLIMIT_AS, virtual), (resource.RLIMIT_DATA, data)):
@@ -94,19 +77,24 @@ def _process_limits() -> Iterator[int]:
 
 
 def _group_limits() -> Iterator[int]:
-    """Memory limits of this process's control group and those above it (version 2, then version 1)."""
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
+    """Memory limits of this process's control group and those above it."""
+    for line in _read("/proc/self/cgroup").splitlines():
         _, controllers, group = line.split(":", 2)
-        if controllers == "":
+        if controllers == "":  # version 2
             root, name = Path("/sys/fs/cgroup"), "memory.max"
-        elif "memory" in controllers.split(","):
+        elif "memory" in controllers.split(","):  # version 1
             root, name = Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"
         else:
             continue
         folder = root / group.lstrip("/")
         for level in (folder, *folder.parents):
-            file = level / name
-            if file.exists() and (text := file.read_text().strip()).isdigit():
+            if (
+                level.is_relative_to(root)
+                and (level / name).exists()
+                and (text := _read(level / name).strip()).isdigit()
+            ):
                 yield int(text)
-            if level == root:
-                break
+
+
+def _read(path: str | Path) -> str:
+    return Path(path).read_text()

@@ -15,7 +15,17 @@ from PIL import Image, ImageDraw, ImageFont
 from jepaworld.utils.storage import atomic_write_bytes
 
 _FONT_SIZES = range(14, 8, -1)
-_WHITE = 255
+
+
+def save_png(path: str | Path, picture: Image.Image) -> None:
+    """Write a picture as a PNG.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    atomic_write_bytes(path, buffer.getvalue())
 
 
 def save_rows(path: Path, rows: Sequence[np.ndarray], scale: int = 2, gap: int = 2) -> None:
@@ -23,20 +33,15 @@ def save_rows(path: Path, rows: Sequence[np.ndarray], scale: int = 2, gap: int =
 
     Args:
         path: The file; its folder exists.
-        rows: uint8 (N, C, H, W) each, of equal N; one channel is shown in grey.
+        rows: uint8 (N, C, H, W) each, of equal N.
         scale: Pixels per pixel.
         gap: White pixels between frames.
 
     Raises:
         StorageError: the file cannot be written.
     """
-    grid = np.stack([_colour(row, scale) for row in rows])  # (rows, N, 3, H, W)
-    grid = np.pad(grid, ((0, 0), (0, 0), (0, 0), (gap, 0), (gap, 0)), constant_values=_WHITE)
-    num_rows, num_frames, channels, height, width = grid.shape
-    picture = grid.transpose(0, 3, 1, 4, 2).reshape(num_rows * height, num_frames * width, channels)
-    buffer = io.BytesIO()
-    Image.fromarray(np.pad(picture, ((0, gap), (0, gap), (0, 0)), constant_values=_WHITE)).save(buffer, format="PNG")
-    atomic_write_bytes(path, buffer.getvalue())
+    lines = [np.concatenate([_tile(frame, scale, gap) for frame in row], axis=1) for row in rows]
+    save_png(path, Image.fromarray(_close(np.concatenate(lines), gap)))
 
 
 def save_animation(path: Path, panels: Sequence[np.ndarray], captions: Sequence[str] | None = None) -> None:
@@ -57,7 +62,7 @@ def animation_bytes(
     gap: int = 2,
     captions: Sequence[str] | None = None,
 ) -> bytes:
-    """Panels of frames side by side as an animated WebP that runs for ever.
+    """Panels of frames side by side as the content of an animated WebP file that runs for ever.
 
     Lossless WebP keeps every colour, moves in all current browsers (a viewer that knows it only as a picture shows
     its first frame), and is the smallest: of three panels of 61 noisy frames APNG takes 1.4 times the bytes, and GIF,
@@ -71,21 +76,16 @@ def animation_bytes(
         hold: Time that is added to the last frame, so that the end can be seen.
         gap: White pixels around and between panels.
         captions: Text above each panel, in the largest size that fits all; what does not fit in the smallest is cut.
-
-    Returns:
-        The file's content.
     """
     assert panels and (captions is None or len(captions) == len(panels))
     length = max(len(panel) for panel in panels)
-    widths = [panel.shape[-1] * scale + gap for panel in panels]
-    head = None if captions is None else _caption_strip(captions, widths, gap)
+    head = None
+    if captions is not None:
+        head = _caption_strip(captions, [panel.shape[-1] * scale for panel in panels], gap)
 
     def frame(step: int) -> Image.Image:
-        shown = [_colour(panel[min(step, len(panel) - 1)][None], scale)[0].transpose(1, 2, 0) for panel in panels]
-        shown = np.concatenate(
-            [np.pad(one, ((gap, gap), (gap, 0), (0, 0)), constant_values=_WHITE) for one in shown], 1
-        )
-        shown = np.pad(shown, ((0, 0), (0, gap), (0, 0)), constant_values=_WHITE)
+        shown = np.concatenate([_tile(panel[min(step, len(panel) - 1)], scale, gap) for panel in panels], axis=1)
+        shown = _close(shown, gap)
         return Image.fromarray(shown if head is None else np.concatenate([head, shown]))
 
     rest = (frame(step) for step in range(1, length))  # never all of them in memory
@@ -96,26 +96,30 @@ def animation_bytes(
     return buffer.getvalue()
 
 
-def _colour(frames: np.ndarray, scale: int) -> np.ndarray:
-    """Frames (N, C, H, W) of one or three channels, enlarged, with three."""
-    frames = np.broadcast_to(frames, (len(frames), 3, *frames.shape[2:]))
-    return frames.repeat(scale, axis=-2).repeat(scale, axis=-1)
+def _tile(frame: np.ndarray, scale: int, gap: int) -> np.ndarray:
+    """A frame (C, H, W), enlarged, as (H, W, 3) with white above and on the left."""
+    colour = np.broadcast_to(frame, (3, *frame.shape[1:])).repeat(scale, axis=1).repeat(scale, axis=2)
+    return np.pad(colour.transpose(1, 2, 0), ((gap, 0), (gap, 0), (0, 0)), constant_values=255)
 
 
-def _caption_strip(captions: Sequence[str], widths: Sequence[int], gap: int) -> np.ndarray:
-    """Black on white, uint8 (height, sum of widths + gap, 3)."""
-    rooms = [width - gap for width in widths]
+def _close(picture: np.ndarray, gap: int) -> np.ndarray:
+    """Tiles side by side with white below and on the right, too."""
+    return np.pad(picture, ((0, gap), (0, gap), (0, 0)), constant_values=255)
+
+
+def _caption_strip(captions: Sequence[str], rooms: Sequence[int], gap: int) -> np.ndarray:
+    """Black on white, uint8 (height, widths of all panels and gaps, 3); rooms are the widths of the panels."""
     fonts = [ImageFont.load_default(size) for size in _FONT_SIZES]
     fitting = (f for f in fonts if all(f.getlength(text) <= room for text, room in zip(captions, rooms, strict=True)))
     font = next(fitting, fonts[-1])
     top, bottom = (int(value) for value in font.getbbox("Ag")[1::2])
-    strip = Image.new("RGB", (sum(widths) + gap, bottom - top + 2 * gap + 2), "white")
+    strip = Image.new("RGB", (sum(rooms) + gap * (len(rooms) + 1), bottom - top + 2 * gap + 2), "white")
     draw, left = ImageDraw.Draw(strip), gap
-    for text, room, width in zip(captions, rooms, widths, strict=True):
-        shown = text
+    for text, room in zip(captions, rooms, strict=True):
+        shown, kept = text, len(text)
         while shown and font.getlength(shown) > room:
-            shown = shown[:-1] if shown == text else shown[:-4]
-            shown += "..." if len(shown) else ""
+            kept -= 1
+            shown = f"{text[:kept]}..." if kept else ""
         draw.text((left, gap + 1 - top), shown, fill="black", font=font)
-        left += width
+        left += room + gap
     return np.asarray(strip)

@@ -10,22 +10,28 @@ from typing import Any
 
 
 @contextmanager
+def handled(handler: Any, *signals: signal.Signals) -> Iterator[None]:
+    """Signals go to this handler; nothing changes outside the main thread, to which signal handlers belong."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in signals}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
+
+
+@contextmanager
 def stop_on_signal() -> Iterator[Callable[[], bool]]:
     """Tell whether to stop: after the first Ctrl-C or SIGTERM. A second one raises KeyboardInterrupt at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False  # signal handlers belong to the main thread
-        return
-    requested = False
+    requested = threading.Event()
 
     def request(_number: int, _frame: Any) -> None:
-        nonlocal requested
-        if requested:
+        if requested.is_set():
             raise KeyboardInterrupt
-        requested = True
+        requested.set()
 
-    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: requested
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with handled(request, signal.SIGINT, signal.SIGTERM):
+        yield requested.is_set

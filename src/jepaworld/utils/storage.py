@@ -16,14 +16,14 @@ from pathlib import Path
 
 from jepaworld.errors import StorageError
 
+_ELSEWHERE, _ALLOWED = "choose a folder on another disk.", "Choose a folder that you may write to."
 _REMEDIES = {
-    errno.ENOSPC: "Free space on that disk, or choose a folder on another one.",
-    errno.EDQUOT: "Your quota is used up: delete files, or choose a folder on another disk.",
-    errno.EFBIG: "The file would exceed the largest size allowed here (file system or `ulimit -f`): raise "
-    "the limit, or choose a folder on another disk.",
-    errno.EACCES: "Choose a folder that you may write to, or change its permissions.",
-    errno.EPERM: "Choose a folder that you may write to, or change its permissions.",
-    errno.EROFS: "That file system is read-only: choose a folder on another one.",
+    errno.ENOSPC: f"Free space on that disk, or {_ELSEWHERE}",
+    errno.EDQUOT: f"Your quota is used up: delete files, or {_ELSEWHERE}",
+    errno.EFBIG: f"No larger file is allowed here (file system or `ulimit -f`): raise the limit, or {_ELSEWHERE}",
+    errno.EACCES: _ALLOWED,
+    errno.EPERM: _ALLOWED,
+    errno.EROFS: f"That file system is read-only: {_ELSEWHERE}",
     errno.ENOTDIR: "A part of that path is a file: choose another folder.",
     errno.EEXIST: "A file stands where the folder should be: move it away or choose another folder.",
     errno.ENAMETOOLONG: "Choose a shorter name.",
@@ -32,10 +32,7 @@ _REMEDIES = {
 
 @contextmanager
 def storage_errors(path: str | Path) -> Iterator[None]:
-    """Turn the operating system's refusal to write `path` into an error that says what to do.
-
-    Args:
-        path: the file or folder that is being written; the message names it.
+    """Turn the system's refusal to write the file or folder `path` into an error that says what to do.
 
     Raises:
         StorageError: no space, quota or file size left, no permission, or a path that cannot be a folder.
@@ -53,11 +50,7 @@ def storage_errors(path: str | Path) -> Iterator[None]:
 
 
 def atomic_write_bytes(path: str | Path, data: bytes) -> None:
-    """Replace the file `path` by `data`, or leave it as it was.
-
-    Args:
-        path: destination; its folder exists.
-        data: the whole new content.
+    """Replace the file `path`, whose folder exists, by `data`, or leave it as it was.
 
     Raises:
         StorageError: it cannot be written; the old file, if any, is untouched and nothing half-written
@@ -83,14 +76,20 @@ def atomic_write_text(path: str | Path, text: str) -> None:
     atomic_write_bytes(path, text.encode("utf-8"))
 
 
+def sync_folder(path: str | Path) -> None:
+    """Make the names in a folder (new, renamed and deleted files) survive a power cut."""
+    if os.name == "nt":  # folders cannot be synced there
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def alone_in(path: str | Path, busy: Exception) -> Iterator[None]:
-    """Keep other processes that ask for the same out of a folder for as long as this process lives.
-
-    Args:
-        path: an existing folder.
-        busy: raised if another process is in it.
-    """
+    """Keep other processes that ask for the same out of an existing folder; `busy` is raised if one is in it."""
     try:
         import fcntl
     except ModuleNotFoundError:  # Windows has no such lock
@@ -107,20 +106,5 @@ def alone_in(path: str | Path, busy: Exception) -> Iterator[None]:
             if error.errno not in (errno.EBADF, errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):
                 raise
         yield
-    finally:
-        os.close(descriptor)
-
-
-def sync_folder(path: str | Path) -> None:
-    """Make the names in a folder (new, renamed and deleted files) survive a power cut.
-
-    Args:
-        path: an existing folder. On Windows, where folders cannot be synced, nothing happens.
-    """
-    if os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
     finally:
         os.close(descriptor)
