@@ -18,7 +18,7 @@ import yaml
 from jepaworld.config import components
 from jepaworld.config.components import Choice, values
 from jepaworld.config.fields import Section
-from jepaworld.config.loading import Config, load_config, parse_yaml, to_commented_yaml
+from jepaworld.config.loading import Config, _say_renamed, load_config, parse_yaml, to_commented_yaml
 from jepaworld.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -680,3 +680,14 @@ def test_a_constructor_with_the_parameter_settings_is_given_the_object(monkeypat
     config = load_config(None, ["encoder_type=outside:Outside", "encoder_params.custom.width=5"])
     made = components.make("encoder", config, latent_dim=config.latent_dim, unknown=0)
     assert made.settings == Wide(width=5) and made.latent_dim == 64
+
+
+@pytest.mark.parametrize("by_override", [True, False])
+def test_an_old_name_is_pointed_out_once(tmp_path: Path, caplog: pytest.LogCaptureFixture, by_override: bool) -> None:
+    _say_renamed.cache_clear()
+    path, old = tmp_path / "config.yaml", "plannable: {temporal_similarity_weight: 2}\nnum_transitions: 4\n"
+    path.write_text("num_transitions: 4\n" if by_override else old)
+    overrides = ["plannable.temporal_similarity_weight=2"] if by_override else []
+    for _ in range(2):
+        assert load_config(path, overrides, trust=True).dynamics_losses.temporal_similarity_weight == 2.0
+    assert len(caplog.messages) == 1 and "dynamics_losses" in caplog.messages[0]
