@@ -19,7 +19,7 @@ from PIL import Image
 
 from jepaworld.config import Config, load_config
 from jepaworld.config.changes import EVALUATION, require_equal
-from jepaworld.data.store import EpisodeDataset, file_checksum
+from jepaworld.data.store import EpisodeDataset
 from jepaworld.envs.frames import image_to_frame
 from jepaworld.envs.player import Player
 from jepaworld.errors import PlanningError
@@ -34,7 +34,7 @@ from jepaworld.runs.folder import RunFolder
 from jepaworld.utils.devices import resolve_device, use_bf16
 from jepaworld.utils.pictures import save_rows
 from jepaworld.utils.progress import Progress
-from jepaworld.utils.storage import atomic_write_text, storage_errors
+from jepaworld.utils.storage import atomic_write_text, file_checksum, storage_errors
 
 # Of Pillow, which would cut their values off at 255.
 _MORE_THAN_8_BITS = ("I", "F")

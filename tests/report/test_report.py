@@ -12,7 +12,6 @@ import torch
 
 from jepaworld.config import load_config, to_commented_yaml
 from jepaworld.data.collect import collect
-from jepaworld.data.store import file_checksum
 from jepaworld.errors import CheckpointError, DatasetError
 from jepaworld.evaluation import state_probes
 from jepaworld.evaluation.measure import Pictures
@@ -24,6 +23,7 @@ from jepaworld.report.page import render_page
 from jepaworld.runs.folder import RunFolder
 from jepaworld.training_engine import run_training
 from jepaworld.utils.pictures import save_animation
+from jepaworld.utils.storage import file_checksum
 from jepaworld.utils.text import number, with_interval
 
 SECTIONS = ("imagination", "reconstructions", "state", "collapse", "training", "data", "run")

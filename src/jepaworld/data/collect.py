@@ -13,8 +13,8 @@ from pathlib import Path
 from jepaworld.config import Config
 from jepaworld.config.schema import CollectionConfig
 from jepaworld.data.policies import BUILT_IN, current_name, make_policy, policy_file
-from jepaworld.data.rollout import discover_state_variables
-from jepaworld.data.shards import file_checksum, finished_shards, remove_unfinished
+from jepaworld.data.rollout import Rollout
+from jepaworld.data.shards import finished_shards, remove_unfinished
 from jepaworld.data.spec import DATASET_FILE, Collected, DatasetSpec, as_content, read_description, write_description
 from jepaworld.data.store import EpisodeDataset
 from jepaworld.data.workers import collect_shards
@@ -23,7 +23,7 @@ from jepaworld.envs.seeding import kept_random_state
 from jepaworld.envs.spaces import block_size, space_to_dict
 from jepaworld.errors import DatasetError
 from jepaworld.utils.progress import Progress
-from jepaworld.utils.storage import alone_in, storage_errors
+from jepaworld.utils.storage import alone_in, file_checksum, storage_errors
 from jepaworld.utils.versions import version
 
 _SHARD_BYTES = 64 * 2**20
@@ -53,8 +53,8 @@ def collect(config: Config, *, progress: Progress | None = None) -> EpisodeDatas
     """Collect `config.num_episodes_data_collection` episodes into the folder `config.dataset_dir`.
 
     A finished dataset of the same settings is opened as it is, an unfinished one is continued.
-    `frame_skipping` k stores a frame every k environment steps; `max_steps_per_episode_data_collection`
-    counts environment steps and is rounded down to whole blocks; see `rollout` for how episodes end.
+    `max_steps_per_episode_data_collection` counts environment steps and is rounded down to whole blocks of
+    `frame_skipping`; see `rollout` for how episodes end.
 
     After Ctrl+C, a kill or an error the folder holds the finished shards, opens as a dataset with
     `spec.complete` False, and the next call continues it.
@@ -62,10 +62,6 @@ def collect(config: Config, *, progress: Progress | None = None) -> EpisodeDatas
     Args:
         config: all settings; `collection.num_workers` processes collect, one means this process.
         progress: is told the episodes done.
-
-    Returns:
-        The complete dataset. Checksums of shards that were there before are verified if
-        `config.verify_checksums`.
 
     Raises:
         EnvironmentNotUsableError: the environment cannot be made, has another action space than Box or
@@ -176,7 +172,7 @@ def _begin(path: Path, spec: DatasetSpec, collected: Collected, progress: Progre
             f"{path}: not a dataset (it has no {DATASET_FILE}) and not empty: it holds {', '.join(others[:5])}. Set "
             "dataset_dir to an empty folder."
         )
-    spec = dataclasses.replace(spec, state_variables=discover_state_variables(spec, collected))
+    spec = dataclasses.replace(spec, state_variables=Rollout(spec, collected).state_variables())
     write_description(path, spec, collected)
     return spec, collected
 

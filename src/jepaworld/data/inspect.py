@@ -136,7 +136,7 @@ def inspect_dataset(path: str | Path) -> DatasetSummary:
         episodes=len(lengths),
         frames=frames,
         transitions=len(taken),
-        shortest=int(lengths.min(initial=dataset.num_frames)),
+        shortest=int(lengths.min(initial=frames)),  # 0 for no episode
         median=float(np.median(lengths)) if len(lengths) else 0.0,
         longest=int(lengths.max(initial=0)),
         terminations=int(dataset.gather("terminated", ends).sum()),

@@ -47,13 +47,11 @@ class Policy(Protocol):
 class RandomPolicy:
     """Random actions, each uniform over the action space, correlated over time by `smoothness`.
 
-    Box: every entry follows a Gaussian AR(1) process `x' = a x + sqrt(1 - a^2) e` with `a = smoothness`,
-    stationary from the first step, and is mapped through the normal distribution function to a uniform number
-    that is spread over the entry's bounds. So actions drift smoothly and still cover the whole range evenly.
-    An entry without bounds (bounds beyond a million stand for none) is `x` itself (standard normal); one with a single
-    bound is exponentially distributed from that bound on.
-    Discrete: the last action is repeated with probability `smoothness`, otherwise a new one is drawn (which
-    may be the same again).
+    Box: every entry follows a Gaussian AR(1) process `x' = a x + sqrt(1 - a^2) e` with `a = smoothness`, stationary
+    from the first step, and is mapped through the normal distribution function to a uniform number that is spread over
+    the entry's bounds: actions drift smoothly and cover the whole range evenly. An entry without bounds (bounds beyond
+    a million stand for none) is `x` itself; one with a single bound is exponentially distributed from that bound on.
+    Discrete: the last action is repeated with probability `smoothness`, else a new one is drawn, perhaps the same.
 
     Args:
         space: Box or Discrete.
@@ -126,19 +124,13 @@ def _spread(normal: np.ndarray, space: Box) -> np.ndarray:
 
 
 class ImportedPolicy:
-    """A user's policy, checked.
-
-    An action outside the space is refused, as one that is clipped would be stored as if it had been played.
+    """A user's policy, checked. An action outside the space is refused: clipped, it would be stored as if played.
 
     Args:
         name: the import path, for messages.
         act: observation -> action.
         space: the action space that `act` was given (if any); its generator is seeded before each episode.
         reset: called before each episode, if the policy has such a method without parameters.
-
-    Example:
-        >>> ImportedPolicy("mine:still", lambda observation: 0, Discrete(3)).act(None)
-        0
     """
 
     def __init__(
@@ -173,40 +165,30 @@ def checked_action(action: Any, space: gym.Space[Any], name: str) -> Any:
         ConfigError: wrong shape, not numeric, not finite or out of bounds; the message names the policy `name`.
     """
     try:
-        value = np.asarray(action)
-        problem = _problem(value, space)
-    except ValueError:  # of a ragged list
-        value, problem = np.zeros(0), "it is not an array"
-    if problem is not None:
-        raise ConfigError(
-            f"collection.policy {name}: its action {action!r} is not in the action space {space}: {problem}."
-        )
-    if isinstance(space, Discrete):
-        return int(value.item())
-    assert isinstance(space, Box)
-    return _clipped(value, space).astype(space.dtype)
+        return _element(np.asarray(action), space)
+    except ValueError as problem:
+        where = f"collection.policy {name}: its action {action!r} is not in the action space {space}"
+        raise ConfigError(f"{where}: {problem}.") from None
 
 
-def _clipped(value: np.ndarray, space: Box) -> np.ndarray:
-    return np.clip(value, space.low.astype(np.float64), space.high.astype(np.float64))
-
-
-def _problem(value: np.ndarray, space: gym.Space[Any]) -> str | None:
-    """Why an action is not in the action space; `None` if it is."""
+def _element(value: np.ndarray, space: gym.Space[Any]) -> Any:
     if isinstance(space, Discrete):
         if value.dtype.kind not in "iu" or value.size != 1:
-            return "an integer is needed"
-        return None if space.start <= int(value.item()) < space.start + space.n else "it is out of range"
+            raise ValueError("an integer is needed")
+        if not space.start <= int(value.item()) < space.start + space.n:
+            raise ValueError("it is out of range")
+        return int(value.item())
     assert isinstance(space, Box)
     if value.dtype.kind not in ("iu" if np.issubdtype(space.dtype, np.integer) else "iuf"):
-        return f"its dtype is {value.dtype}"
+        raise ValueError(f"its dtype is {value.dtype}")
     if value.shape != space.shape:
-        return f"its shape is {value.shape}"
+        raise ValueError(f"its shape is {value.shape}")
     if not np.isfinite(value).all():
-        return "it is not finite"
-    clipped = _clipped(value, space)
-    beyond = np.abs(clipped - value) > 1e-6 * np.maximum(1.0, np.abs(clipped))
-    return "it is out of bounds" if beyond.any() else None
+        raise ValueError("it is not finite")
+    clipped = np.clip(value, space.low.astype(np.float64), space.high.astype(np.float64))
+    if (np.abs(clipped - value) > 1e-6 * np.maximum(1.0, np.abs(clipped))).any():
+        raise ValueError("it is out of bounds")
+    return clipped.astype(space.dtype)
 
 
 def make_policy(settings: CollectionConfig | Collected, action_space: gym.Space[Any]) -> Policy:
@@ -216,14 +198,9 @@ def make_policy(settings: CollectionConfig | Collected, action_space: gym.Space[
     a function, or another callable object: called as `policy(observation)`;
     an object with `predict(observation, deterministic=...)`: used like a Stable-Baselines3 model;
     a class with `load`, if `policy_path` is set: `load(policy_path, **policy_kwargs)` gives such a model;
-    any other class: instantiated as `cls(action_space, **policy_kwargs)`, then used as one of the above.
-    The current folder is searched for the module too. A method `reset()` of the object, if there is
-    one, is called before each episode. A model that predicts acts as in training, by sampling;
-    `deterministic: true` in `policy_kwargs` makes it take its best action.
-
-    Args:
-        settings: who acts.
-        action_space: Box or Discrete; the policy gets its own copy.
+    any other class: instantiated as `cls(action_space, **policy_kwargs)`, with a copy of the space, then used likewise.
+    A method `reset()` of the object, if there is one, is called before each episode. A model that predicts acts as in
+    training, by sampling; `deterministic: true` in `policy_kwargs` makes it take its best action.
 
     Raises:
         ConfigError: the name is unknown, the import or the loading fails, or what it names cannot act.
@@ -231,8 +208,13 @@ def make_policy(settings: CollectionConfig | Collected, action_space: gym.Space[
     name, path, kwargs = settings.policy, settings.policy_path, dict(settings.policy_kwargs)
     if name in BUILT_IN:
         return RandomPolicy(action_space, (settings.smoothness or 0.0) if name == "smooth_random" else 0.0)
-    target: Any = import_attribute(name)
-    called = f"collection.policy {name}"
+    called, (module, _, attribute) = f"collection.policy {name}", current_name(name).partition(":")
+    if not module or not attribute:
+        raise ConfigError(
+            f"collection.policy is {name!r}: neither {' nor '.join(BUILT_IN)} nor an import path module:attribute."
+            f"{outside.did_you_mean(name, BUILT_IN)}"
+        )
+    target: Any = outside.import_attribute(current_name(name), called)
     action_space = copy.deepcopy(action_space)
     # Model libraries take `deterministic` when acting, not when loading.
     deterministic = path is not None and bool(kwargs.pop("deterministic", False))
@@ -269,18 +251,3 @@ def policy_file(path: str) -> Path:
     """The file that `policy_path` means: Stable-Baselines3 lets one leave out the ending .zip."""
     given = Path(path)
     return given if given.is_file() or given.suffix == ".zip" else given.with_name(f"{given.name}.zip")
-
-
-def import_attribute(name: str) -> Any:
-    """What the import path `module:attribute` of `collection.policy` names.
-
-    Raises:
-        ConfigError: no built-in policy and no such import path.
-    """
-    module, _, attribute = current_name(name).partition(":")
-    if not module or not attribute:
-        raise ConfigError(
-            f"collection.policy is {name!r}: neither {' nor '.join(BUILT_IN)} nor an import path module:attribute."
-            f"{outside.did_you_mean(name, BUILT_IN)}"
-        )
-    return outside.import_attribute(current_name(name), f"collection.policy {name}")

@@ -20,7 +20,6 @@ but frames and states.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 import os
 import re
@@ -36,7 +35,7 @@ import numpy as np
 
 from jepaworld.data.spec import DATASET_FILE, DatasetSpec, checksum, seal, unseal
 from jepaworld.errors import DatasetError
-from jepaworld.utils.storage import atomic_write_bytes, storage_errors, sync_folder
+from jepaworld.utils.storage import atomic_write_bytes, file_checksum, storage_errors, sync_folder
 
 SHARD_INFO = "shard.json"
 _SHARD_NAME = re.compile(r"^shard-(\d{5,})$")
@@ -46,18 +45,12 @@ _TEMPORARY_PREFIX = ".writing-shard-"
 class Episode(NamedTuple):
     """One episode of `T` transitions. `actions[t]` is taken at `frames[t]` and leads to `frames[t + 1]`."""
 
-    frames: np.ndarray
-    """uint8 (T + 1, C, S, S)"""
-    actions: np.ndarray
-    """(T, A)"""
-    rewards: np.ndarray
-    """float32 (T,)"""
-    terminated: np.ndarray
-    """bool (T,)"""
-    truncated: np.ndarray
-    """bool (T,)"""
-    states: dict[str, np.ndarray]
-    """name -> float32 (T + 1, *shape)"""
+    frames: np.ndarray  # uint8 (T + 1, C, S, S)
+    actions: np.ndarray  # (T, A)
+    rewards: np.ndarray  # float32 (T,)
+    terminated: np.ndarray  # bool (T,)
+    truncated: np.ndarray  # bool (T,)
+    states: dict[str, np.ndarray]  # name -> float32 (T + 1, *shape)
 
 
 def shard_folder(path: Path, index: int) -> Path:
@@ -73,16 +66,6 @@ def finished_shards(path: Path) -> list[int]:
 def array_file(name: str) -> str:
     """File name of an array; characters that a file system may refuse are percent-encoded."""
     return f"{quote(name, safe='. ()[],+=')}.npy"
-
-
-def file_checksum(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal, as `sha256sum` prints it.
-
-    Of the standard library's hashes it is the fastest that also notices deliberate changes (1.7 GB/s on a core with
-    SHA instructions, blake2b 0.86 GB/s); zlib.crc32 is 2.3 times as fast, but anyone can forge it.
-    """
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def remove_unfinished(path: Path) -> None:
@@ -209,27 +192,20 @@ class ShardWriter:
 class Shard:
     """The arrays of one shard; frames are a memory map, the small arrays lie in memory. All are read-only.
 
-    Attributes:
-        first_episode: number of its first episode in the complete dataset.
-        start: row of its first frame among all rows of the opened dataset.
-        num_frames: F.
-        episode_lengths: int64 (E,) transitions.
-        checksum: of its `shard.json`, and with it of all its files.
-        arrays: name (a state variable's with the prefix "state.") -> (F, *row shape), see the module.
-
     Raises:
         DatasetError: a file is missing, or is not as it was written (checksums are compared by `find_altered`).
     """
 
     def __init__(self, folder: Path, index: int, start: int, spec: DatasetSpec) -> None:
-        self._folder, self.start = folder, start
+        self._folder = folder
+        self.start = start  # row of its first frame among all rows of the opened dataset
         info = unseal(folder / SHARD_INFO)
         if info.get("index") != index:
             raise DatasetError(f"{folder}: holds shard {info.get('index')}, a renamed folder. Rename it back.")
-        self.checksum = checksum(info)
+        self.checksum = checksum(info)  # and with it of all its files
         self._files: dict[str, dict[str, Any]] = info["files"]
-        self.first_episode: int = info["first_episode"]
-        self.episode_lengths = np.array(info["episode_lengths"], dtype=np.int64)
+        self.first_episode: int = info["first_episode"]  # its number in the complete dataset
+        self.episode_lengths = np.array(info["episode_lengths"], dtype=np.int64)  # (E,) transitions
         self.num_frames = int((self.episode_lengths + 1).sum())
         for name, entry in self._files.items():
             if not (folder / name).is_file():
@@ -237,6 +213,7 @@ class Shard:
             if (size := (folder / name).stat().st_size) != entry["bytes"]:
                 word = "truncated" if size < entry["bytes"] else "altered"
                 raise self._damaged(name, f"{word}: {size} bytes, {entry['bytes']} were written")
+        # By name, a state variable's with the prefix "state.": (F, *row shape).
         self.arrays = {name: self._load(name, *row) for name, row in spec.array_layout.items()}
 
     def _damaged(self, name: str, problem: str) -> DatasetError:
@@ -258,17 +235,13 @@ class Shard:
     def gather(self, name: str, rows: np.ndarray, keep_cached: bool = True) -> np.ndarray:
         """Copies of some rows of an array, int64 (N,) local rows in any order -> (N, *row shape).
 
-        Frames are read as a file in runs of neighbouring rows. A process whose memory is limited pays for the pages of
-        a memory map as for its own: each step would first have to drive them out.
-
-        Args:
-            name: of the array.
-            rows: numbers of rows in this shard.
-            keep_cached: whether the system should keep the frames' pages, because they will be read again.
+        `keep_cached` says whether the system should keep the frames' pages, because they will be read again.
         """
         array = self.arrays[name]
         if not isinstance(array, np.memmap):
             return array[rows]
+        # Frames are read as a file, in runs of neighbouring rows. A process whose memory is limited pays for the pages
+        # of a memory map as for its own: each step would first have to drive them out.
         target = np.empty((len(rows), *array.shape[1:]), array.dtype)
         row_bytes = array.dtype.itemsize * math.prod(array.shape[1:])
         view = target.reshape(-1).view(np.uint8).data

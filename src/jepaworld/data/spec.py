@@ -103,11 +103,7 @@ def as_content(spec: DatasetSpec, provenance: Collected) -> dict[str, Any]:
 
 
 def write_description(path: Path, spec: DatasetSpec, provenance: Collected) -> None:
-    """Write or replace `dataset.json` in the folder `path`.
-
-    Raises:
-        StorageError: it cannot be written; an old one is untouched.
-    """
+    """Write or replace `dataset.json` in the folder `path`; a StorageError leaves an old one untouched."""
     atomic_write_bytes(path / DATASET_FILE, seal(as_content(spec, provenance)))
 
 
@@ -124,9 +120,9 @@ def read_description(path: Path) -> tuple[DatasetSpec, Collected]:
         )
     if not file.is_file():
         raise DatasetError(f"{path}: not a dataset: it has no {DATASET_FILE}. Give the folder that `collect` wrote.")
-    content = unseal(file, check_schema=True)
-    of_spec, of_provenance = ({field.name for field in fields(kind)} for kind in (DatasetSpec, Collected))
-    if differing := set(content) ^ (of_spec | of_provenance | {"schema_version"}):
+    content = unseal(file)
+    of_spec, of_provenance = ([field.name for field in fields(kind)] for kind in (DatasetSpec, Collected))
+    if differing := set(content) ^ {*of_spec, *of_provenance, "schema_version"}:
         raise DatasetError(
             f"{file}: its entries are not those of a dataset (differing: {sorted(differing)}). {RECOLLECT}"
         )
@@ -144,7 +140,7 @@ def seal(content: Mapping[str, Any]) -> bytes:
     return (json.dumps({**content, "checksum": checksum(content)}, indent=1, sort_keys=True) + "\n").encode()
 
 
-def unseal(path: Path, check_schema: bool = False) -> dict[str, Any]:
+def unseal(path: Path) -> dict[str, Any]:
     """Read what `seal` wrote.
 
     Raises:
@@ -157,7 +153,7 @@ def unseal(path: Path, check_schema: bool = False) -> dict[str, Any]:
     if not isinstance(content, dict) or "checksum" not in content:
         raise DatasetError(f"{path}: not a file of a jepaworld dataset. {RECOLLECT}")
     version = content.get("schema_version", SCHEMA_VERSION)
-    if check_schema and version != SCHEMA_VERSION:  # before the checksum, which another version may compute otherwise
+    if version != SCHEMA_VERSION:  # before the checksum, which another version may compute otherwise
         raise DatasetError(
             f"{path}: schema_version is {version!r}, this version of jepaworld reads {SCHEMA_VERSION}. Use the version "
             f"that wrote it (versions: {content.get('versions')}), or collect anew into another folder."

@@ -11,25 +11,14 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 
-from jepaworld.data.shards import (
-    SHARD_INFO,
-    Episode,
-    Shard,
-    ShardWriter,
-    file_checksum,
-    finished_shards,
-    remedy,
-    shard_folder,
-)
+from jepaworld.data.shards import SHARD_INFO, Episode, Shard, finished_shards, remedy, shard_folder
 from jepaworld.data.spec import DATASET_FILE, RECOLLECT, Collected, DatasetSpec, as_content, checksum, read_description
 from jepaworld.envs.spaces import space_from_dict
 from jepaworld.errors import DatasetError
 
-__all__ = ["Episode", "EpisodeDataset", "ShardWriter", "Split", "file_checksum"]
-
 
 class Split(NamedTuple):
-    """Episode indices of each part, sorted int64 arrays without common elements."""
+    """Episode indices of each part: sorted, int64, without common elements."""
 
     train: np.ndarray
     validation: np.ndarray
@@ -43,7 +32,6 @@ class EpisodeDataset:
     `spec.complete` is False then.
 
     Attributes:
-        path: the folder.
         spec: what it is.
         provenance: where it comes from.
         action_space: of the environment (not of the block of `frame_skipping` actions).
@@ -75,10 +63,8 @@ class EpisodeDataset:
 
         Args:
             path: the folder that holds `dataset.json`.
-            verify_checksums: read every file once and compare it with its checksum; sizes, shapes and the
-                dataset.json are checked in any case.
-            allow_missing: open the rest of a complete dataset that lacks shards, as the collection does to
-                mend it.
+            verify_checksums: read every file once and compare it with its checksum, beside sizes and shapes.
+            allow_missing: open the rest of a complete dataset that lacks shards, as the collection does to mend it.
 
         Raises:
             DatasetError: the folder is missing or no dataset, is of another schema version, or a file of it
@@ -118,16 +104,13 @@ class EpisodeDataset:
         return checksum({**as_content(self.spec, self.provenance), "shards": [shard.checksum for shard in self.shards]})
 
     def gather(self, name: str, rows: np.ndarray, keep_cached: bool = True) -> np.ndarray:
-        """Copies of rows that may lie anywhere in the dataset.
+        """Copies of rows that may lie anywhere in the dataset: (*shape of `rows`, *row shape).
 
         Args:
             name: "frames", "actions", "rewards", "terminated", "truncated" or the name of a state variable. A state
                 variable that is named as one of the arrays is found as "state.<name>".
             rows: int64 of any shape, each 0 to `num_frames` - 1, in any order.
             keep_cached: whether the system should keep frames in its cache, because they will be read again.
-
-        Returns:
-            (*shape of `rows`, *row shape).
         """
         layout = self.spec.array_layout
         key = name if name in layout else f"state.{name}"
@@ -172,10 +155,7 @@ class EpisodeDataset:
         return Split(np.sort(train), np.sort(validation), np.sort(evaluation))
 
     def episode_number(self, index: int) -> int:
-        """The number of episode `index` in the complete dataset, which its seeds follow from.
-
-        It is another one where shards are missing before it.
-        """
+        """The number of episode `index` in the complete dataset, which its seeds follow from: shards may be missing."""
         shard = self.shards[int(self._shard_of(self.episode_starts[index]))]
         return shard.first_episode + index - int(np.searchsorted(self.episode_starts, shard.start))
 

@@ -24,18 +24,18 @@ from jepaworld.errors import DatasetError
 
 
 class Batch(NamedTuple):
-    """Windows on the device: `frames` uint8 (B, T + 1, C, H, W) and `actions` (B, T, A)."""
+    """Windows on the device."""
 
-    frames: Tensor
-    actions: Tensor
+    frames: Tensor  # uint8 (B, T + 1, C, H, W)
+    actions: Tensor  # (B, T, A)
 
 
 class _Group(NamedTuple):
-    """Episodes in memory: `frames` (F, C, H, W), `actions` (F, A), and the rows `starts` at which windows begin."""
+    """Episodes in memory."""
 
-    frames: Tensor
-    actions: Tensor
-    starts: Tensor
+    frames: Tensor  # (F, C, H, W)
+    actions: Tensor  # (F, A)
+    starts: Tensor  # rows at which windows begin
 
 
 class WindowLoader:
@@ -80,11 +80,7 @@ class WindowLoader:
         return self.num_windows // self.batch_size
 
     def require_windows(self, least: int, reason: str) -> None:
-        """Refuse to work on fewer windows than `least`.
-
-        Raises:
-            DatasetError: with the sizes, and why so many are needed and what to do.
-        """
+        """Raise a DatasetError where there are fewer windows than `least`; `reason` is why and what to do."""
         if self.num_windows < least:
             longest = int(self.dataset.episode_lengths[self.episodes].max())
             raise DatasetError(

@@ -20,7 +20,7 @@ from pathlib import Path
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
-from jepaworld.data.rollout import play_shard
+from jepaworld.data.rollout import Rollout
 from jepaworld.data.shards import ShardWriter
 from jepaworld.data.spec import Collected, DatasetSpec
 from jepaworld.errors import DatasetError, JepaworldError
@@ -30,7 +30,7 @@ from jepaworld.utils.signals import handled
 def collect_shard(path: Path, spec: DatasetSpec, collected: Collected, index: int) -> int:
     """Play the episodes of shard `index` of the dataset in `path` and write it; the number of episodes."""
     numbers = spec.episodes_of(index)
-    with ShardWriter(path, index, spec) as writer, closing(play_shard(spec, collected, numbers)) as episodes:
+    with ShardWriter(path, index, spec) as writer, closing(Rollout(spec, collected).play(numbers)) as episodes:
         for episode in episodes:
             writer.add(episode)
         writer.commit()
@@ -45,15 +45,7 @@ def collect_shards(
     num_workers: int,
     done: Callable[[int], None],
 ) -> None:
-    """Collect shards.
-
-    Args:
-        path: folder of the dataset.
-        spec: what it is.
-        collected: how it is collected.
-        pending: numbers of the shards.
-        num_workers: processes; a single one is this process.
-        done: called after each shard with its number of episodes.
+    """Collect the shards `pending`; `done` is given the number of episodes of each. One worker is this process.
 
     Raises:
         JepaworldError: the first error of a worker; the others are stopped.

@@ -13,13 +13,12 @@ from typing import Any, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from jepaworld.data.store import file_checksum
 from jepaworld.errors import CheckpointError
 from jepaworld.evaluation.rates import Rate
 from jepaworld.losses.collapse import CollapseDiagnostics
 from jepaworld.runs.folder import RunFolder
 from jepaworld.utils.records import Number, Record, beside
-from jepaworld.utils.storage import atomic_write_text, storage_errors
+from jepaworld.utils.storage import atomic_write_text, file_checksum, storage_errors
 
 ProbeKind = Literal["linear", "mlp"]
 

