@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from jepaworld.config import Config, load_config
+from jepaworld.config.changes import EVALUATION, require_equal
 from jepaworld.data.store import EpisodeDataset
 from jepaworld.envs.frames import image_to_frame
 from jepaworld.envs.player import Player
@@ -30,7 +31,6 @@ from jepaworld.models import checkpoints, load, load_decoder
 from jepaworld.models.state_decoder import JEPAStateDecoder
 from jepaworld.planning import WorldModelPolicy
 from jepaworld.runs.folder import RunFolder
-from jepaworld.runs.settings import EVALUATION, require_equal
 from jepaworld.utils.devices import resolve_device, use_bf16
 from jepaworld.utils.pictures import save_rows
 from jepaworld.utils.progress import Progress

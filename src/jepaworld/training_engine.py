@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from jepaworld.config import Config
+from jepaworld.config.changes import DECODE, differences, require_equal
 from jepaworld.data.collect import collect
 from jepaworld.data.store import EpisodeDataset
 from jepaworld.data.windows import Batch, WindowLoader
@@ -30,7 +31,6 @@ from jepaworld.models.size import count_parameters, in_words, step_bytes
 from jepaworld.runs.folder import RunFolder, require_names
 from jepaworld.runs.metrics import MetricsLog
 from jepaworld.runs.record import RunRecord
-from jepaworld.runs.settings import DECODE, differences, require_equal
 from jepaworld.training_loops.jepa_decoder_loop import StateDecoderObjective, train_jepa_state_decoder
 from jepaworld.training_loops.phase_loop import Phase, Run, run_phase
 from jepaworld.utils.devices import resolve_device

@@ -6,17 +6,19 @@ import copy
 import itertools
 import random
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import UnionType
+from types import SimpleNamespace, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pytest
 import yaml
 
+from jepaworld.config import components
 from jepaworld.config.components import Choice, values
 from jepaworld.config.fields import Section
-from jepaworld.config.loading import Config, load_config, parse_yaml, to_commented_yaml
+from jepaworld.config.loading import Config, _say_renamed, load_config, parse_yaml, to_commented_yaml
 from jepaworld.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -651,3 +653,41 @@ def test_tiny_config_merges_sections(tiny_config: Callable[..., Config]) -> None
     assert config.jepa_model.ema_decay == 0.5
     assert config.jepa_model.predictor_hidden_dim == 16
     assert config.notices() == [] or all("has no effect" in notice for notice in config.notices())
+
+
+# --- recipes and components ------------------------------------------------------------------------
+
+
+def test_a_folder_with_the_name_of_a_recipe_does_not_hide_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "two_room").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load_config("two_room") == load_config(ROOT / "configs" / "two_room.yaml")
+
+
+def test_a_constructor_with_the_parameter_settings_is_given_the_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wide(Section):
+        width: int = 3
+
+    class Outside:
+        Settings = Wide
+        forward = None
+
+        def __init__(self, settings: Wide, latent_dim: int) -> None:
+            self.settings, self.latent_dim = settings, latent_dim
+
+    monkeypatch.setenv("JEPAWORLD_TRUST", "1")
+    monkeypatch.setitem(sys.modules, "outside", SimpleNamespace(Outside=Outside))
+    config = load_config(None, ["encoder_type=outside:Outside", "encoder_params.custom.width=5"])
+    made = components.make("encoder", config, latent_dim=config.latent_dim, unknown=0)
+    assert made.settings == Wide(width=5) and made.latent_dim == 64
+
+
+@pytest.mark.parametrize("by_override", [True, False])
+def test_an_old_name_is_pointed_out_once(tmp_path: Path, caplog: pytest.LogCaptureFixture, by_override: bool) -> None:
+    _say_renamed.cache_clear()
+    path, old = tmp_path / "config.yaml", "plannable: {temporal_similarity_weight: 2}\nnum_transitions: 4\n"
+    path.write_text("num_transitions: 4\n" if by_override else old)
+    overrides = ["plannable.temporal_similarity_weight=2"] if by_override else []
+    for _ in range(2):
+        assert load_config(path, overrides, trust=True).dynamics_losses.temporal_similarity_weight == 2.0
+    assert len(caplog.messages) == 1 and "dynamics_losses" in caplog.messages[0]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jepaworld.envs import two_room_world as world
+from jepaworld.envs.disc import paint_discs
 from jepaworld.envs.two_room_world import Geometry
 
 TOLERANCE = 1e-9
@@ -195,7 +196,7 @@ def test_the_disc_is_where_the_state_says_to_a_tenth_of_a_pixel():
     states = rng.uniform(10, 24, (500, 2)).astype(np.float32)
     empty = world.paint_walls(np.tile(np.array([[32, 32]], np.float32), (500, 1)))
     frames = empty.copy()
-    world.paint_agents(frames, states)
+    paint_discs(frames, states)
     weight = (frames.astype(float) - empty).sum(axis=1)  # (N, 64, 64)
     centres = np.arange(64) + 0.5
     total = weight.sum(axis=(1, 2))
@@ -210,13 +211,13 @@ def test_the_disc_is_where_the_state_says_to_a_tenth_of_a_pixel():
 
 def test_a_shift_by_a_whole_pixel_shifts_the_picture():
     empty = np.zeros((2, 3, 64, 64), np.uint8)
-    world.paint_agents(empty, [[20.3, 30.7], [21.3, 32.7]])
+    paint_discs(empty, [[20.3, 30.7], [21.3, 32.7]])
     np.testing.assert_array_equal(np.roll(empty[0], (2, 1), axis=(1, 2)), empty[1])
 
 
 def test_agents_outside_the_picture_are_painted_as_far_as_they_show():
     frames = np.zeros((3, 3, 64, 64), np.uint8)
-    world.paint_agents(frames, [[-1.0, 30.0], [200.0, -500.0], [63.5, 63.5]])
+    paint_discs(frames, [[-1.0, 30.0], [200.0, -500.0], [63.5, 63.5]])
     assert frames[0, 0, :, 2:].max() == 0 < frames[0, 0, 30, 0]
     assert not frames[1].any()
     assert frames[2, 0, 63, 63] == 255
@@ -243,7 +244,7 @@ def test_the_agent_stands_out_in_grey():
     frame = world.paint_walls(np.array([[32, 32]], np.float32))
     luma = np.array([0.299, 0.587, 0.114])
     floor, wall = luma @ frame[0, :, 10, 10], luma @ frame[0, :, 0, 0]
-    world.paint_agents(frame, [[10.5, 10.5]])
+    paint_discs(frame, [[10.5, 10.5]])
     agent = luma @ frame[0, :, 10, 10]
     assert floor < 20 < wall - 60 < agent - 120
 

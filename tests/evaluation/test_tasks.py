@@ -205,7 +205,9 @@ def test_the_last_frame_of_an_episode_is_no_goal(play):
 @pytest.mark.parametrize(("goal_steps", "remedy"), [(4, "3 or 6"), (2, "3"), (10, "9"), (100, "9")])
 def test_goals_are_where_frames_were_stored(play, goal_steps, remedy):
     config, lane, dataset = play("tasks/Dial-v0", NEAR | {"goal_steps": goal_steps}, frame_skipping=3, **LONG)
-    with pytest.raises(ConfigError, match=rf"goal_steps is {goal_steps}: a multiple of 3 .*nearest is {remedy}\."):
+    with pytest.raises(
+        ConfigError, match=rf"goal_steps is {goal_steps}: must be a multiple of 3.*nearest is {remedy}\."
+    ):
         draw_tasks(config, lane, dataset, HELD_OUT)
 
 

@@ -61,10 +61,11 @@ def test_a_stranger_is_trained_evaluated_and_reported(
 def test_nothing_that_a_run_names_is_imported_without_leave(jepaworld: Command) -> None:
     outcome = jepaworld(*COMMANDS[0][1].split())
     assert outcome.code == 0, outcome.err
-    registry._trusted.clear()
-    sys.modules.pop("my_parts", None)
-    refused(jepaworld("report", "runs/parts"), "my_parts:PatchEncoder", "JEPAWORLD_TRUST")
-    assert "my_parts" not in sys.modules
+    for line in ("report runs/parts", "decode runs/parts", "evaluate runs/parts", "train --run runs/parts --resume"):
+        registry._trusted.clear()
+        sys.modules.pop("my_parts", None)
+        refused(jepaworld(*line.split()), "my_parts:PatchEncoder", "JEPAWORLD_TRUST")
+        assert "my_parts" not in sys.modules, line
 
 
 @pytest.mark.usefixtures("folder")

@@ -16,10 +16,10 @@ HORIZON = 3
 INSIDE = torch.tensor([[0.3, 0.1], [2.0, 0.4], [-0.5, 0.25]])
 BEYOND = torch.tensor([[5.0, 0.1], [-4.0, 0.4], [1.0, 0.8]])
 SEARCHES = {
-    "cem": CEM(SPACE, num_samples=200, num_iterations=25, min_std=0.005),
-    "icem": ICEM(SPACE, num_samples=200, num_iterations=25, min_std=0.005),
-    "mppi": MPPI(SPACE, num_samples=200, num_iterations=60, min_std=0.005, temperature=1.0),
-    "gradient": GradientPlanner(SPACE, num_iterations=120, num_samples=4, learning_rate=0.05),
+    "cem": CEM(SPACE, CEM.Settings(num_samples=200, num_iterations=25, min_std=0.005)),
+    "icem": ICEM(SPACE, ICEM.Settings(num_samples=200, num_iterations=25, min_std=0.005)),
+    "mppi": MPPI(SPACE, MPPI.Settings(num_samples=200, num_iterations=60, min_std=0.005, temperature=1.0)),
+    "gradient": GradientPlanner(SPACE, GradientPlanner.Settings(num_iterations=120, num_samples=4, learning_rate=0.05)),
 }
 
 
@@ -54,18 +54,18 @@ def test_random_shooting_is_the_best_of_its_draws() -> None:
         asked.append(candidates)
         return _quadratic(INSIDE)(candidates)
 
-    plan = RandomShooting(SPACE, num_samples=50).plan(cost, 3, HORIZON)
+    plan = RandomShooting(SPACE, RandomShooting.Settings(num_samples=50)).plan(cost, 3, HORIZON)
     assert [len(one[0]) for one in asked] == [50]
     torch.testing.assert_close(plan.cost, _quadratic(INSIDE)(asked[0]).min(dim=1).values)
     torch.testing.assert_close(plan.cost, _quadratic(INSIDE)(plan.actions.unsqueeze(1))[:, 0])
-    better = RandomShooting(SPACE, num_samples=5000).plan(cost, 3, HORIZON)
+    better = RandomShooting(SPACE, RandomShooting.Settings(num_samples=5000)).plan(cost, 3, HORIZON)
     assert bool((better.cost < plan.cost).all())
 
 
 def test_unbounded_actions_leave_the_unit_interval() -> None:
     space = PlanSpace.of(Box(-float("inf"), float("inf"), (1,)))
     for planner in (CEM, ICEM, MPPI):
-        search = planner(space, num_samples=300, num_iterations=30, initial_std=3.0, min_std=0.01)
+        search = planner(space, planner.Settings(num_samples=300, num_iterations=30, initial_std=3.0, min_std=0.01))
         plan = search.plan(lambda candidates: (candidates - 7.0).square().mean(dim=(2, 3)), 2, 2)
         torch.testing.assert_close(plan.actions, torch.full((2, 2, 1), 7.0), atol=0.1, rtol=0.0)
 
@@ -94,14 +94,14 @@ def test_plans_follow_from_the_seed(name) -> None:
 @pytest.mark.parametrize("planner", [CEM, ICEM, MPPI, GradientPlanner, RandomShooting])
 def test_a_warm_start_is_never_made_worse(planner) -> None:
     optimum = _quadratic(INSIDE)
-    good = CEM(SPACE, num_iterations=30, min_std=0.001).plan(optimum, 3, HORIZON)
+    good = CEM(SPACE, CEM.Settings(num_iterations=30, min_std=0.001)).plan(optimum, 3, HORIZON)
     kwargs = {} if planner is RandomShooting else {"num_iterations": 1}
     if planner in (CEM, ICEM):
         kwargs["num_elites"] = 2
-    warm = planner(SPACE, num_samples=3, **kwargs)
+    warm = planner(SPACE, planner.Settings(num_samples=3, **kwargs))
     center_cost = optimum(SPACE.to_real(good.center).unsqueeze(1))[:, 0]
     assert bool((warm.plan(optimum, 3, HORIZON, good).cost <= center_cost + 1e-7).all())
-    cold = planner(SPACE, num_samples=3, **kwargs).plan(optimum, 3, HORIZON)
+    cold = planner(SPACE, planner.Settings(num_samples=3, **kwargs)).plan(optimum, 3, HORIZON)
     assert bool((cold.cost > center_cost + 1e-3).all())
 
 
@@ -121,9 +121,9 @@ def test_icem_keeps_elites_within_and_across_searches() -> None:
         sizes.append(candidates.shape[1])
         return _quadratic(INSIDE)(candidates)
 
-    planner = ICEM(SPACE, num_samples=100, num_iterations=4, num_elites=10, kept_elites=0.3, decay=2.0)
+    planner = ICEM(SPACE, ICEM.Settings(num_samples=100, num_iterations=4, num_elites=30, kept_elites=0.1))
     plan = planner.plan(cost, 3, HORIZON)
-    assert sizes == [100, 50, 25, 20, 1]  # fewer and fewer, but twice the elites; the last mean
+    assert sizes == [100, 80, 64, 60, 1]  # fewer and fewer, but twice the elites; the last mean
     assert plan.elites is not None and plan.elites.shape == (3, 3, HORIZON, 4)
     costs = _quadratic(INSIDE)(SPACE.to_real(plan.elites))
     assert bool((costs.diff(dim=1) >= 0).all())
@@ -134,17 +134,17 @@ def test_icem_keeps_elites_within_and_across_searches() -> None:
     assert bool((shifted.elites.abs() <= 1).all())
     sizes.clear()
     planner.plan(cost, 3, HORIZON, shifted)
-    assert sizes == [3, 100, 50, 25, 20, 1]
+    assert sizes == [3, 100, 80, 64, 60, 1]
 
 
 def test_icem_without_kept_elites_keeps_none() -> None:
-    planner = ICEM(SPACE, num_samples=20, num_elites=5, kept_elites=0.0)
+    planner = ICEM(SPACE, ICEM.Settings(num_samples=20, num_elites=5, kept_elites=0.0))
     plan = planner.plan(_quadratic(INSIDE), 3, HORIZON)
     assert plan.elites is None and planner.shift(plan, 1).elites is None
 
 
 def test_mppi_weights_do_not_depend_on_the_scale_of_the_cost() -> None:
-    planner = MPPI(SPACE, temperature=0.5)
+    planner = MPPI(SPACE, MPPI.Settings(temperature=0.5))
     costs = torch.tensor([[1.0, 2.0, 4.0], [5.0, 5.0, 5.0]])
     spread = costs[0].std(correction=0)
     expected = torch.softmax(-(costs[0] - 1.0) / (0.5 * spread), dim=0)
@@ -155,15 +155,26 @@ def test_mppi_weights_do_not_depend_on_the_scale_of_the_cost() -> None:
 
 
 def test_the_gradient_planner_leaves_a_bound_that_it_began_at() -> None:
-    planner = GradientPlanner(SPACE, num_samples=1, num_iterations=100, learning_rate=0.05)
+    planner = GradientPlanner(SPACE, GradientPlanner.Settings(num_samples=1, num_iterations=100, learning_rate=0.05))
     start = planner.plan(_quadratic(torch.tensor([[9.0, 9.0]])), 1, HORIZON)
     assert bool((start.center == 1.0).all())
     plan = planner.plan(_quadratic(INSIDE[:1]), 1, HORIZON, start)
     torch.testing.assert_close(plan.actions[..., :2], INSIDE[:1].expand(1, HORIZON, 2), atol=0.04, rtol=0.0)
 
 
+def test_the_gradient_planner_makes_at_most_32_starts() -> None:
+    sizes = []
+
+    def cost(candidates):
+        sizes.append(candidates.shape[1])
+        return _quadratic(INSIDE)(candidates)
+
+    make_planner(PlanningConfig(planner="gradient", num_samples=40, num_iterations=2), SPACE).plan(cost, 3, HORIZON)
+    assert set(sizes) == {32}
+
+
 def test_the_last_step_of_the_gradient_planner_counts() -> None:
-    planner = GradientPlanner(SPACE, num_samples=1, num_iterations=1, learning_rate=0.01)
+    planner = GradientPlanner(SPACE, GradientPlanner.Settings(num_samples=1, num_iterations=1, learning_rate=0.01))
     start = SPACE.to_real(torch.zeros(3, 1, HORIZON, 4))
     assert bool((planner.plan(_quadratic(INSIDE), 3, HORIZON).cost < _quadratic(INSIDE)(start)[:, 0]).all())
 
@@ -199,7 +210,9 @@ def test_categorical_cem_finds_the_plan() -> None:
     shifted = planner.shift(plan, 3)
     torch.testing.assert_close(shifted.center[:, :1], plan.center[:, 3:])
     torch.testing.assert_close(shifted.center[:, 1:], torch.full((3, 3, 2, 6), 1 / 6))
-    again = CategoricalCEM(space, num_samples=2, num_elites=1, num_iterations=1).plan(cost, 3, 4, plan)
+    again = CategoricalCEM(space, CategoricalCEM.Settings(num_samples=2, num_elites=1, num_iterations=1)).plan(
+        cost, 3, 4, plan
+    )
     assert again.cost.tolist() == [0.0] * 3  # the most probable plan is a candidate
 
 
@@ -215,7 +228,9 @@ def test_categorical_draws_have_their_probabilities() -> None:
 def test_random_shooting_draws_every_discrete_action() -> None:
     space = PlanSpace.of(Discrete(3, start=4), 2)
     seen = []
-    RandomShooting(space, num_samples=100).plan(lambda c: (seen.append(c), c.float().sum((2, 3)))[1], 2, 3)
+    RandomShooting(space, RandomShooting.Settings(num_samples=100)).plan(
+        lambda c: (seen.append(c), c.float().sum((2, 3)))[1], 2, 3
+    )
     assert seen[0].unique().tolist() == [4, 5, 6]
 
 
@@ -234,7 +249,7 @@ def test_categorical_cem_refuses_continuous_actions() -> None:
 def test_more_elites_than_candidates_are_refused(planner) -> None:
     space = PlanSpace.of(Discrete(3)) if planner is CategoricalCEM else SPACE
     with pytest.raises(ConfigError, match=r"planning\.num_elites is 8"):
-        planner(space, num_samples=7, num_elites=8)
+        planner(space, planner.Settings(num_samples=7, num_elites=8))
 
 
 # --- forbidden candidates and costs that are no numbers
@@ -298,7 +313,7 @@ def test_a_forbidden_start_of_the_gradient_planner_stays_where_it_is() -> None:
         away = candidates.square().mean(dim=(2, 3))
         return away / (candidates[:, :, 0, 0] < 1.0)  # infinite beyond, as is its slope
 
-    plan = GradientPlanner(SPACE, num_samples=16, num_iterations=40).plan(cost, 2, HORIZON)
+    plan = GradientPlanner(SPACE, GradientPlanner.Settings(num_samples=16, num_iterations=40)).plan(cost, 2, HORIZON)
     assert bool((plan.cost < 0.02).all())
 
 
@@ -324,7 +339,7 @@ def test_mppi_weighs_the_others_as_if_those_with_a_penalty_were_not_there(share,
 
 
 def test_the_spread_of_ordinary_costs_is_their_standard_deviation() -> None:
-    planner = MPPI(SPACE, temperature=0.3)
+    planner = MPPI(SPACE, MPPI.Settings(temperature=0.3))
     for costs in (torch.randn(5, 64), torch.rand(5, 64)):
         expected = torch.softmax(-costs / (0.3 * costs.std(dim=1, correction=0, keepdim=True)), dim=1)
         torch.testing.assert_close(planner.weights(costs), expected)
@@ -405,7 +420,15 @@ def test_settings_reach_the_planners() -> None:
     )
     expected = {
         "cem": ["num_samples", "num_iterations", "num_elites", "initial_std", "min_std", "noise_smoothness"],
-        "icem": ["num_samples", "num_iterations", "num_elites", "initial_std", "min_std", "noise_exponent"],
+        "icem": [
+            "num_samples",
+            "num_iterations",
+            "num_elites",
+            "initial_std",
+            "min_std",
+            "noise_exponent",
+            "kept_elites",
+        ],
         "mppi": ["num_samples", "num_iterations", "initial_std", "min_std", "noise_smoothness", "temperature"],
         "gradient": ["num_samples", "num_iterations", "initial_std", "noise_smoothness", "learning_rate"],
         "random_shooting": ["num_samples", "initial_std", "noise_smoothness"],
@@ -414,5 +437,4 @@ def test_settings_reach_the_planners() -> None:
         planner = make_planner(settings.model_copy(update={"planner": name}), SPACE)
         assert planner.name == name
         for key in keys:
-            assert getattr(planner, key) == getattr(settings, key), (name, key)
-    assert make_planner(settings.model_copy(update={"planner": "icem"}), SPACE).num_kept == 4
+            assert getattr(planner.settings, key) == getattr(settings, key), (name, key)

@@ -21,6 +21,7 @@ import os
 import pkgutil
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from copy import copy
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
@@ -41,28 +42,19 @@ T = TypeVar("T", bound=type)
 
 
 class Kind(NamedTuple):
-    """Where the configuration chooses a component and has its settings.
+    """Where the configuration chooses a component and has its settings."""
 
-    Attributes:
-        switch: The setting that chooses.
-        section: The section with the settings of all components of the kind.
-        prefix: Before the names in the section.
-        flat: Whether the settings of all components share the section, instead of a part for each.
-        auto: What "auto" chooses for `Box` and for `Discrete` actions.
-        needs: What a class from outside must have.
-    """
-
-    switch: str
-    section: str
-    needs: tuple[str, ...]
-    prefix: str = ""
-    flat: bool = False
-    auto: tuple[str, str] | None = None
+    switch: str  # the setting that chooses
+    section: str  # the section with the settings of all components of the kind
+    needs: tuple[str, ...]  # what a component must have, once it is made
+    prefix: str = ""  # before the names in the section
+    flat: bool = False  # whether the settings of all share the section, instead of a part for each
+    auto: tuple[str, str] | None = None  # what "auto" chooses for `Box` and for `Discrete` actions
 
     @property
     def custom(self) -> str:
         """The setting with the settings of a class from outside."""
-        return "model_params" if self.section == "model_params" else f"{self.section}.{self.prefix}custom"
+        return self.section if self.section == "model_params" else f"{self.section}.{self.prefix}custom"
 
 
 WORLD_MODEL = ("latent_shape", "context_length", "encode", "encode_target", "predict", "rollout")
@@ -73,7 +65,7 @@ KINDS = {
     "encoder": Kind("encoder_type", "encoder_params", ("forward",)),
     "action_encoder": Kind("action_encoder_type", "action_encoder_params", ("forward",), auto=("linear", "table")),
     "predictor": Kind(
-        "jepa_model.predictor_type", "jepa_model", ("forward", "context_length"), prefix="predictor_", flat=True
+        "jepa_model.predictor_type", "jepa_model", ("forward", "context_length"), "predictor_", flat=True
     ),
     "auxiliary_loss": Kind("auxiliary_loss.type", "auxiliary_loss.params", ("calculate_reg_terms",)),
     "planner": Kind("planning.planner", "planning", ("plan", "shift"), flat=True, auto=("cem", "categorical_cem")),
@@ -93,8 +85,7 @@ def component(kind: str, name: str, *, label: str | None = None) -> Callable[[T]
     """
 
     def register(cls: T) -> T:
-        _registered[kind][name] = cls
-        _labels[kind, name] = label or name
+        _registered[kind][name], _labels[kind, name] = cls, label or name
         return cls
 
     return register
@@ -147,9 +138,9 @@ class Choice:
 
 
 class ComponentSettings(Section):
-    """A section with the settings of all registered components of a kind; what they are is asked on first use.
+    """A section with the settings of all registered components of a kind, before its field `custom`.
 
-    Not on import: components import the configuration themselves.
+    What they are is asked on first use, not on import: components import the configuration themselves.
     """
 
     kind: ClassVar[str]
@@ -163,66 +154,58 @@ class ComponentSettings(Section):
     @classmethod
     def all_fields(cls) -> dict[str, FieldInfo]:
         """Its own fields and those of the components."""
-        fields = cls.model_fields
         if not cls.complete:
             cls.complete = True
-            own = fields.pop(f"{KINDS[cls.kind].prefix}custom")  # stands last
-            fields |= dict(_fields(cls.kind))
-            fields[f"{KINDS[cls.kind].prefix}custom"] = own
-        return fields
+            own = dict(cls.model_fields)
+            cls.model_fields.clear()
+            for name, field in own.items():
+                cls.model_fields.update(_fields(cls.kind) if name.endswith("custom") else ())
+                cls.model_fields[name] = field
+        return cls.model_fields
 
     if TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any: ...
 
 
-def custom(description: str = "Settings of a class from outside.") -> Any:
-    """The field of a section for the settings of a class from outside."""
-    return setting({}, description)
+CUSTOM = setting({}, "Settings of a class from outside.")
 
 
 def _fields(kind: str) -> Iterator[tuple[str, FieldInfo]]:
     where = KINDS[kind]
     for name, cls in registered(kind).items():
         settings: type[Section] | None = getattr(cls, "Settings", None)
-        if settings is None:
-            continue
-        if where.flat:
+        if settings is not None and where.flat:
             yield from ((where.prefix + key, copy(field)) for key, field in settings.model_fields.items())
-        else:
+        elif settings is not None:
             part = section(settings, f"Used when {where.switch} is {name}.")
             yield name, FieldInfo.from_annotated_attribute(settings, part)
 
 
 class Chosen(NamedTuple):
-    """A component that a configuration chooses.
+    """A component that a configuration chooses."""
 
-    Attributes:
-        name: Its name, or `module:Class`.
-        cls: The class.
-        settings: Its settings by name.
-        checked: The same as the class's `Settings`, if it has that.
-        prefix: What stands before their names in the configuration.
-        needs: What it must have, once it is made.
-    """
-
-    name: str
+    kind: str
+    name: str  # as the configuration has it, or `module:Class`
     cls: type
-    settings: dict[str, Any]
-    checked: Section | None
-    prefix: str
-    needs: tuple[str, ...] = ()
+    settings: Section | dict[str, Any]  # an object of the class's `Settings`; where it has none, by name
+    prefix: str  # before the names of its settings in the configuration
 
     def make(self, **facts: Any) -> Any:
-        """The component. Its constructor is given those of the facts that it has parameters for, and all settings."""
+        """The component. Its constructor is given those of the facts that it has parameters for, and all settings.
+
+        The settings are given as one object if there is a parameter `settings`, else each by its name.
+        """
         signature = inspect.signature(self.cls)
-        given = {name: fact for name, fact in facts.items() if name in signature.parameters} | self.settings
+        as_object = isinstance(self.settings, Section) and "settings" in inspect.getfullargspec(self.cls).args
+        settings = {"settings": self.settings} if as_object else dict(self.settings)
+        given = {name: fact for name, fact in facts.items() if name in signature.parameters} | settings
         try:
             signature.bind(**given)
         except TypeError as error:
             raise ConfigError(f"{self.prefix.rstrip('.')}: {self.name} cannot be made with these: {error}.") from error
         made = self.cls(**given)
-        if missing := [name for name in self.needs if not hasattr(made, name)]:
+        if missing := [name for name in KINDS[self.kind].needs if not hasattr(made, name)]:
             raise ConfigError(f"{self.name} lacks {', '.join(missing)}, see docs/components.md.")
         return made
 
@@ -243,13 +226,28 @@ def choose(kind: str, name: str, section: Any, discrete: bool | None = None) -> 
     if name == "auto" and where.auto:
         names = where.auto if discrete is None else [where.auto[discrete]]
         return [choose(kind, one, section)[0] for one in names]
-    if name not in registered(kind):
-        return [_from_outside(kind, name, section)]
-    cls = registered(kind)[name]
-    part, prefix = (section, where.prefix) if where.flat else (getattr(section, name, None), f"{name}.")
-    settings = {one: getattr(part, where.prefix + one) for one in taken(cls, section)}
-    checked = cls.Settings(**settings) if hasattr(cls, "Settings") else None  # pyright: ignore[reportAttributeAccessIssue]
-    return [Chosen(name, cls, settings, checked, f"{where.section}.{prefix}")]
+    if name in registered(kind):
+        cls, prefix = registered(kind)[name], f"{where.section}.{where.prefix if where.flat else f'{name}.'}"
+        given = {} if where.flat else getattr(section, name, {})
+    else:
+        cls, prefix = _as_class(imported(where.switch, name), where.switch, name), f"{where.custom}."
+        given = section if isinstance(section, dict) else getattr(section, where.custom.rpartition(".")[2])
+    kind_of_settings: type[Section] | None = getattr(cls, "Settings", None)
+    if kind_of_settings is None or (where.flat and name in registered(kind)):
+        given = {one: getattr(section, where.prefix + one) for one in taken(cls, section)} | dict(given)
+    if kind_of_settings is None:
+        return [Chosen(kind, name, cls, given, prefix)]
+    try:
+        return [Chosen(kind, name, cls, kind_of_settings.model_validate(given), prefix)]
+    except ValidationError as error:
+        raise ConfigError("\n".join(explain(error, kind_of_settings, prefix))) from None
+
+
+def _as_class(found: Any, key: str, name: str) -> type:
+    with suppress(ValueError):  # a class that is not written in Python has no signature
+        if inspect.isclass(found) and inspect.signature(found):
+            return found
+    raise ConfigError(f"{key} is {name}: must be a class whose __init__ has named parameters.")
 
 
 def chosen(kind: str, config: Any, discrete: bool | None = None) -> list[Chosen]:
@@ -265,17 +263,16 @@ def make(kind: str, config: Any, discrete: bool = False, **facts: Any) -> Any:
 
 def taken(cls: type, section: Any) -> list[str]:
     """The names of the settings that a class takes: of its `Settings`, or else of its parameters in the section."""
-    settings: type[Section] | None = getattr(cls, "Settings", None)
-    if settings is not None:
+    if settings := getattr(cls, "Settings", None):
         return list(settings.model_fields)
     shared = type(section).model_fields if isinstance(section, Section) else {}
     return [name for name in inspect.signature(cls).parameters if name in shared]
 
 
 def value_at(config: Any, key: str) -> Any:
-    """The value of a setting by its dotted path."""
+    """The value of a setting by its dotted path, in a configuration or in nested dictionaries; None if missing."""
     for part in key.split("."):
-        config = config.get(part) if isinstance(config, dict) else getattr(config, part)
+        config = config.get(part) if isinstance(config, Mapping) else getattr(config, part, None)
     return config
 
 
@@ -288,40 +285,16 @@ def trust(settings: Mapping[str, Any]) -> None:
     Args:
         settings: Nested dictionaries; those of a file of somebody else's do not belong here.
     """
-    for where in KINDS.values():
-        node: Any = settings
-        for part in where.switch.split("."):
-            node = node.get(part) if isinstance(node, Mapping) else None
-        if isinstance(node, str):
-            _trusted.add(node)
+    named = [value_at(settings, where.switch) for where in KINDS.values()]
+    _trusted.update(name for name in named if isinstance(name, str))
 
 
-def _from_outside(kind: str, name: str, section: Any) -> Chosen:
-    switch, key = KINDS[kind].switch, KINDS[kind].custom
+def imported(key: str, name: str) -> Any:
+    """What `module:Name` names, if the user gave leave to import it; `key` is the setting, for messages.
+
+    Raises:
+        ConfigError: it is not trusted, or cannot be imported.
+    """
     if name not in _trusted and os.environ.get(TRUST) != "1":
-        raise ConfigError(
-            f"{switch} is {name}, code that importing would run: set the environment variable {TRUST}=1 if you trust "
-            "it."
-        )
-    cls = import_attribute(name, f"{switch} is {name}")
-    if not inspect.isclass(cls) or not _has_signature(cls):
-        raise ConfigError(f"{switch} is {name}: it must be a class whose __init__ has named parameters.")
-    given = section if isinstance(section, dict) else getattr(section, key.rpartition(".")[2])
-    kind_of_settings = getattr(cls, "Settings", None)
-    if kind_of_settings is None:
-        shared = {one: getattr(section, one) for one in taken(cls, section)}
-        return Chosen(name, cls, shared | given, None, f"{key}.", KINDS[kind].needs)
-    try:
-        checked = kind_of_settings.model_validate(given)
-    except ValidationError as error:
-        raise ConfigError("\n".join(explain(error, kind_of_settings, f"{key}."))) from None
-    settings = {one: getattr(checked, one) for one in type(checked).model_fields}
-    return Chosen(name, cls, settings, checked, f"{key}.", KINDS[kind].needs)
-
-
-def _has_signature(cls: type) -> bool:
-    try:
-        inspect.signature(cls)
-    except ValueError:  # of a class that is not written in Python
-        return False
-    return True
+        raise ConfigError(f"{key} is {name}, code that importing would run: set {TRUST}=1 if you trust it.")
+    return import_attribute(name, f"{key} is {name}")

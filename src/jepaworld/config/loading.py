@@ -75,22 +75,22 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = (), *
         ConfigError: the file is missing or no YAML mapping, a key is unknown (the nearest known one is named), a
             value has the wrong type or range, or settings contradict each other.
     """
-    raw: dict[str, Any] = {}
-    if path is not None:
-        path = _find(Path(path))
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: cannot be read ({error}).") from error
-        raw = parse_yaml(text, str(path))
-        raw = {} if raw is None else raw
-        if not isinstance(raw, dict):
-            raise ConfigError(f"{path}: expected `key: value` lines, found {type(raw).__name__}.")
-        for alias in _resolve_aliases(raw):
-            if trust and alias in RENAMED:
-                _say_renamed(alias)
-        if trust:
-            components.trust(raw)
+    if path is None:
+        return _overridden({}, overrides)
+    path = _find(Path(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}).") from error
+    raw = parse_yaml(text, str(path))
+    raw = {} if raw is None else raw  # nothing but comments
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected `key: value` lines, found {type(raw).__name__}.")
+    found = _resolve_aliases(raw)
+    if trust:
+        components.trust(raw)
+        for alias in RENAMED.keys() & found:
+            _say_renamed(alias)
     return _overridden(raw, overrides)
 
 
@@ -107,17 +107,16 @@ def config_from_dict(raw: Mapping[str, Any]) -> Config:
 
 def _find(path: Path) -> Path:
     """The file that a user means: a path, or a recipe by its name."""
-    recipe = RECIPES / f"{path}.yaml"
-    if path.is_file() or not recipe.is_file():
-        if not path.exists():
-            names = sorted(recipe.stem for recipe in RECIPES.glob("*.yaml"))
-            hint = "".join(f" Did you mean {name}?" for name in difflib.get_close_matches(path.stem, names, n=1))
-            raise ConfigError(
-                f"{path}: cannot be read, there is no such file or recipe.{hint} Recipes: {', '.join(names)}; "
-                "`jepaworld init` writes a config.yaml to start from."
-            )
+    recipes = {recipe.stem: recipe for recipe in sorted(RECIPES.glob("*.yaml"))}
+    if str(path) in recipes and not path.is_file():  # a folder of that name is not meant
+        return recipes[str(path)]
+    if path.exists():
         return path
-    return recipe
+    hint = "".join(f" Did you mean {name}?" for name in difflib.get_close_matches(path.stem, recipes, n=1))
+    raise ConfigError(
+        f"{path}: cannot be read, there is no such file or recipe.{hint} Recipes: {', '.join(recipes)}; "
+        "`jepaworld init` writes a config.yaml to start from."
+    )
 
 
 def parse_yaml(text: str, source: str) -> Any:
@@ -146,20 +145,24 @@ def dump_yaml(value: Any, *, flow: bool = False) -> str:
 
 
 def _overridden(raw: dict[str, Any], overrides: Sequence[str]) -> Config:
-    chosen: dict[str, tuple[str, Any]] = {}
+    given: dict[str, tuple[str, Any]] = {}  # by setting: the name that was used, and the value
     own: dict[str, Any] = {}
     for override in overrides:
-        name, value = _parse_override(override)
+        name, separator, text = override.partition("=")
+        name = name.strip()
+        if not separator or not name:
+            raise ConfigError(f"override {override!r}: expected key.path=value, for example batch_size=128.")
+        value = parse_yaml(text, f"{name}: the value {text!r}")
         alias = next((alias for alias in ALIASES if f"{name}.".startswith(f"{alias}.")), None)
         key = name if alias is None else ALIASES[alias] + name.removeprefix(alias)
         if alias in RENAMED:
             _say_renamed(alias)
-        earlier_name, earlier = chosen.setdefault(key, (name, value))
+        earlier_name, earlier = given.setdefault(key, (name, value))
         if earlier_name != name and earlier != value:
             raise _two_names(earlier_name, earlier, name, value)
-        chosen[key] = name, value
-        for tree in (raw, own):
-            _set(tree, key, value)
+        given[key] = name, value
+        _set(raw, key, value)
+        _set(own, key, value)
     components.trust(own)
     try:
         return Config.model_validate(raw)
@@ -167,41 +170,30 @@ def _overridden(raw: dict[str, Any], overrides: Sequence[str]) -> Config:
         raise ConfigError("\n".join(explain(error, Config))) from None
 
 
-def _parse_override(override: str) -> tuple[str, Any]:
-    key, separator, text = override.partition("=")
-    key = key.strip()
-    if not separator or not key:
-        raise ConfigError(f"override {override!r}: expected key.path=value, for example batch_size=128.")
-    return key, parse_yaml(text, f"{key}: the value {text!r}")
-
-
 def _set(raw: dict[str, Any], key: str, value: Any) -> None:
     *parents, leaf = key.split(".")
-    node = raw
     for depth, parent in enumerate(parents, start=1):
-        child = node.setdefault(parent, {})
-        if child is None:  # an empty section in the file
-            child = node[parent] = {}
-        if not isinstance(child, dict):
-            raise ConfigError(f"{key}: {'.'.join(parents[:depth])} is the value {child!r}, not a section.")
-        node = child
-    node[leaf] = value
+        if raw.get(parent) is None:  # missing, or an empty section in the file
+            raw[parent] = {}
+        raw = raw[parent]
+        if not isinstance(raw, dict):
+            raise ConfigError(f"{key}: {'.'.join(parents[:depth])} is the value {raw!r}, not a section.")
+    raw[leaf] = value
 
 
 def _resolve_aliases(raw: dict[str, Any]) -> list[str]:
     """Move what a file says under another name of a setting to the setting itself; the names that it uses."""
     found = []
     for alias, key in ALIASES.items():
-        parents, _, leaf = alias.rpartition(".")
-        node = raw.get(parents) if parents else raw
+        parent, _, leaf = alias.rpartition(".")
+        node = raw.get(parent) if parent else raw
         if not isinstance(node, dict) or leaf not in node:
             continue
         found.append(alias)
-        value = node.pop(leaf)
-        parents, _, leaf = key.rpartition(".")
-        node = raw.setdefault(parents, {}) if parents else raw
-        if isinstance(node, dict) and node.setdefault(leaf, value) != value:
-            raise _two_names(alias, value, key, node[leaf])
+        value, other = node.pop(leaf), components.value_at(raw, key)
+        if other not in (None, value):
+            raise _two_names(alias, value, key, other)
+        _set(raw, key, value)
     return found
 
 
@@ -217,6 +209,9 @@ def _two_names(alias: str, value: Any, key: str, other: Any) -> ConfigError:
 # --- writing -------------------------------------------------------------------------------------------------------
 
 
+UNBROKEN: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}  # names and paths
+
+
 def to_commented_yaml(config: Config | None = None) -> str:
     """The configuration as YAML in which a comment before each setting says what it does, its unit and its range."""
     header = (
@@ -227,17 +222,15 @@ def to_commented_yaml(config: Config | None = None) -> str:
 
 
 def _yaml_lines(section: Section, indent: str) -> Iterator[str]:
+    plain = section.model_dump(mode="json")
     for name, field in type(section).model_fields.items():
         value, text = getattr(section, name), field.description or ""
-        if not isinstance(value, Section):
-            text += f" Allowed: {allowed(field)}."
-        comment = textwrap.fill(text, 110, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ", **_WRAPPING)
-        if isinstance(value, Section):
+        nested = isinstance(value, Section)
+        text = text if nested else f"{text} Allowed: {allowed(field)}."
+        mark = f"{indent}# "
+        comment = textwrap.fill(text, 110, initial_indent=mark, subsequent_indent=mark, **UNBROKEN)
+        if nested:
             yield f"\n{comment}\n{indent}{name}:\n"
             yield from _yaml_lines(value, indent + "  ")
         else:
-            plain = section.model_dump(mode="json", include={name})[name]
-            yield f"{comment}\n{indent}{name}: {dump_yaml(plain, flow=True).strip()}\n"
-
-
-_WRAPPING: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
+            yield f"{comment}\n{indent}{name}: {dump_yaml(plain[name], flow=True).strip()}\n"

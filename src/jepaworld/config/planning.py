@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from jepaworld.config.components import Choice, custom
+from jepaworld.config.components import Choice, ComponentSettings
 from jepaworld.config.fields import JsonDict, NonEmpty, PositiveInt, Section, section, setting
 
 
@@ -14,28 +14,17 @@ class DynamicsLossesConfig(Section):
     """Losses on dynamics that make embeddings fit for planning; off by default. See docs/planning.md."""
 
     temporal_similarity_weight: float = setting(
-        0.0,
-        "Weight of the mean squared step of the online embedding from one frame to the next, which makes distances in "
-        "embedding space grow with the number of steps.",
-        ge=0.0,
+        0.0, "Weight of the mean squared step from frame to frame, so that distance grows with time.", ge=0.0
     )
     inverse_dynamics_weight: float = setting(
-        0.0,
-        "Weight of reading the action from the embeddings before and after it, which keeps what the agent controls in "
-        "the embedding.",
-        ge=0.0,
+        0.0, "Weight of reading the action from the embeddings around it, which keeps what it moves.", ge=0.0
     )
     inverse_dynamics_hidden_dim: int = setting(256, "Hidden width of the inverse-dynamics head.", ge=1)
     rollout_weight: float = setting(
-        0.0,
-        "Weight of the prediction loss of rollout_steps imagined steps, with gradients through all of them.",
-        ge=0.0,
+        0.0, "Weight of the prediction loss of rollout_steps imagined steps, trained through all.", ge=0.0
     )
     rollout_steps: int = setting(
-        4,
-        "Steps that the rollout loss imagines; num_transitions must hold them after the predictor's context.",
-        unit="transitions",
-        ge=2,
+        4, "Imagined steps; num_transitions must hold them after the context.", unit="transitions", ge=2
     )
 
 
@@ -46,9 +35,7 @@ class PlanningCostConfig(Section):
         "l2", "Distance between imagined and goal embedding: l2 is the mean squared, l1 the mean absolute difference."
     )
     path: Literal["mean", "sum", "discounted", "last"] = setting(
-        "mean",
-        "Which imagined steps count: the mean or sum over all, a sum discounted towards the end, or the last alone. "
-        "Navigation around walls needs more than the last.",
+        "mean", "Steps that count: mean or sum over all, a sum discounted towards the end, or the last alone."
     )
     discount: float = setting(0.9, "Weight of a step relative to the one before it, with path discounted.", gt=0.0)
     last_weight: float = setting(0.0, "Weight of the last step's distance, added to that of the path.", ge=0.0)
@@ -57,44 +44,23 @@ class PlanningCostConfig(Section):
     )
 
 
-class PlanningConfig(Section):
-    """How a trained model plans; no influence on training."""
+class PlanningConfig(ComponentSettings):
+    """How a trained model plans; no influence on training. The settings of the planners share this section."""
 
+    kind = "planner"
     planner: Annotated[str, Choice("planner")] = setting(
         "auto", "How plans are searched. auto: cem, for discrete actions categorical_cem. See docs/planning.md."
     )
     horizon: int = setting(12, "Steps of a plan.", unit="action blocks", ge=1)
     replan_every: int = setting(1, "Steps of a plan that are played before the next one is made.", ge=1)
-    num_samples: int = setting(150, "Candidate plans in each iteration.", ge=1)
-    num_iterations: int = setting(4, "Iterations of improvement; random_shooting draws once.", ge=1)
-    num_elites: int = setting(
-        20, "Best candidates that the next iteration is fitted to (cem, icem, categorical_cem).", ge=1
-    )
-    initial_std: float = setting(
-        1.0, "Standard deviation of the first iteration; bounded actions are scaled to [-1, 1].", gt=0.0
-    )
-    min_std: float = setting(0.1, "Floor on the standard deviation of later iterations.", ge=0.0)
-    noise_smoothness: float = setting(
-        0.7, "Correlation of the noise of neighbouring environment steps (all but icem).", ge=0.0, lt=1.0
-    )
-    noise_exponent: float = setting(2.0, "Exponent of the power-law noise of icem; 0 is white.", ge=0.0)
-    kept_elites: float = setting(0.3, "Share of the elites that icem keeps for the next iteration.", ge=0.0, le=1.0)
-    temperature: float = setting(
-        0.1, "Softness of mppi, relative to the spread of the candidates' costs; small follows the best.", gt=0.0
-    )
-    learning_rate: float = setting(0.1, "Step of the gradient planner's Adam.", gt=0.0)
+    custom: JsonDict = setting({}, "Settings of a planner from outside.")
     warm_start: bool = setting(True, "Begin from the rest of the previous plan.")
     context: PositiveInt | None = setting(
         None, "Latest frames that the model sees; null means as many as its predictor uses.", unit="frames"
     )
     memory_megabytes: int = setting(
-        2048,
-        "Memory for imagining candidate plans, estimated from the latent's size and the horizon; what does not fit is "
-        "imagined in turn.",
-        unit="MiB",
-        ge=1,
+        2048, "Memory for imagined plans, as estimated; the rest is imagined in turn.", unit="MiB", ge=1
     )
-    custom: JsonDict = custom("Settings of a planner from outside.")
     max_candidates: PositiveInt | None = setting(
         None, "Beside memory_megabytes, a limit on the candidate plans that are imagined at once; null for none."
     )
@@ -124,9 +90,7 @@ class EvaluationConfig(Section):
         "environment if it can, else recorded.",
     )
     split: Literal["evaluation", "validation"] = setting(
-        "evaluation",
-        "With goals recorded: which held-out episodes starts and goals are drawn from. Tune on validation, publish on "
-        "evaluation.",
+        "evaluation", "Held-out episodes of recorded goals. Tune on validation, publish on evaluation."
     )
     goal_steps: int = setting(25, "With goals recorded: steps from start to goal.", unit="environment steps", ge=1)
     restore: Literal["auto", "state", "replay"] = setting(
@@ -135,13 +99,10 @@ class EvaluationConfig(Section):
         "and actions. auto: state if the environment can, else replay.",
     )
     success: list[SuccessCondition] | None = setting(
-        None,
-        "Conditions, all of which must hold, each with variable, indices, distance and period. null: the environment's "
-        "own success (info success or is_success).",
+        None, "Conditions that must all hold; null: the environment's own success (info success or is_success)."
     )
     reset_options: list[JsonDict] = setting(
-        [],
-        "With goals environment: options for its reset, taken in turn; success is reported for each apart too.",
+        [], "With goals environment: options for its reset, taken in turn; success is reported for each apart too."
     )
     num_envs: int = setting(50, "Environments that are played side by side, in one process.", ge=1)
     seed: int = setting(0, "Seed of starts, goals, planners and the random policy.", ge=0, lt=2**31)

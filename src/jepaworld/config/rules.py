@@ -6,7 +6,6 @@ Components bring rules about their own settings, see `components`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from jepaworld.config import components
 from jepaworld.config.components import KINDS, value_at
@@ -15,6 +14,7 @@ from jepaworld.config.schema import Settings
 # What only a JEPA looks at, not a model from outside.
 OF_A_JEPA = ("encoder_type", "encoder_params", "action_encoder_type", "action_encoder_params", "action_emb_dim")
 OF_A_JEPA += ("predictor_output_dim", "jepa_model", "dynamics_losses", "auxiliary_loss")
+COLLECTED = ("dataset_dir", "collection", "num_episodes_data_collection", "max_steps_per_episode_data_collection")
 
 
 def contradictions(config: Settings) -> Iterator[str]:
@@ -25,12 +25,10 @@ def contradictions(config: Settings) -> Iterator[str]:
     """
     for kind in _kinds(config):
         for chosen in components.chosen(kind, config):
-            rules = getattr(chosen.checked, "contradictions", None)
+            rules = getattr(chosen.settings, "contradictions", None)
             yield from rules(config, chosen.prefix) if rules else ()
-    yield from _of_data(config)
-    yield from _of_the_jepa(config)
-    yield from _of_the_decoder(config)
-    yield from _of_planning(config)
+    for rules in (_of_data, _of_the_jepa, _of_the_decoder, _of_planning):
+        yield from (sentence for wrong, sentence in rules(config) if wrong)
 
 
 def _kinds(config: Settings) -> list[str]:
@@ -38,88 +36,91 @@ def _kinds(config: Settings) -> list[str]:
     return list(KINDS) if config.model_type == "jepa" else ["model", "planner"]
 
 
-def _of_data(config: Settings) -> Iterator[str]:
+# Each rule: whether it is broken, and the sentence that says so.
+Rules = Iterator[tuple[bool, str]]
+
+
+def _of_data(config: Settings) -> Rules:
     longest, block = config.max_steps_per_episode_data_collection, config.frame_skipping
-    if longest < block:
-        yield f"max_steps_per_episode_data_collection is {longest}: it must be at least frame_skipping = {block}."
+    yield (
+        longest < block,
+        f"max_steps_per_episode_data_collection is {longest}: it must be at least frame_skipping = {block}.",
+    )
     held_out = config.early_stopping.validation_split + config.evaluation_split
-    if held_out >= 1.0:
-        yield f"early_stopping.validation_split + evaluation_split is {held_out:g}: it must be below 1."
-    collection = config.collection
-    if collection.policy_path is not None and ":" not in collection.policy:
-        yield (
-            f"collection.policy_path is set but collection.policy is {collection.policy}: it must be the algorithm's "
-            "class, such as stable_baselines3:PPO."
-        )
+    yield held_out >= 1.0, f"early_stopping.validation_split + evaluation_split is {held_out:g}: it must be below 1."
+    policy = config.collection.policy
+    yield (
+        config.collection.policy_path is not None and ":" not in policy,
+        f"collection.policy_path is set but collection.policy is {policy}: it must be the algorithm's class, such as "
+        "stable_baselines3:PPO.",
+    )
 
 
-def _of_the_jepa(config: Settings) -> Iterator[str]:
-    jepa, losses = config.jepa_model, config.dynamics_losses
+def _of_the_jepa(config: Settings) -> Rules:
+    jepa, losses, latent_dim = config.jepa_model, config.dynamics_losses, config.latent_dim
     mode, transitions, context = jepa.target_encoder_mode, config.num_transitions, jepa.predictor_context_length
-    if config.predictor_output_dim not in (None, config.latent_dim):
-        yield f"predictor_output_dim is {config.predictor_output_dim}: it must be latent_dim = {config.latent_dim}."
-    if jepa.target_gradient and mode != "none":
-        yield (
-            f"jepa_model.target_gradient is true but jepa_model.target_encoder_mode is {mode}, whose target encoder "
-            "has no gradient: set it to none."
-        )
-    needed = losses.rollout_steps + context - 1
-    if losses.rollout_weight and needed > transitions:
-        yield (
-            f"dynamics_losses.rollout_steps is {losses.rollout_steps} and jepa_model.predictor_context_length is "
-            f"{context}, but num_transitions is {transitions}: raise num_transitions to {needed}, so that a window "
-            "holds what imagined steps begin with and are compared with."
-        )
+    output_dim, options = config.predictor_output_dim, config.training_options
+    yield (
+        output_dim not in (None, latent_dim),
+        f"predictor_output_dim is {output_dim}: it must be latent_dim = {latent_dim}.",
+    )
+    yield (
+        jepa.target_gradient and mode != "none",
+        f"jepa_model.target_gradient is true but jepa_model.target_encoder_mode is {mode}, whose target encoder has no "
+        "gradient: it must be none.",
+    )
+    needed = losses.rollout_steps + context - 1  # a window holds what steps begin with and are compared with
+    yield (
+        losses.rollout_weight > 0 and needed > transitions,
+        f"dynamics_losses.rollout_steps is {losses.rollout_steps} and jepa_model.predictor_context_length is {context} "
+        f"but num_transitions is {transitions}: raise num_transitions to {needed}.",
+    )
     for key in ("temporal_similarity_weight", "inverse_dynamics_weight"):
-        if getattr(losses, key) and mode == "vjepa2" and transitions < 2:
-            yield (
-                f"dynamics_losses.{key} is {getattr(losses, key):g} but num_transitions is 1: in target_encoder_mode "
-                "vjepa2 the online encoder sees only the first frame of a pair; raise it to 2."
-            )
-    stopping = config.early_stopping
-    if stopping.validation_split == 0.0:
-        yield from _without_validation("early_stopping.metric_jepa", stopping.metric_jepa)
-    if config.training_options.skip_jepa_training_if_loaded and config.load_model_path is None:
+        weight = getattr(losses, key)
         yield (
-            "training_options.skip_jepa_training_if_loaded is true but load_model_path is null: it must name the model "
-            "that is not trained."
+            weight > 0 and mode == "vjepa2" and transitions < 2,
+            f"dynamics_losses.{key} is {weight:g} but num_transitions is 1: it must be at least 2, since in "
+            "target_encoder_mode vjepa2 the online encoder does not see the last frame.",
         )
+    yield _without_validation(config, "early_stopping.metric_jepa")
+    yield (
+        options.skip_jepa_training_if_loaded and config.load_model_path is None,
+        "training_options.skip_jepa_training_if_loaded is true but load_model_path is null: it must name a model.",
+    )
 
 
-def _of_the_decoder(config: Settings) -> Iterator[str]:
-    decoder = config.jepa_decoder_training
-    if not decoder.enabled:
-        return
-    if config.image_size % config.decoder_patch_size:
-        yield does_not_divide("decoder_patch_size", config.decoder_patch_size, config.image_size)
-    if config.decoder_dim % config.decoder_heads:
-        yield f"decoder_dim is {config.decoder_dim}: it must be a multiple of decoder_heads = {config.decoder_heads}."
-    if decoder.embedding_source == "target" and config.jepa_model.target_encoder_mode == "none":
+def _of_the_decoder(config: Settings) -> Rules:
+    decoder, side, patch = config.jepa_decoder_training, config.image_size, config.decoder_patch_size
+    width, heads = config.decoder_dim, config.decoder_heads
+    if decoder.enabled:
+        yield side % patch != 0, does_not_divide("decoder_patch_size", patch, side)
+        yield width % heads != 0, f"decoder_dim is {width}: it must be a multiple of decoder_heads = {heads}."
         yield (
+            decoder.embedding_source == "target" and config.jepa_model.target_encoder_mode == "none",
             "jepa_decoder_training.embedding_source is target but jepa_model.target_encoder_mode is none, which has no "
-            "target encoder: set embedding_source to online."
+            "target encoder: it must be online.",
         )
-    if config.early_stopping.validation_split == 0.0:
-        yield from _without_validation("jepa_decoder_training.early_stopping.metric", decoder.early_stopping.metric)
+        yield _without_validation(config, "jepa_decoder_training.early_stopping.metric")
 
 
-def _without_validation(key: str, metric: str) -> Iterator[str]:
-    if metric.startswith("val_"):
-        yield (
-            f"{key} is {metric} but early_stopping.validation_split is 0: set {key} to "
-            f"{metric.replace('val_', 'train_', 1)}, or keep a validation split."
-        )
+def _without_validation(config: Settings, key: str) -> tuple[bool, str]:
+    metric = value_at(config, key)
+    return config.early_stopping.validation_split == 0.0 and metric.startswith("val_"), (
+        f"{key} is {metric} but early_stopping.validation_split is 0: set {key} to "
+        f"{metric.replace('val_', 'train_', 1)}, or keep a validation split."
+    )
 
 
-def _of_planning(config: Settings) -> Iterator[str]:
-    planning, context = config.planning, config.jepa_model.predictor_context_length
-    if planning.context is not None and planning.context > context and config.model_type == "jepa":
-        yield f"planning.context is {planning.context}: at most jepa_model.predictor_context_length is {context}."
-    samples = planning.num_samples
-    if planning.num_elites > samples and "num_elites" in _taken(config, "planner"):
-        yield f"planning.num_elites is {planning.num_elites}: at most planning.num_samples = {samples}."
-    if planning.replan_every > planning.horizon:
-        yield f"planning.replan_every is {planning.replan_every}: at most planning.horizon = {planning.horizon}."
+def _of_planning(config: Settings) -> Rules:
+    planning, longest = config.planning, config.jepa_model.predictor_context_length
+    yield (
+        config.model_type == "jepa" and (planning.context or 1) > longest,
+        f"planning.context is {planning.context}: at most jepa_model.predictor_context_length is {longest}.",
+    )
+    yield (
+        planning.replan_every > planning.horizon,
+        f"planning.replan_every is {planning.replan_every}: at most planning.horizon = {planning.horizon}.",
+    )
 
 
 def does_not_divide(key: str, value: int, size: int) -> str:
@@ -133,73 +134,55 @@ def does_not_divide(key: str, value: int, size: int) -> str:
 
 def without_effect(config: Settings, default: Settings) -> Iterator[str]:
     """A sentence for each setting that is not at its default and has no effect beside the others."""
-
-    def unused(reason: str, *keys: str) -> Iterator[str]:
-        for key in keys:
-            if value_at(config, key) != value_at(default, key):
-                yield f"{key} has no effect: {reason}."
-
-    if config.model_type != "jepa":
-        yield from unused(f"model_type is {config.model_type}", *OF_A_JEPA)
-    else:
-        yield from _of_a_jepa_without_effect(config, unused)
+    for without, reason, *keys in _unused(config):
+        changed = [key for key in keys if without and value_at(config, key) != value_at(default, key)]
+        yield from (f"{key} has no effect: {reason}." for key in changed)
     for kind in _kinds(config):
-        reason = f"{KINDS[kind].switch} is {value_at(config, KINDS[kind].switch)}"
-        yield from unused(reason, *_unused_settings(config, kind))
         for chosen in components.chosen(kind, config):
-            notices = getattr(chosen.checked, "notices", None)
+            notices = getattr(chosen.settings, "notices", None)
             yield from notices(config, chosen.prefix) if notices else ()
-    if config.early_stopping.metric_jepa == "latest":
-        yield from unused("early_stopping.metric_jepa is latest", "early_stopping.patience", "early_stopping.delta")
-    if config.load_dataset_path is not None:
-        collected = ("dataset_dir", "collection", "num_episodes_data_collection")
-        reason = "load_dataset_path names a dataset, so that nothing is collected"
-        yield from unused(reason, *collected, "max_steps_per_episode_data_collection")
-    elif config.collection.policy != "smooth_random":
-        yield from unused(f"collection.policy is {config.collection.policy}", "collection.smoothness")
-    if config.data_location == "device":
-        yield from unused("data_location is device", "data_buffer_megabytes")
-    decoder = config.jepa_decoder_training
-    if not decoder.enabled:
-        keys = [key for key in type(config).model_fields if key.startswith("decoder_")]
-        yield from unused("jepa_decoder_training.enabled is false", *keys)
-    if config.learning_rate_jepa is not None and (decoder.learning_rate is not None or not decoder.enabled):
-        yield from unused("every phase sets its own", "learning_rate")
-
-
-def _of_a_jepa_without_effect(config: Settings, unused: Any) -> Iterator[str]:
-    mode, auxiliary, losses = config.jepa_model.target_encoder_mode, config.auxiliary_loss, config.dynamics_losses
-    if mode == "none":
-        yield from unused("target_encoder_mode none has no target encoder", "jepa_model.ema_decay")
-    if auxiliary.type == "none":
-        yield from unused("auxiliary_loss.type is none", "auxiliary_loss.weight")
-    if mode == "default" and (auxiliary.type == "none" or auxiliary.weight == 0.0):
+    no_loss = config.auxiliary_loss.type == "none" or not config.auxiliary_loss.weight
+    if no_loss and config.model_type == "jepa" and config.jepa_model.target_encoder_mode == "default":
         yield (
             "the online encoder is not trained at all: in target_encoder_mode default the prediction loss does not "
             "reach it, and there is no auxiliary loss."
         )
-    if not losses.rollout_weight:
-        yield from unused("dynamics_losses.rollout_weight is 0", "dynamics_losses.rollout_steps")
-    if not losses.inverse_dynamics_weight:
-        yield from unused("dynamics_losses.inverse_dynamics_weight is 0", "dynamics_losses.inverse_dynamics_hidden_dim")
 
 
-def _taken(config: Settings, kind: str) -> set[str]:
-    """The settings that the chosen component of a kind takes, or any that "auto" may choose."""
-    return {name for chosen in components.chosen(kind, config) for name in chosen.settings}
+def _unused(config: Settings) -> Iterator[tuple]:
+    """Each: whether it is the case, that as a reason, and the settings that have no effect then."""
+    jepa, losses, decoder = config.model_type == "jepa", config.dynamics_losses, config.jepa_decoder_training
+    policy, loaded = config.collection.policy, config.load_dataset_path is not None
+    yield not jepa, f"model_type is {config.model_type}", *OF_A_JEPA
+    no_target = jepa and config.jepa_model.target_encoder_mode == "none"
+    yield no_target, "target_encoder_mode none has no target encoder", "jepa_model.ema_decay"
+    no_auxiliary = jepa and config.auxiliary_loss.type == "none"
+    yield no_auxiliary, "auxiliary_loss.type is none", "auxiliary_loss.weight"
+    for weight, key in ("rollout_weight", "rollout_steps"), ("inverse_dynamics_weight", "inverse_dynamics_hidden_dim"):
+        off = jepa and not getattr(losses, weight)
+        yield off, f"dynamics_losses.{weight} is 0", f"dynamics_losses.{key}"
+    for kind in _kinds(config):
+        yield True, f"{KINDS[kind].switch} is {value_at(config, KINDS[kind].switch)}", *_of_others(config, kind)
+    latest = config.early_stopping.metric_jepa == "latest"
+    yield latest, "early_stopping.metric_jepa is latest", "early_stopping.patience", "early_stopping.delta"
+    yield loaded, "load_dataset_path names a dataset, so that nothing is collected", *COLLECTED
+    yield not loaded and policy != "smooth_random", f"collection.policy is {policy}", "collection.smoothness"
+    yield config.data_location == "device", "data_location is device", "data_buffer_megabytes"
+    keys = [key for key in type(config).model_fields if key.startswith("decoder_")]
+    yield not decoder.enabled, "jepa_decoder_training.enabled is false", *keys
+    own_rates = config.learning_rate_jepa is not None and (decoder.learning_rate is not None or not decoder.enabled)
+    yield own_rates, "every phase sets its own", "learning_rate"
 
 
-def _unused_settings(config: Settings, kind: str) -> Iterator[str]:
-    """The settings of components of a kind that the chosen one does not take."""
-    where, chosen = KINDS[kind], components.chosen(kind, config)
-    outside = ":" in chosen[0].name
-    if not outside:
+def _of_others(config: Settings, kind: str) -> Iterator[str]:
+    """The settings of components of a kind that the chosen one, or any that "auto" may choose, does not take."""
+    where, chosen, section = KINDS[kind], components.chosen(kind, config), value_at(config, KINDS[kind].section)
+    if ":" not in chosen[0].name:
         yield where.custom
+    every, own = components.registered(kind), [one.name for one in chosen]
     if not where.flat:
-        section = value_at(config, where.section)
-        names = [name for name in components.registered(kind) if hasattr(section, name)]
-        yield from (f"{where.section}.{name}" for name in names if name not in [one.name for one in chosen])
+        yield from (f"{where.section}.{name}" for name in every if hasattr(section, name) and name not in own)
         return
-    section = value_at(config, where.section)
-    every = {name for cls in components.registered(kind).values() for name in components.taken(cls, section)}
-    yield from (f"{where.section}.{where.prefix}{name}" for name in sorted(every - _taken(config, kind)))
+    names = {name for cls in every.values() for name in components.taken(cls, section)}
+    names -= {name for one in chosen for name in dict(one.settings)}
+    yield from (f"{where.section}.{where.prefix}{name}" for name in sorted(names))

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from jepaworld.config.components import Choice, ComponentSettings, custom
+from jepaworld.config.components import CUSTOM, Choice, ComponentSettings
 from jepaworld.config.fields import JsonDict, NonEmpty, PositiveInt, Section, section, setting
 from jepaworld.config.planning import DynamicsLossesConfig, EvaluationConfig, PlanningConfig
 
@@ -43,28 +43,18 @@ class CollectionConfig(Section):
         "algorithm class such as stable_baselines3:PPO.",
     )
     policy_path: str | None = setting(
-        None,
-        "Saved Stable-Baselines3 model (.zip), for a policy that is such an algorithm class. It is unpickled by "
-        "that library: load only files that you trust.",
+        None, "Saved Stable-Baselines3 model (.zip) for such a class. It is unpickled: load only files that you trust."
     )
     policy_kwargs: JsonDict = setting({}, "Keyword arguments for a policy that is a class.")
     smoothness: float = setting(
-        0.9,
-        "Correlation of neighbouring actions of smooth_random; for discrete actions the probability that the "
-        "action is repeated.",
-        ge=0.0,
-        lt=1.0,
+        0.9, "Correlation of neighbouring actions of smooth_random; Discrete: chance of a repetition.", ge=0.0, lt=1.0
     )
     num_workers: int = setting(2, "Processes that collect in parallel.", ge=1, le=256)
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = setting(
-        None,
-        "Seed of the episodes and of the split into training, validation and evaluation; null takes seed. Set it to "
-        "train with several seeds on the same data.",
+        None, "Seed of the episodes and their split, that several training seeds can share; null takes seed."
     )
     frame_source: Literal["auto", "observation", "render"] = setting(
-        "auto",
-        "Where frames come from: the environment's image observation, or its render(). auto: the observation "
-        "if it is an image.",
+        "auto", "Frames are image observations, or those of render(). auto: observations if they are images."
     )
 
 
@@ -72,14 +62,14 @@ class EncoderParams(ComponentSettings):
     """Parameters of each encoder type; only those of `encoder_type` are used."""
 
     kind = "encoder"
-    custom: JsonDict = custom()
+    custom: JsonDict = CUSTOM
 
 
 class ActionEncoderParams(ComponentSettings):
     """Parameters of each action encoder type; only those of `action_encoder_type` are used."""
 
     kind = "action_encoder"
-    custom: JsonDict = custom()
+    custom: JsonDict = CUSTOM
 
 
 class JepaModelConfig(ComponentSettings):
@@ -87,10 +77,7 @@ class JepaModelConfig(ComponentSettings):
 
     kind = "predictor"
     ema_decay: float = setting(
-        0.99,
-        "Decay of the target encoder: target = ema_decay * target + (1 - ema_decay) * online after each step.",
-        ge=0.0,
-        le=1.0,
+        0.99, "The target encoder becomes ema_decay * target + (1 - ema_decay) * online.", ge=0.0, le=1.0
     )
     target_encoder_mode: Literal["default", "vjepa2", "none"] = setting(
         "vjepa2",
@@ -99,19 +86,17 @@ class JepaModelConfig(ComponentSettings):
         "encoder the target. none: the online encoder gives both. See docs/modes_and_losses.md.",
     )
     target_gradient: bool = setting(
-        False,
-        "Let the prediction loss train the target's embedding too, instead of detaching it; needs "
-        "target_encoder_mode none, and a regulariser that prevents collapse.",
+        False, "Let the prediction loss train the target too; needs mode none and a loss against collapse."
     )
     predictor_type: Annotated[str, Choice("predictor")] = setting("mlp", "Architecture of the predictor.")
-    predictor_custom: JsonDict = custom()
+    predictor_custom: JsonDict = CUSTOM
 
 
 class AuxiliaryLossParams(ComponentSettings):
     """Parameters of each auxiliary loss; only those of `auxiliary_loss.type` are used."""
 
     kind = "auxiliary_loss"
-    custom: JsonDict = custom()
+    custom: JsonDict = CUSTOM
 
 
 class AuxiliaryLossConfig(Section):
@@ -182,9 +167,7 @@ class DecoderTrainingConfig(Section):
         "best_jepa_decoder.safetensors", "File name of the best decoder, inside the run's folder checkpoints/."
     )
     validation_plot_dir: str = setting(
-        "validation_plots",
-        "Folder inside the run for the pictures of validation reconstructions.",
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        "validation_plots", "Folder in the run for reconstructions.", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
     )
     early_stopping: DecoderEarlyStoppingConfig = section(DecoderEarlyStoppingConfig, "When the decoder phase stops.")
 
@@ -211,21 +194,14 @@ class Settings(Section):
         3, "1 for greyscale (luma), 3 for RGB."
     )
     frame_skipping: int = setting(
-        1,
-        "Environment steps from one stored frame to the next; the actions between them are kept as one block.",
-        unit="environment steps",
-        ge=1,
-        le=1000,
+        1, "Environment steps between frames; their actions are one block.", unit="environment steps", ge=1, le=1000
     )
     num_episodes_data_collection: int = setting(600, "Episodes to collect.", unit="episodes", ge=1)
     max_steps_per_episode_data_collection: int = setting(
         90, "Longest episode; at least frame_skipping.", unit="environment steps", ge=1
     )
     dataset_dir: str = setting(
-        "datasets/two_room",
-        "Folder of the dataset that collect writes. An unfinished one with the same settings is "
-        "continued, a finished one is reused.",
-        min_length=1,
+        "datasets/two_room", "Folder that collect writes; with equal settings continued or reused.", min_length=1
     )
     load_dataset_path: NonEmpty | None = setting(
         None, "Existing dataset folder to train on instead of dataset_dir; nothing is collected then."
@@ -233,15 +209,11 @@ class Settings(Section):
     collection: CollectionConfig = section(CollectionConfig, "How episodes are collected.")
 
     num_transitions: int = setting(
-        1,
-        "Transitions in a training window: a window has one frame more. 1 is the pair (s_t, s_t+1).",
-        unit="transitions",
-        ge=1,
+        1, "Transitions in a training window; 1 is the pair (s_t, s_t+1).", unit="transitions", ge=1
     )
     evaluation_split: float = setting(
         0.1,
-        "Share of the episodes that no training phase sees, neither for gradients nor for early stopping; the "
-        "report measures on them. At least one episode if above 0.",
+        "Share of the episodes that no training phase sees, for the report; one or more if above 0.",
         ge=0.0,
         lt=1.0,
     )
@@ -251,17 +223,14 @@ class Settings(Section):
         "episodes that fit into data_buffer_megabytes). auto: device if they fit into half of its free memory.",
     )
     data_buffer_megabytes: int = setting(
-        1024,
-        "Memory for frames that are read from disk; the larger, the more episodes are mixed in a batch.",
-        unit="MiB",
-        ge=1,
+        1024, "Memory for frames read from disk; more of it mixes more episodes in a batch.", unit="MiB", ge=1
     )
     verify_checksums: bool = setting(True, "Compare every file of the dataset with its checksum before training.")
 
     model_type: Annotated[str, Choice("model")] = setting(
         "jepa", "The world model. For a class from outside the settings from encoder_type to auxiliary_loss do nothing."
     )
-    model_params: JsonDict = custom("Settings of a model from outside.")
+    model_params: JsonDict = setting({}, "Settings of a model from outside.")
     encoder_type: Annotated[str, Choice("encoder")] = setting("cnn", "Architecture of the online and target encoder.")
     encoder_params: EncoderParams = section(EncoderParams, "Parameters of each encoder type.")
     latent_dim: int = setting(64, "Size of the embeddings.", ge=1)
@@ -283,14 +252,10 @@ class Settings(Section):
 
     seed: int = setting(0, "Seed of collection, splits, initialisation, sampling and dropout.", ge=0, lt=2**32)
     device: str = setting(
-        "auto",
-        "auto, cpu, cuda, cuda:N or mps. auto takes the first of cuda, mps, cpu that is there.",
-        pattern=r"^(auto|cpu|cuda(:[0-9]+)?|mps)$",
+        "auto", "auto: the first of cuda, mps, cpu that is there.", pattern=r"^(auto|cpu|cuda(:[0-9]+)?|mps)$"
     )
     mixed_precision: Literal["auto", "bf16", "off"] = setting(
-        "auto",
-        "bf16 autocast of the forward pass. auto: on GPUs that have it, and for models without attention on processors "
-        "that have it.",
+        "auto", "bf16 autocast of the forward pass. auto: where the device has it; on processors not with attention."
     )
     num_epochs: int = setting(10, "Longest JEPA training.", unit="epochs", ge=1)
     steps_per_epoch: PositiveInt | None = setting(

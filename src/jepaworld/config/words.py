@@ -36,15 +36,12 @@ def explain(error: ValidationError, root: type[Section], prefix: str = "") -> It
             yield f"{key}: unknown setting.{hint} `jepaworld init` writes a file with every setting."
             continue
         # A union reports each of its members with a suffix such as `.int`; one sentence per setting is enough.
-        while path and ".".join(path) not in known:
-            path.pop()
-        key = ".".join(path) or key
+        key = next((found for end in range(len(path), 0, -1) if (found := ".".join(path[:end])) in known), key)
         if key not in said:
             said.add(key)
             reason = item["msg"].removeprefix("Value error, ")
-            reason = reason[0].lower() + reason[1:]
             words = allowed(known[key]) if key in known else "see config.yaml"
-            yield f"{key}: {item['input']!r} is not possible ({reason}). Allowed: {words}."
+            yield f"{key}: {item['input']!r} is not possible ({reason[0].lower()}{reason[1:]}). Allowed: {words}."
 
 
 def nearest(key: str, known: list[str]) -> str:

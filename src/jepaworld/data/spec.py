@@ -115,7 +115,9 @@ def read_description(path: Path) -> tuple[DatasetSpec, Collected]:
     """
     file = path / DATASET_FILE
     if not path.is_dir():
-        raise DatasetError(f"{path}: no such dataset folder. Collect one, or correct dataset_dir or load_dataset_path.")
+        raise DatasetError(
+            f"{path}: no such dataset folder. Collect one (`jepaworld collect`), or correct load_dataset_path."
+        )
     if not file.is_file():
         raise DatasetError(f"{path}: not a dataset: it has no {DATASET_FILE}. Give the folder that `collect` wrote.")
     content = unseal(file)

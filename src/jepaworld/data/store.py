@@ -148,7 +148,7 @@ class EpisodeDataset:
             raise DatasetError(
                 f"{self.path}: has {count} episode(s), but early_stopping.validation_split = {validation_split:g} "
                 f"takes {sizes[0]} and evaluation_split = {evaluation_split:g} takes {sizes[1]}: none is left to train "
-                "on. Raise num_episodes_data_collection or set these splits to 0."
+                "on. Collect more (num_episodes_data_collection) or set these splits to 0."
             )
         order = np.random.default_rng(self.provenance.seed if seed is None else seed).permutation(count)
         validation, evaluation, train = np.split(order, np.cumsum(sizes))

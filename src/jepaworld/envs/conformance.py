@@ -30,30 +30,19 @@ _SLOW_FRAMES_PER_SECOND = 30
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """One thing that was looked at."""
 
-    Attributes:
-        name: what was looked at, one word.
-        level: "ok"; "warn", usable with a restriction; "fail", not usable.
-        text: what was found and, unless ok, what to do.
-    """
-
-    name: str
-    level: Literal["ok", "warn", "fail"]
-    text: str
+    name: str  # one word
+    level: Literal["ok", "warn", "fail"]  # warn: usable with a restriction; fail: not usable
+    text: str  # what was found and, unless ok, what to do
 
 
 @dataclass(frozen=True)
 class EnvironmentReport:
-    """What `check_env` found.
-
-    Attributes:
-        environment_name: the id that was checked.
-        findings: in the order in which they were looked at; the first "fail" may end the list early.
-    """
+    """What `check_env` found."""
 
     environment_name: str
-    findings: tuple[Finding, ...]
+    findings: tuple[Finding, ...]  # as they were looked at; the first "fail" may end the list early
 
     @property
     def usable(self) -> bool:
@@ -61,9 +50,8 @@ class EnvironmentReport:
         return all(finding.level != "fail" for finding in self.findings)
 
     def __str__(self) -> str:
-        verdict = "usable" if self.usable else "not usable"
-        lines = [f"{self.environment_name}: {verdict}"]
-        return "\n".join([*lines, *(f"  {f.level:<4}  {f.name}: {f.text}" for f in self.findings)])
+        verdict = f"{self.environment_name}: {'usable' if self.usable else 'not usable'}"
+        return "\n".join([verdict, *(f"  {f.level:<4}  {f.name}: {f.text}" for f in self.findings)])
 
 
 def check_env(

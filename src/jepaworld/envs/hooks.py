@@ -17,7 +17,7 @@ count of steps, is to be left out of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import gymnasium
@@ -31,3 +31,9 @@ OWN_SUCCESS = ("success", "is_success")
 def hook(env: gymnasium.Env[Any, Any], name: Hook) -> Callable[..., Any] | None:
     """The method of that name of the environment or one of its wrappers; `None` where none has it."""
     return env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else None
+
+
+def require(states: Mapping[str, Any], *names: str) -> None:
+    """Refuse state variables that lack one of the names, by a `ValueError`."""
+    if missing := [name for name in names if name not in states]:
+        raise ValueError(f"states lack {' and '.join(missing)}; there are {', '.join(states)}.")

@@ -9,6 +9,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from jepaworld.envs.hooks import require
 from jepaworld.envs.state import States
 
 
@@ -72,9 +73,7 @@ class MujocoState(gymnasium.Wrapper[Any, Any, Any, Any]):
         Raises:
             ValueError: they are missing.
         """
-        missing = [name for name in ("qpos", "qvel") if name not in states]
-        if missing:
-            raise ValueError(f"states lack {' and '.join(missing)}; there are {', '.join(states)}.")
+        require(states, "qpos", "qvel")
         base: Any = self.unwrapped
         base.set_state(states["qpos"].astype(np.float64), states["qvel"].astype(np.float64))
         return base._get_obs(), base._get_reset_info() | self._variables()

@@ -12,7 +12,7 @@ Shapes: N lanes, C channels and S side of a frame.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import TracebackType
+from contextlib import AbstractContextManager
 from typing import Any, Self
 
 import gymnasium
@@ -135,7 +135,7 @@ class Lane:
         """Close the environment; a failure of that is only logged."""
         close(self.env)
 
-    def _calling(self, call: str) -> Any:
+    def _calling(self, call: str) -> AbstractContextManager[None]:
         return environment_errors(self.name, call, self.place)
 
 
@@ -200,9 +200,7 @@ class Player:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __len__(self) -> int:
@@ -224,9 +222,7 @@ class Player:
         for lane, seed in zip(self.lanes, seeds, strict=True):
             lane.reset(seed, place=place)
 
-    def step(
-        self, actions: Sequence[Any] | NDArray[Any]
-    ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
+    def step(self, actions: Sequence[Any] | NDArray[Any]) -> Steps:
         """Play an action in every lane; rewards, terminations and truncations (N,)."""
         for lane, action in zip(self.lanes, actions, strict=True):
             lane.step(action)

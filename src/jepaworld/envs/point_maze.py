@@ -7,17 +7,23 @@ with x to the right and y downwards; a cell is a square of 8 pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
-import gymnasium
 import numpy as np
-from gymnasium.spaces import Box
 from numpy.typing import ArrayLike, NDArray
 
-from jepaworld.envs.two_room_world import BACKGROUND, RADIUS, SIZE, WALL_COLOUR, paint_agents
-
-Float32Array = NDArray[np.float32]
+from jepaworld.envs.disc import (
+    BACKGROUND,
+    RADIUS,
+    SIZE,
+    WALL_COLOUR,
+    DiscEnv,
+    Float32Array,
+    check_positive,
+    frames_to_images,
+    paint_discs,
+    within,
+)
 
 CELL = 8
 SUCCESS_DISTANCE = 0.45 * CELL
@@ -49,7 +55,7 @@ _DRAWS_PER_RESET = 6
 _TOUCH = 1e-6  # pixels: closer is touching, which is not overlapping
 
 
-class PointMazeEnv(gymnasium.Env[NDArray[np.uint8], Float32Array]):
+class PointMazeEnv(DiscEnv):
     """A disc that is pushed through a maze.
 
     Observation: uint8 (64, 64, 3) image of walls and disc; the goal is not drawn. `render()` gives the same image.
@@ -77,22 +83,16 @@ class PointMazeEnv(gymnasium.Env[NDArray[np.uint8], Float32Array]):
         ValueError: an argument, action or option is not possible.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012 (Gymnasium's interface)
+    restorable, required = _RESTORABLE, ("state", "velocity")
 
     def __init__(
         self, render_mode: str | None = None, *, layout: str = "u", acceleration: float = 0.5, friction: float = 0.2
     ) -> None:
-        if render_mode not in (None, "rgb_array"):
-            raise ValueError(f"render_mode is {render_mode!r}; it must be 'rgb_array' or None.")
+        super().__init__(render_mode)
         if layout not in LAYOUTS:
             raise ValueError(f"layout is {layout!r}; it must be one of {', '.join(LAYOUTS)}.")
-        if not (isinstance(acceleration, int | float) and math.isfinite(acceleration) and acceleration > 0):
-            raise ValueError(f"acceleration is {acceleration!r}; it must be a finite number above 0.")
-        if not (isinstance(friction, int | float) and 0 < friction <= 1):
-            raise ValueError(f"friction is {friction!r}; it must be above 0 and at most 1.")
-        self.render_mode = render_mode
-        self.action_space: Any = Box(-1.0, 1.0, (2,), np.float32)
-        self.observation_space: Any = Box(0, 255, (SIZE, SIZE, 3), np.uint8)
+        check_positive("acceleration", acceleration)
+        check_positive("friction", friction, most=1)
         self._acceleration, self._friction = float(acceleration), float(friction)
         self._walls = np.array([[cell == "#" for cell in row] for row in LAYOUTS[layout]])  # [y, x]
         self._free = np.argwhere(~self._walls)[:, ::-1]  # x, y of each free cell
@@ -112,7 +112,7 @@ class PointMazeEnv(gymnasium.Env[NDArray[np.uint8], Float32Array]):
         self._state = given.get("state", self._in_cell(start, draws[2:4]))
         self._goal = given.get("goal", self._in_cell(goal, draws[4:6]))
         self._velocity = given.get("velocity", np.zeros(2, np.float32))
-        return self._image(self._state), self._info()
+        return self._image(), self._info()
 
     def step(self, action: ArrayLike) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
         """Push by one action (2,); see the class."""
@@ -127,47 +127,14 @@ class PointMazeEnv(gymnasium.Env[NDArray[np.uint8], Float32Array]):
         # numbers, so rounding cannot carry the disc into one.
         self._state, self._velocity = position.astype(np.float32), velocity.astype(np.float32)
         info = self._info()
-        return self._image(self._state), float(info["success"]), False, False, info
-
-    def render(self) -> NDArray[np.uint8] | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The observation's image in mode "rgb_array", else None."""
-        return self._image(self._state) if self.render_mode == "rgb_array" else None
-
-    def restore_state(self, states: Mapping[str, ArrayLike]) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-        """Begin an episode at recorded state variables: "state", "velocity" and, if it is there, "goal".
-
-        Args:
-            states: as `info` gives them; others are not looked at.
-
-        Returns:
-            Observation and info.
-
-        Raises:
-            ValueError: one is missing or not possible.
-        """
-        missing = [name for name in ("state", "velocity") if name not in states]
-        if missing:
-            raise ValueError(f"states lack {' and '.join(missing)}; there are {', '.join(states)}.")
-        return self.reset(options={name: states[name] for name in _RESTORABLE if name in states})
-
-    def goal_image(self) -> NDArray[np.uint8]:
-        """The image (64, 64, 3) with the disc at the goal of this episode; nothing moves."""
-        return self._image(self._goal)
+        return self._image(), float(info["success"]), False, False, info
 
     def goal_state(self) -> dict[str, Float32Array]:
         """The state variable at the goal: "state"; any velocity will do there."""
         return {"state": self._goal.copy()}
 
-    def set_goal(self, states: Mapping[str, ArrayLike]) -> dict[str, Any]:
-        """Make the disc's position in `states["state"]` the goal of this episode; returns the new info.
-
-        Raises:
-            ValueError: it is missing, or not in free space.
-        """
-        if "state" not in states:
-            raise ValueError(f"states lack state; there are {', '.join(states)}.")
-        self._goal = self._read("goal", states["state"])
-        return self._info()
+    def _place_goal(self, position: ArrayLike) -> None:
+        self._goal = self._read("goal", position)
 
     def _slide(self, position: NDArray[np.float64], velocity: NDArray[np.float64], axis: int) -> None:
         """Move along one axis up to the first wall, in place."""
@@ -210,19 +177,15 @@ class PointMazeEnv(gymnasium.Env[NDArray[np.uint8], Float32Array]):
         offset = (draws - 0.5) * (CELL - 2 * RADIUS)
         return ((self._free[number] + 0.5) * CELL + offset).astype(np.float32)
 
-    def _image(self, position: Float32Array) -> NDArray[np.uint8]:
+    def _image(self, position: ArrayLike | None = None) -> NDArray[np.uint8]:
         frame = self._maze.copy()
-        paint_agents(frame, position[None])
-        return np.ascontiguousarray(frame[0].transpose(1, 2, 0))
+        paint_discs(frame, np.asarray(self._state if position is None else position)[None])
+        return frames_to_images(frame)[0]
 
     def _info(self) -> dict[str, Any]:
-        away = self._state.astype(np.float64) - self._goal
-        return {
-            "state": self._state.copy(),
-            "velocity": self._velocity.copy(),
-            "goal": self._goal.copy(),
-            "success": bool(np.sqrt((away * away).sum()) <= SUCCESS_DISTANCE),
-        }
+        success = bool(within(SUCCESS_DISTANCE, self._state, self._goal))
+        variables = {"state": self._state, "velocity": self._velocity, "goal": self._goal}
+        return {name: value.copy() for name, value in variables.items()} | {"success": success}
 
 
 def _cells(low: float, high: float) -> list[int]:

@@ -10,7 +10,6 @@ Units are pixels of the 512x512 board, x to the right and y downwards, and radia
 from __future__ import annotations
 
 import importlib
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +17,9 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box
 from numpy.typing import NDArray
+
+from jepaworld.envs.disc import check_positive
+from jepaworld.envs.hooks import require
 
 _BOARD = 512.0
 
@@ -40,8 +42,7 @@ def make_push_t(render_mode: str | None = None, reach: float = 50.0, **kwargs: A
         ModuleNotFoundError: gym-pusht is not installed.
         ValueError: `reach` is not a number above 0.
     """
-    if not (isinstance(reach, int | float) and math.isfinite(reach) and reach > 0):
-        raise ValueError(f"reach is {reach!r}; it must be a number of pixels above 0.")
+    check_positive("reach", reach)
     kwargs = {"visualization_width": 256, "visualization_height": 256} | kwargs
     kind: Any = importlib.import_module("gym_pusht.envs").PushTEnv
     return RelativeActions(kind(render_mode=render_mode, **kwargs), reach)
@@ -109,9 +110,7 @@ class PushTState(gymnasium.Wrapper[Any, Any, Any, Any]):
             ValueError: one of them is missing.
         """
         names = ("pos_agent", "vel_agent", "block_pose", "block_velocity")
-        missing = [name for name in names if name not in states]
-        if missing:
-            raise ValueError(f"states lack {' and '.join(missing)}; there are {', '.join(states)}.")
+        require(states, *names)
         position, velocity, pose, speed = (states[name].astype(np.float64).tolist() for name in names)
         base: Any = self.unwrapped
         base._setup()  # a space without contacts of before, which would be drawn and act

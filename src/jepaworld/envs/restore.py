@@ -35,38 +35,23 @@ class RestoreError(EnvironmentNotUsableError):
 
 @dataclass(frozen=True, eq=False)
 class RecordedStart:
-    """A frame of a recorded episode.
-
-    Attributes:
-        method: how it is restored.
-        seed: of the collection.
-        episode: number of the episode in the complete dataset, which its seeds follow from.
-        actions: (steps, *action shape) environment actions from the episode's beginning to the start.
-        frame: uint8 (C, S, S), to be found there.
-        states: state variables, to be found there.
-    """
+    """A frame of a recorded episode."""
 
     method: RestoreMethod
-    seed: int
-    episode: int
-    actions: NDArray[Any]
-    frame: Frame
+    seed: int  # of the collection
+    episode: int  # its number in the complete dataset, which its seeds follow from
+    actions: NDArray[Any]  # (steps, *action shape) environment actions from the episode's beginning to the start
+    frame: Frame  # (C, S, S), to be found there, as the state variables are
     states: States
 
 
 @dataclass(frozen=True, eq=False)
 class DrawnStart:
-    """A start that the environment draws itself, together with a goal.
-
-    Attributes:
-        seed: for its `reset`.
-        options: for its `reset`.
-        frame: uint8 (C, S, S), to be found there.
-    """
+    """A start that the environment draws itself, by `reset(seed, options)`, together with a goal."""
 
     seed: int
     options: Mapping[str, Any]
-    frame: Frame
+    frame: Frame  # (C, S, S), to be found there
 
 
 def draw_start(lane: Lane, seed: int, options: Mapping[str, Any]) -> DrawnStart:

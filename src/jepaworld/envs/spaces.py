@@ -135,17 +135,11 @@ def block_size(space: Space, frame_skipping: int) -> int:
 
 @dataclass(frozen=True)
 class Spaces:
-    """What a model sees and what it does, as `models.build` needs it.
+    """What a model sees and what it does, as `models.build` needs it."""
 
-    Attributes:
-        frame_shape: (C, H, W) of the uint8 frames.
-        action_space: of one environment step, Box or Discrete.
-        frame_skipping: environment steps in an action block.
-    """
-
-    frame_shape: tuple[int, int, int]
-    action_space: Space
-    frame_skipping: int = 1
+    frame_shape: tuple[int, int, int]  # (C, H, W) of the uint8 frames
+    action_space: Space  # of one environment step, Box or Discrete
+    frame_skipping: int = 1  # environment steps in an action block
 
     @classmethod
     def of(cls, config: Config, action_space: Space) -> Self:

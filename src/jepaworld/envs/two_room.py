@@ -12,7 +12,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-import gymnasium
 import numpy as np
 from gymnasium.spaces import Box
 from gymnasium.utils.seeding import np_random
@@ -21,7 +20,17 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
 from jepaworld.envs import two_room_world as world
-from jepaworld.envs.two_room_world import Float32Array, Float64Array, Geometry, GoalRoom
+from jepaworld.envs.disc import (
+    DiscEnv,
+    Float32Array,
+    Float64Array,
+    check_positive,
+    check_render_mode,
+    frames_to_images,
+    paint_discs,
+    within,
+)
+from jepaworld.envs.two_room_world import Geometry, GoalRoom
 
 _RESTORABLE = ("state", "goal", "wall")
 
@@ -66,12 +75,10 @@ class TwoRoomVectorEnv(VectorEnv[NDArray[np.uint8], Float32Array, NDArray[Any]])
         goal_room: GoalRoom = "any",
         terminate_on_success: bool = False,
     ) -> None:
-        if render_mode not in (None, "rgb_array"):
-            raise ValueError(f"render_mode is {render_mode!r}; it must be 'rgb_array' or None.")
+        check_render_mode(render_mode)
         if num_envs < 1:
             raise ValueError(f"num_envs is {num_envs}; it must be at least 1.")
-        if not (isinstance(max_speed, int | float) and math.isfinite(max_speed) and max_speed > 0):
-            raise ValueError(f"max_speed is {max_speed!r}; it must be a finite number of pixels per step above 0.")
+        check_positive("max_speed", max_speed)
         _check_goal_room("goal_room", goal_room)
         self.num_envs, self.render_mode = num_envs, render_mode
         self.max_episode_steps = math.inf if max_episode_steps in (None, -1) else max_episode_steps
@@ -160,7 +167,7 @@ class TwoRoomVectorEnv(VectorEnv[NDArray[np.uint8], Float32Array, NDArray[Any]])
         """
         frames = np.empty_like(self.rooms) if out is None else out
         np.copyto(frames, self.rooms)
-        world.paint_agents(frames, self.state if states is None else states)
+        paint_discs(frames, self.state if states is None else states)
         return frames
 
     def render(self) -> tuple[NDArray[np.uint8], ...] | None:
@@ -195,11 +202,10 @@ class TwoRoomVectorEnv(VectorEnv[NDArray[np.uint8], Float32Array, NDArray[Any]])
 
     def _success(self) -> NDArray[np.bool_]:
         """Which lanes are within `SUCCESS_DISTANCE` of their goal, (N,)."""
-        away = self.state.astype(np.float64) - self.goal
-        return np.sqrt((away * away).sum(axis=1)) <= world.SUCCESS_DISTANCE
+        return within(world.SUCCESS_DISTANCE, self.state, self.goal)
 
 
-class TwoRoomEnv(gymnasium.Env[NDArray[np.uint8], Float32Array]):
+class TwoRoomEnv(DiscEnv):
     """A disc that moves through two rooms joined by a door.
 
     Observation: uint8 (64, 64, 3) image of walls and agent; the goal is not drawn. `render()` gives the same
@@ -231,7 +237,7 @@ class TwoRoomEnv(gymnasium.Env[NDArray[np.uint8], Float32Array]):
         ValueError: an argument, action or option is not possible.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012 (Gymnasium's interface)
+    restorable, required = _RESTORABLE, ("state",)
 
     def __init__(
         self,
@@ -251,9 +257,7 @@ class TwoRoomEnv(gymnasium.Env[NDArray[np.uint8], Float32Array]):
             goal_room=goal_room,
             terminate_on_success=terminate_on_success,
         )
-        self.render_mode = render_mode
-        self.action_space: Any = self._lane.single_action_space
-        self.observation_space: Any = self._lane.single_observation_space
+        super().__init__(render_mode)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -269,10 +273,6 @@ class TwoRoomEnv(gymnasium.Env[NDArray[np.uint8], Float32Array]):
         reward, terminated, _, info = self._lane.advance(np.asarray(action)[None])
         return self._image(), float(reward[0]), bool(terminated[0]), False, self._info(info)
 
-    def render(self) -> NDArray[np.uint8] | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The observation's image in mode "rgb_array", else None."""
-        return self._image() if self.render_mode == "rgb_array" else None
-
     def render_state(self, state: ArrayLike) -> NDArray[np.uint8]:
         """Images of the agent elsewhere in the current rooms, for example at the goal; nothing moves.
 
@@ -284,41 +284,19 @@ class TwoRoomEnv(gymnasium.Env[NDArray[np.uint8], Float32Array]):
         """
         states = np.asarray(state, dtype=np.float32)
         frames = np.repeat(self._lane.rooms, states.size // 2, axis=0)
-        world.paint_agents(frames, states.reshape(-1, 2))
-        images = np.ascontiguousarray(frames.transpose(0, 2, 3, 1))
+        paint_discs(frames, states.reshape(-1, 2))
+        images = frames_to_images(frames)
         return images if states.ndim == 2 else images[0]
-
-    def restore_state(self, states: Mapping[str, ArrayLike]) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-        """Begin an episode at recorded state variables: those of "state", "goal" and "wall" that are there.
-
-        Raises:
-            ValueError: "state" is missing, or one is not possible.
-        """
-        if "state" not in states:
-            raise ValueError(f"states lack state; there are {', '.join(states)}.")
-        return self.reset(options={name: states[name] for name in _RESTORABLE if name in states})
-
-    def goal_image(self) -> NDArray[np.uint8]:
-        """The image (64, 64, 3) with the agent at the goal of this episode; nothing moves."""
-        return self.render_state(self._lane.goal[0])
 
     def goal_state(self) -> dict[str, Float32Array]:
         """The state variables at the goal: "state" and "wall"."""
         return {"state": self._lane.goal[0].copy(), "wall": self._lane.wall[0].copy()}
 
-    def set_goal(self, states: Mapping[str, ArrayLike]) -> dict[str, Any]:
-        """Make the agent's position in `states["state"]` the goal of this episode; returns the new info.
+    def _place_goal(self, position: ArrayLike) -> None:
+        self._lane.set_goal(np.asarray(position, np.float32).reshape(1, 2))
 
-        Raises:
-            ValueError: it is missing, or not in free space.
-        """
-        if "state" not in states:
-            raise ValueError(f"states lack state; there are {', '.join(states)}.")
-        self._lane.set_goal(np.asarray(states["state"], np.float32).reshape(1, 2))
-        return self._info()
-
-    def _image(self) -> NDArray[np.uint8]:
-        return np.ascontiguousarray(self._lane.frames_chw()[0].transpose(1, 2, 0))
+    def _image(self, position: ArrayLike | None = None) -> NDArray[np.uint8]:
+        return self.render_state(self._lane.state[0] if position is None else position)
 
     def _info(self, info: dict[str, Any] | None = None) -> dict[str, Any]:
         info = self._lane.info() if info is None else info

@@ -1,30 +1,25 @@
 """The world behind `jepaworld/TwoRoom-v0`: geometry, exact collisions and painting, for N lanes at once.
 
-Units are pixels of the 64x64 image, with x to the right, y downwards and (0, 0) at the outer corner of the
-first pixel; pixel (row i, column j) is the square [j, j+1] x [i, i+1]. A lane is one world with its own wall,
-goal and agent. Everything here is elementwise over lanes, so that one lane computes the same bits alone as
-among others.
+Units are those of `jepaworld.envs.disc`. A lane is one world with its own wall, goal and agent. Everything here is
+elementwise over lanes, so that one lane computes the same bits alone as among others.
 
 Shapes: N lanes; states, goals, walls (N, 2) float32; frames (N, 3, 64, 64) uint8.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
+
+from jepaworld.envs.disc import BACKGROUND, RADIUS, SIZE, WALL_COLOUR, Float32Array, Float64Array
 
 GoalRoom = Literal["any", "other", "same"]
-Float32Array = NDArray[np.float32]
-Float64Array = NDArray[np.float64]
 
-SIZE = 64
 BORDER = 2  # thickness of the outer wall
 WALL_HALF = 2  # half the thickness of the wall between the rooms
 DOOR_HALF = 6  # half the height of the door
-RADIUS = 2.5  # of the agent: the disc that is drawn, and half the side of the square that collides
 SUCCESS_DISTANCE = 4.5
 LOW, HIGH = BORDER + RADIUS, SIZE - BORDER - RADIUS  # where the agent's centre may be, on both axes
 FIXED_WALL = (32.0, 32.0)  # wall x, door y
@@ -34,32 +29,20 @@ DRAWS_PER_RESET = 10  # uniform numbers that one reset of one lane consumes, wha
 
 _RANDOM_WALL_X = (20, 44)  # drawn as whole pixels, ends included, so that edges stay crisp
 _RANDOM_DOOR_Y = (10, 54)
-BACKGROUND = (9, 11, 20)
-WALL_COLOUR = (72, 108, 166)
-_AGENT_COLOUR = (255, 214, 92)
-_PATCH = 7  # pixels on a side that hold the disc with its smooth edge, at any fraction of a pixel
 
 
-@dataclass(frozen=True)
-class Geometry:
+class Geometry(NamedTuple):
     """Faces of the obstacles, grown by the radius, as the agent's centre meets them; each (N,) float64.
 
     Every face is a float32 number, rounded away from the obstacle. Positions are rounded to float32 after a
     move, and rounding is monotone, so it cannot carry a position across a face.
-
-    Attributes:
-        left: x of the wall's left face.
-        right: x of the wall's right face.
-        door_low: smallest y in the door.
-        door_high: largest y in the door.
-        centre: x of the middle of the wall, where one room's side ends and the other's begins.
     """
 
-    left: Float64Array
+    left: Float64Array  # x of the wall's faces
     right: Float64Array
-    door_low: Float64Array
+    door_low: Float64Array  # smallest and largest y in the door
     door_high: Float64Array
-    centre: Float64Array
+    centre: Float64Array  # x of the middle of the wall, where one room's side ends and the other's begins
 
     @classmethod
     def of(cls, wall: Float32Array) -> Geometry:
@@ -76,7 +59,7 @@ class Geometry:
 
     def of_lanes(self, lanes: NDArray[np.intp]) -> Geometry:
         """The geometry of some lanes."""
-        return Geometry(*(getattr(self, face.name)[lanes] for face in fields(self)))
+        return Geometry(*(face[lanes] for face in self))
 
     def may_meet(self, start: Float64Array, end: Float64Array) -> NDArray[np.bool_]:
         """Whether a straight path between centres (N, 2) may touch an obstacle; False is certain, True is not."""
@@ -142,16 +125,14 @@ def _first_contact(
 ) -> tuple[Float64Array, NDArray[np.intp], Float64Array]:
     """First contact: time (fraction of the displacement, inf for never), axis, face coordinate; each (N,)."""
     (x, y), (dx, dy) = start.T, displacement.T
-    border_x, border_y = np.where(dx > 0, HIGH, LOW), np.where(dy > 0, HIGH, LOW)
-    near, far = (
-        np.where(dx > 0, geometry.left, geometry.right),
-        np.where(dx > 0, geometry.right, geometry.left),
-    )
+    borders = np.where(displacement.T > 0, HIGH, LOW)
+    # The wall's faces in the order in which the agent meets them.
+    near, far = np.where(dx > 0, [geometry.left, geometry.right], [geometry.right, geometry.left])
     between = (x > geometry.left) & (x < geometry.right)
     enter_x = np.where(dx != 0, _time_to(near, x, dx), np.where(between, -np.inf, np.inf))
     leave_x = _time_to(far, x, dx)
-    times = [_time_to(border_x, x, dx), _time_to(border_y, y, dy)]
-    axes, faces = [np.zeros(len(x), np.intp), np.ones(len(x), np.intp)], [border_x, border_y]
+    times, faces = [*_time_to(borders, start.T, displacement.T)], [*borders]
+    axes = [np.zeros(len(x), np.intp), np.ones(len(x), np.intp)]
     # The wall is two blocks: above the door (y < door_low) and below it (y > door_high).
     for edge, towards in ((geometry.door_low, dy < 0), (geometry.door_high, dy > 0)):
         outward = y < edge if edge is geometry.door_low else y > edge
@@ -210,16 +191,15 @@ def draw_positions(draws: Float64Array, geometry: Geometry, on_left: NDArray[np.
     """
     height = HIGH - LOW
     half_door = (geometry.centre - geometry.left) * (geometry.door_high - geometry.door_low)
-    left_area, right_area = ((geometry.left - LOW) * height, (HIGH - geometry.right) * height)
+    left_area, right_area = (geometry.left - LOW) * height, (HIGH - geometry.right) * height
     if on_left is None:
         on_left = draws[:, 0] * (left_area + right_area + 2 * half_door) < left_area + half_door
     in_door = draws[:, 1] * (np.where(on_left, left_area, right_area) + half_door) < half_door
     # Strictly less than half of the door's depth, so that rounding cannot put the point on the other side.
     depth = 0.999 * (geometry.centre - geometry.left)
-    x_low = np.where(on_left, np.where(in_door, geometry.left, LOW), np.where(in_door, geometry.right - depth, 0))
-    x_low = np.where(on_left | in_door, x_low, geometry.right)
-    x_high = np.where(on_left, np.where(in_door, geometry.left + depth, geometry.left), 0)
-    x_high = np.where(on_left, x_high, np.where(in_door, geometry.right, HIGH))
+    left, right = geometry.left, geometry.right
+    x_low = np.where(on_left, np.where(in_door, left, LOW), np.where(in_door, right - depth, right))
+    x_high = np.where(on_left, np.where(in_door, left + depth, left), np.where(in_door, right, HIGH))
     y_low, y_high = np.where(in_door, geometry.door_low, LOW), np.where(in_door, geometry.door_high, HIGH)
     x, y = x_low + draws[:, 2] * (x_high - x_low), y_low + draws[:, 3] * (y_high - y_low)
     return np.stack([x, y], axis=1).astype(np.float32)
@@ -241,35 +221,3 @@ def paint_walls(wall: Float32Array) -> NDArray[np.uint8]:
     solid = np.where(edge | edge[:, None], np.float32(1), solid)[:, None]
     floor, colour = (np.array(c, np.float32).reshape(3, 1, 1) for c in (BACKGROUND, WALL_COLOUR))
     return (floor + solid * (colour - floor) + np.float32(0.5)).astype(np.uint8)
-
-
-_CHANNEL_OFFSETS = np.arange(3).reshape(3, 1, 1) * SIZE * SIZE
-_PATCH_OFFSETS = np.arange(_PATCH).reshape(_PATCH, 1) * SIZE + np.arange(_PATCH)
-_AGENT_OFFSETS = (_CHANNEL_OFFSETS + _PATCH_OFFSETS).ravel()
-
-
-def paint_agents(frames: NDArray[np.uint8], states: ArrayLike) -> None:
-    """Paint one disc with a smooth edge into each of the frames, in place.
-
-    A pixel is covered by as much as the disc's edge passes its centre, between half a pixel before and behind
-    it; so the disc moves with every fraction of a pixel.
-
-    Args:
-        frames: (N, 3, 64, 64) uint8, C-contiguous.
-        states: (N, 2) centres; anywhere, also partly or wholly outside the image.
-    """
-    assert frames.flags.c_contiguous and frames.shape[1:] == (3, SIZE, SIZE), frames.shape
-    centre = np.asarray(states, dtype=np.float32)
-    corner = np.clip(np.floor(centre) - _PATCH // 2, 0, SIZE - _PATCH)
-    away = corner[:, :, None] + (np.arange(_PATCH, dtype=np.float32) + np.float32(0.5)) - centre[:, :, None]
-    away *= away
-    distance = np.sqrt(away[:, 1, :, None] + away[:, 0, None, :])
-    cover = np.clip(np.float32(RADIUS + 0.5) - distance, 0, 1).reshape(len(frames), 1, -1)
-    column, row = corner.astype(np.intp).T
-    first = np.arange(len(frames)) * (3 * SIZE * SIZE) + row * SIZE + column
-    indices = first[:, None] + _AGENT_OFFSETS
-    flat = frames.reshape(-1)
-    behind = flat[indices].reshape(len(frames), 3, -1).astype(np.float32)
-    colour = np.array(_AGENT_COLOUR, np.float32).reshape(3, 1)
-    painted = behind + cover * (colour - behind) + np.float32(0.5)
-    flat[indices] = painted.astype(np.uint8).reshape(len(frames), -1)

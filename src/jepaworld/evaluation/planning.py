@@ -374,10 +374,11 @@ def describe_planner(config: Config, planner: Planner) -> str:
     """The planner in a few words."""
     planning, skip = config.planning, config.frame_skipping
     steps = f"{planning.horizon} steps" + (f" of {skip} actions" if skip > 1 else "")
-    # Some cap or ignore what the settings say.
-    samples = getattr(planner, "num_samples", planning.num_samples)
+    # Some cap or ignore what the settings say; one from outside has attributes of its own.
+    searched = getattr(planner, "settings", planner)
+    samples = getattr(searched, "num_samples", planning.num_samples)
     name = getattr(planner, "name", type(planner).__name__).replace("_", " ")
-    return f"{name}, {steps}, {getattr(planner, 'num_iterations', 1)} x {samples} candidates"
+    return f"{name}, {steps}, {getattr(searched, 'num_iterations', 1)} x {samples} candidates"
 
 
 def describe_protocol(config: Config, tasks: TaskSet, dataset: EpisodeDataset | None) -> str:

@@ -336,8 +336,8 @@ def _goal_blocks(goal_steps: int, dataset: EpisodeDataset, episodes: NDArray[np.
         below = min(goal_steps, longest) // skip * skip
         nearest = [str(steps) for steps in (below, below + skip) if 0 < steps <= longest]
         raise ConfigError(
-            f"evaluation.goal_steps is {goal_steps}: a multiple of {skip} (frame_skipping), at most {longest}, the "
-            f"longest way in the held-out episodes of {dataset.path}; nearest is {' or '.join(nearest)}."
+            f"evaluation.goal_steps is {goal_steps}: must be a multiple of {skip} (frame_skipping), at most {longest}, "
+            f"the longest way in the held-out episodes of {dataset.path}; nearest is {' or '.join(nearest)}."
         )
     return goal_steps // skip
 

@@ -10,10 +10,9 @@ from jepaworld.planning.controller import Controller, ImaginedPlan
 from jepaworld.planning.costs import ActionPenalty, GoalCost, GoalDistance, WeightedSum, WorldModelCost, make_cost
 from jepaworld.planning.discrete import CategoricalCEM, RandomShooting
 from jepaworld.planning.gradient import GradientPlanner
-from jepaworld.planning.making import make_planner
 from jepaworld.planning.mppi import MPPI
 from jepaworld.planning.plan_space import PlanSpace
-from jepaworld.planning.planner import Cost, Plan, Planner
+from jepaworld.planning.planner import Cost, Plan, Planner, make_planner
 from jepaworld.planning.policy import WorldModelPolicy
 
 __all__ = [

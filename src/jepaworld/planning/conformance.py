@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -23,17 +24,11 @@ from jepaworld.utils.modules import device_of, in_eval_mode
 
 @dataclass(frozen=True)
 class DynamicsReport:
-    """What `check_dynamics` found.
+    """What `check_dynamics` found."""
 
-    Attributes:
-        model: The model's class.
-        violations: A sentence for each, with what to do; empty if the model can be planned with.
-        passed: What was checked and found in order.
-    """
-
-    model: str
-    violations: tuple[str, ...]
-    passed: tuple[str, ...]
+    model: str  # its class
+    violations: tuple[str, ...]  # a sentence for each, with what to do; empty if the model can be planned with
+    passed: tuple[str, ...]  # what was checked and found in order
 
     @property
     def ok(self) -> bool:
@@ -83,40 +78,9 @@ def check_dynamics(
         PlanningError: there are neither frames nor an image shape, or they do not fit.
     """
     name = type(model).__name__
-    try:
-        check_protocol(model)
-    except PlanningError as error:
-        return DynamicsReport(name, (str(error),), ())
-    declared = list(_declarations(model))
-    if declared:
-        return DynamicsReport(name, tuple(declared), ())
+    if declared := tuple(_declarations(model)):
+        return DynamicsReport(name, declared, ())
     space = PlanSpace.of(action_space, frame_skipping, device_of(model))
-    frames, actions = _material(model, space, image_shape, frames, actions, horizon, seed)
-    check = _Check(model, space, frames, actions, tolerance)
-    with in_eval_mode(model), torch.no_grad(), suppress(_Unknown):
-        check.run()
-    return DynamicsReport(name, tuple(check.violations), tuple(check.passed))
-
-
-def _declarations(model: Any) -> Iterator[str]:
-    for name, optional in (("context_length", False), ("max_rollout_steps", True)):
-        value = getattr(model, name, None if optional else 1)
-        if value is None and optional:
-            continue
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            yield f"{name} is {value!r}: make it at least 1{', or None for no limit' if optional else ''}."
-
-
-def _material(
-    model: Any,
-    space: PlanSpace,
-    image_shape: tuple[int, int, int] | None,
-    frames: Tensor | None,
-    actions: Tensor | None,
-    horizon: int,
-    seed: int,
-) -> tuple[Tensor, Tensor]:
-    """Frames (B, K, C, H, W) and actions (B, K - 1 + P, A) on the model's device, given or random."""
     generator, context = torch.Generator().manual_seed(seed), context_length(model)
     if frames is None:
         if image_shape is None:
@@ -127,22 +91,35 @@ def _material(
             f"frames are {frames.dtype} {tuple(frames.shape)}: expected uint8 (B, K, C, H, W), B at least 2 and K at "
             f"least {context}, the model's context_length."
         )
-    frames = frames[:, -context:]
-    steps = context - 1 + min(horizon, max_rollout_steps(model) or horizon)
+    num_envs, steps = len(frames), context - 1 + min(horizon, max_rollout_steps(model) or horizon)
     if actions is None:
-        shape = (len(frames), steps, space.width)
-        if space.discrete:
-            drawn = torch.randint(space.num_actions, shape, generator=generator).to(space.device)
-        else:
-            drawn = torch.rand(shape, generator=generator).to(space.device) * 2.0 - 1.0
-        actions = space.to_real(drawn)
-    if actions.ndim != 3 or len(actions) != len(frames) or actions.shape[2] != space.width or len(actions[0]) < steps:
+        shape = (num_envs, steps, space.width)
+        draw = partial(torch.randint, space.num_actions) if space.discrete else torch.rand
+        drawn = draw(shape, generator=generator)
+        actions = space.to_real((drawn if space.discrete else drawn * 2.0 - 1.0).to(space.device))
+    if actions.ndim != 3 or actions.shape[::2] != (num_envs, space.width) or actions.shape[1] < steps:
         raise PlanningError(
-            f"actions have shape {tuple(actions.shape)}: expected ({len(frames)}, at least {steps}, {space.width}), "
+            f"actions have shape {tuple(actions.shape)}: expected ({num_envs}, at least {steps}, {space.width}), "
             "those between the context frames first."
         )
-    dtype = torch.int64 if space.discrete else torch.float32
-    return frames.to(space.device), actions[:, :steps].to(space.device, dtype)
+    actions = actions[:, :steps].to(space.device, torch.int64 if space.discrete else torch.float32)
+    check = _Check(model, space, frames[:, -context:].to(space.device), actions, tolerance)
+    with in_eval_mode(model), torch.no_grad(), suppress(_Unknown):
+        check.run()
+    return DynamicsReport(name, tuple(check.violations), tuple(check.passed))
+
+
+def _declarations(model: Any) -> Iterator[str]:
+    """What is violated before anything is asked of the model."""
+    try:
+        check_protocol(model)
+    except PlanningError as error:
+        yield str(error)
+        return
+    for name, default, alternative in ("context_length", 1, ""), ("max_rollout_steps", None, ", or None for no limit"):
+        value = getattr(model, name, default)
+        if (type(value) is not int or value < 1) and not (value is None and alternative):
+            yield f"{name} is {value!r}: must be an integer of at least 1{alternative}."
 
 
 class _Unknown(Exception):
@@ -170,7 +147,7 @@ class _Check:
         remedy = f"is {shape}, that of embeddings {tuple(z.shape[2:])}: make both the same (D,) or (N, D)"
         self._note("latent_shape", "holds", shape == z.shape[2:] and len(shape) <= 2, remedy)
         imagined = self._rollout(z[:, -1:], None)
-        for length in range(2, self.context + 1):
+        for length in range(2, self.context + 1):  # an episode begins with fewer frames than the model can use
             imagined = self._rollout(z[:, -length:], self.past[:, 1 - length :])
         if hasattr(self.model, "predict"):
             actions = torch.cat([self.past, self.actions[:, :1]], dim=1)
@@ -199,8 +176,9 @@ class _Check:
 
         inputs = {"z": z, "actions": self.actions, "context_actions": past}
         imagined = self._result(name, self.model.rollout, inputs, (*self.actions.shape[:2], *z.shape[2:]))
-        elsewhere = rollout(self.actions, z.roll(1, dims=0))
         remedy = "gives the same embeddings wherever it begins: let what is imagined depend on z"
+        # Each environment from where another one is, with its own actions.
+        elsewhere = rollout(self.actions, z.roll(1, dims=0))
         self._note(name, "begins where it is told to", _differ(elsewhere, imagined), remedy)
         self._causal(name, imagined, rollout)
         if not self.space.discrete:
@@ -244,11 +222,16 @@ class _Check:
         Finite floats of that shape on the model's device, the same when asked again and for one environment alone, and
         inputs that are left alone.
         """
-        given = {key: None if value is None else value.clone() for key, value in inputs.items()}
-        value = self._call(name, method, *given.values())
+
+        def ask(count: int | None = None) -> tuple[Tensor, list[Tensor | None]]:
+            """The answer for the first environments alone, or all; and the inputs, which the method may have spoilt."""
+            given = [None if one is None else one[:count].clone() for one in inputs.values()]
+            return self._call(name, method, *given), given
+
+        value, given = ask()
         if name.startswith("encode"):
             shape = (*shape, *(value.shape[2:] or (1,)))  # whatever the latent is, it has an axis
-        problem = None
+        problem = ""
         if tuple(value.shape) != shape:
             problem = f"gives shape {tuple(value.shape)}, expected {shape}: environments, frames or steps, embedding"
         elif not value.is_floating_point():
@@ -257,17 +240,17 @@ class _Check:
             problem = f"gives a tensor on {value.device}, but the model is on {self.space.device}: use one device"
         elif not value.isfinite().all():
             problem = f"gives {int((~value.isfinite()).sum())} of {value.numel()} values that are NaN or infinite"
-        elif not self._same(self._call(name, method, *_copies(inputs)), value):
+        elif not self._same(ask()[0], value):
             problem = "gives another result when called again: no randomness in eval mode, no state between calls"
-        self._note(name, "gives finite embeddings of the right shape, again the same", problem is None, problem or "")
-        if problem is not None:
+        self._note(name, "gives finite embeddings of the right shape, again the same", not problem, problem)
+        if problem:
             raise _Unknown
-        modified = [key for key, now in given.items() if now is not None and (now != inputs[key]).any()]
+        now = dict(zip(inputs, given, strict=True))
+        modified = [key for key, before in inputs.items() if before is not None and (now[key] != before).any()]
         remedy = f"modifies its input {', '.join(modified)}: work on a copy (no operations that end in _)"
         self._note(name, "leaves its inputs alone", not modified, remedy)
-        alone = self._call(name, method, *_copies(inputs, 1))
         remedy = "gives an environment another result alone than in a batch: no statistics over the batch, right axes"
-        self._note(name, "treats environments apart", self._same(alone, value[:1]), remedy)
+        self._note(name, "treats environments apart", self._same(ask(1)[0], value[:1]), remedy)
         return value
 
     def _call(self, name: str, method: Callable[..., Any], *inputs: Tensor | None) -> Tensor:
@@ -288,11 +271,11 @@ class _Check:
         actions = self.actions.clone()
         actions[:, step] = actions[:, step].roll(1, dims=0)
         if torch.equal(actions, self.actions):
-            normalised = self.space.normalise(actions[:, step])
+            moved = self.space.normalise(actions[:, step])
             if self.space.discrete:
-                moved = (normalised.long() + 1) % self.space.num_actions
+                moved = (moved.long() + 1) % self.space.num_actions
             else:
-                moved = torch.where(normalised > 0, normalised - 0.5, normalised + 0.5)
+                moved = torch.where(moved > 0, moved - 0.5, moved + 0.5)
             actions[:, step] = self.space.to_real(moved)
         return actions
 
@@ -300,16 +283,8 @@ class _Check:
         return a.shape == b.shape and bool((a - b).abs().max() <= self.tolerance * b.abs().max())
 
     def _note(self, name: str, title: str, holds: bool, violation: str) -> None:
-        if holds:
-            self.passed.append(f"{name} {title}")
-        else:
-            self.violations.append(f"{name} {violation}.")
+        (self.passed if holds else self.violations).append(f"{name} {title}" if holds else f"{name} {violation}.")
 
 
 def _differ(a: Tensor, b: Tensor) -> bool:
     return bool((a - b).abs().max() > 0)
-
-
-def _copies(inputs: dict[str, Tensor | None], first: int | None = None) -> list[Tensor | None]:
-    """Copies that a method may spoil, of the first environments alone or of all."""
-    return [None if value is None else value[:first].clone() for value in inputs.values()]

@@ -20,9 +20,8 @@ from jepaworld.config.planning import PlanningConfig
 from jepaworld.errors import ConfigError, PlanningError
 from jepaworld.models.protocol import WorldModel, check_protocol, context_length, encode_goal, max_rollout_steps
 from jepaworld.planning.costs import GoalCost, WorldModelCost, make_cost
-from jepaworld.planning.making import make_planner
 from jepaworld.planning.plan_space import PlanSpace
-from jepaworld.planning.planner import Plan, Planner
+from jepaworld.planning.planner import Plan, Planner, make_planner
 from jepaworld.utils.modules import device_of, in_eval_mode
 
 Frames = NDArray[np.uint8] | Tensor
@@ -30,21 +29,13 @@ Frames = NDArray[np.uint8] | Tensor
 
 @dataclass(frozen=True, eq=False)
 class ImaginedPlan:
-    """A plan with what the model expects of it.
+    """A plan with what the model expects of it."""
 
-    Attributes:
-        actions: Action blocks as the environment takes them (B, P, A), float32 or int64.
-        cost: Their cost (B,).
-        imagined: Embeddings after each block (B, P, *D) float32; a decoder shows them as pictures.
-        start: Embeddings of the present (B, *D).
-        goal: Embeddings of the goal (B, *D).
-    """
-
-    actions: Tensor
-    cost: Tensor
-    imagined: Tensor
-    start: Tensor
-    goal: Tensor
+    actions: Tensor  # action blocks as the environment takes them (B, P, A), float32 or int64
+    cost: Tensor  # their cost (B,)
+    imagined: Tensor  # embeddings after each block (B, P, *D) float32; a decoder shows them as pictures
+    start: Tensor  # embeddings of the present (B, *D)
+    goal: Tensor  # embeddings of the goal (B, *D)
 
 
 class Controller:
@@ -63,6 +54,7 @@ class Controller:
     Attributes:
         space: The plan space; `space.split(blocks)` gives the environments' actions.
         seconds_per_plan: How long each plan took, for all environments together, encoding included.
+        steps_played: How many steps of the last plan `act` has given out.
 
     Raises:
         ConfigError: the horizon or the context is longer than the model allows, a plan is shorter than what is to be
@@ -86,19 +78,17 @@ class Controller:
         _check_settings(model, settings)
         self.device = device_of(model)
         self.space = PlanSpace.of(action_space, frame_skipping, self.device)
-        if self.space.discrete and goal_cost is None and settings.cost.action_penalty > 0:
-            raise ConfigError(
-                f"planning.cost.action_penalty is {settings.cost.action_penalty:g}: 0 for {action_space}, whose "
-                "actions have no size."
-            )
+        penalty = settings.cost.action_penalty
+        if self.space.discrete and goal_cost is None and penalty > 0:
+            raise ConfigError(f"planning.cost.action_penalty is {penalty:g}: must be 0 for {action_space}.")
         self.model, self.settings, self.bf16 = model, settings, bf16
         self.context = settings.context or context_length(model)
         self.planner = planner or make_planner(settings, self.space, seed)
         self.goal_cost = goal_cost or make_cost(settings.cost)
         self.seconds_per_plan: list[float] = []
-        self._image_shape: tuple[int, ...] | None = None
+        self._goal_shape: tuple[int, ...] = ()
         self._goal: Tensor | None = None
-        self._forget()
+        self.restart()
 
     def reset(self, goal_frames: Frames, numbers: Sequence[int] | None = None) -> None:
         """Begin new episodes.
@@ -116,12 +106,17 @@ class Controller:
             self._goal = encode_goal(self.model, frames.unsqueeze(1))[:, 0].float()
         if numbers is not None:
             self.planner.number_environments(numbers)
-        self._image_shape = tuple(frames.shape)
-        self._forget()
+        self._goal_shape = tuple(frames.shape)
+        self.restart()
 
     def restart(self) -> None:
         """Begin new episodes with the same goals."""
-        self._forget()
+        self._past: list[Tensor] = []  # embeddings (B, *D) of the latest frames, oldest first
+        self._past_actions: list[Tensor] = []  # blocks (B, A) between them
+        self._plan: Plan | None = None
+        self._cost: WorldModelCost | None = None
+        self._imagined: ImaginedPlan | None = None
+        self.steps_played = 0
 
     def act(self, frames: Frames) -> Tensor:
         """The next action block of each environment.
@@ -141,30 +136,27 @@ class Controller:
         if self._goal is None:
             raise PlanningError("there is no goal yet. Call reset(goal_frames) first.")
         frames = self._to_device(frames, "frames")
-        if tuple(frames.shape) != self._image_shape:
+        if tuple(frames.shape) != self._goal_shape:
             raise PlanningError(
-                f"frames have shape {tuple(frames.shape)}: give one for each goal, {self._image_shape} (environments, "
-                "channels, height, width)."
+                f"frames have shape {tuple(frames.shape)}: must be that of the goals, {self._goal_shape} "
+                "(environments, channels, height, width)."
             )
-        replan = self._plan is None or self._played == self.settings.replan_every
+        replan = self._plan is None or self.steps_played == self.settings.replan_every
         begin = self._clock() if replan else 0.0
         # Between two plans, a model without a memory does not look.
         if replan or self.context > 1:
-            self._remember(frames)
+            with torch.no_grad(), in_eval_mode(self.model):
+                present = self.model.encode(frames.unsqueeze(1))[:, 0].float()
+            self._past = [*self._past, present][-self.context :]
         if replan:
-            self._make_plan()
+            self._make_plan(self._goal)
             self.seconds_per_plan.append(self._clock() - begin)
         assert self._plan is not None
-        block = self._plan.actions[:, self._played]
-        self._played += 1
+        block = self._plan.actions[:, self.steps_played]
+        self.steps_played += 1
         if self.context > 1:
             self._past_actions = [*self._past_actions, block][-(self.context - 1) :]
         return block
-
-    @property
-    def steps_played(self) -> int:
-        """How many steps of the last plan `act` has given out."""
-        return self._played
 
     @property
     def last_plan(self) -> ImaginedPlan | None:
@@ -176,72 +168,50 @@ class Controller:
     def imagine(self, envs: Sequence[int] | None = None) -> ImaginedPlan:
         """What the model expects of the latest plans of some environments; None for all."""
         assert self._plan is not None and self._cost is not None, "act() makes plans"
-        rows = list(range(len(self._plan.actions)) if envs is None else envs)
-        plans, cost = self._plan.actions[rows], self._cost
-        imagined = cost.imagine(plans, rows)
-        return ImaginedPlan(plans, self._plan.cost[rows], imagined, cost.z[rows, -1], cost.goal[rows])
+        rows, cost = list(range(len(self._plan.actions)) if envs is None else envs), self._cost
+        plans = self._plan.actions[rows]
+        return ImaginedPlan(plans, self._plan.cost[rows], cost.imagine(plans, rows), cost.z[rows, -1], cost.goal[rows])
 
-    def _forget(self) -> None:
-        self._past: list[Tensor] = []  # embeddings (B, *D) of the latest frames, oldest first
-        self._past_actions: list[Tensor] = []  # blocks (B, A) between them
-        self._plan: Plan | None = None
-        self._cost: WorldModelCost | None = None
-        self._imagined: ImaginedPlan | None = None
-        self._played = 0
-
-    def _remember(self, frames: Tensor) -> None:
-        with torch.no_grad(), in_eval_mode(self.model):
-            present = self.model.encode(frames.unsqueeze(1))[:, 0].float()
-        self._past = [*self._past, present][-self.context :]
-
-    def _make_plan(self) -> None:
-        assert self._goal is not None
-        settings = self.settings
-        warm_start = None
+    def _make_plan(self, goal: Tensor) -> None:
+        settings, warm_start = self.settings, None
         if self._plan is not None and settings.warm_start:
-            warm_start = self.planner.shift(self._plan, self._played)
-        context_actions = torch.stack(self._past_actions, dim=1) if self._past_actions else None
+            warm_start = self.planner.shift(self._plan, self.steps_played)
         self._cost = WorldModelCost(
             self.model,
             torch.stack(self._past, dim=1),
-            context_actions,
-            self._goal,
+            torch.stack(self._past_actions, dim=1) if self._past_actions else None,
+            goal,
             self.goal_cost,
             self.space,
             memory_megabytes=settings.memory_megabytes,
             max_candidates=settings.max_candidates,
             bf16=self.bf16,
         )
-        self._plan = self.planner.plan(self._cost, len(self._goal), settings.horizon, warm_start)
-        self._imagined, self._played = None, 0
+        self._plan = self.planner.plan(self._cost, len(goal), settings.horizon, warm_start)
+        self._imagined, self.steps_played = None, 0
 
     def _to_device(self, frames: Frames, name: str) -> Tensor:
         uint8 = np.uint8 if isinstance(frames, np.ndarray) else torch.uint8
         if frames.dtype != uint8 or frames.ndim != 4:
             raise PlanningError(
                 f"{name} are {frames.dtype} {tuple(frames.shape)}; expected uint8 (environments, channels, height, "
-                "width), as jepaworld.envs.frames.image_to_frame makes them of pictures."
+                "width), see jepaworld.envs.frames.image_to_frame."
             )
         tensor = torch.tensor(np.ascontiguousarray(frames)) if isinstance(frames, np.ndarray) else frames
         return tensor.to(self.device)
 
     def _clock(self) -> float:
         if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+            torch.cuda.synchronize(self.device)  # it works on while Python goes on
         return time.perf_counter()
 
 
 def _check_settings(model: WorldModel, settings: PlanningConfig) -> None:
-    name = type(model).__name__
-    allowed, limit = context_length(model), max_rollout_steps(model)
-    if settings.context is not None and settings.context > allowed:
-        raise ConfigError(
-            f"planning.context is {settings.context}: at most {allowed}, the context_length of {name}, or null."
-        )
-    if limit is not None and settings.horizon > limit:
-        raise ConfigError(f"planning.horizon is {settings.horizon}: at most {limit}, the max_rollout_steps of {name}.")
-    if settings.replan_every > settings.horizon:
-        raise ConfigError(
-            f"planning.replan_every is {settings.replan_every}: at most planning.horizon = {settings.horizon}, the "
-            "steps of a plan."
-        )
+    name, horizon, steps = type(model).__name__, settings.horizon, max_rollout_steps(model)
+    for key, value, most, reason in (
+        ("context", settings.context or 1, context_length(model), f"the context_length of {name}"),
+        ("horizon", horizon, steps or horizon, f"the max_rollout_steps of {name}"),
+        ("replan_every", settings.replan_every, horizon, "planning.horizon, the steps of a plan"),
+    ):
+        if value > most:
+            raise ConfigError(f"planning.{key} is {value}: at most {most}, {reason}.")

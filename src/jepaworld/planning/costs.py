@@ -49,68 +49,46 @@ class GoalCost(Protocol):
 
 @dataclass(frozen=True)
 class GoalDistance:
-    """Distance of imagined embeddings to the goal's.
+    """Distance of imagined embeddings to the goal's, a `GoalCost`."""
 
-    Attributes:
-        metric: "l2", the mean over the latent of the squared difference; "l1", of the absolute difference; "cosine",
-            1 minus the cosine of the angle (0 to 2).
-        path: Which steps count: "last"; "mean" or "sum" over all; "discounted", the sum of step p (from 0) weighted by
-            discount ** p.
-        discount: Used by path "discounted".
-    """
-
+    # l2: mean over the latent of the squared difference; l1: of the absolute one; cosine: 1 minus the cosine, 0 to 2.
     metric: Literal["l2", "l1", "cosine"] = "l2"
+    # Steps that count: the last; mean or sum over all; discounted: the sum with step p (from 0) times discount ** p.
     path: Literal["mean", "sum", "discounted", "last"] = "mean"
     discount: float = 0.9
 
-    def __call__(self, imagined: Tensor, goal: Tensor, actions: Tensor) -> Tensor:  # noqa: ARG002 (GoalCost's)
-        """Score plans; see `GoalCost`."""
-        if self.path == "last":
-            imagined = imagined[:, -1:]
-        distances = self.distances(imagined, goal)
-        match self.path:
-            case "last":
-                return distances[:, 0]
-            case "mean":
-                return distances.mean(dim=1)
-            case "sum":
-                return distances.sum(dim=1)
-            case "discounted":
-                return distances @ self.discount ** torch.arange(distances.shape[1], device=distances.device)
+    def __call__(self, imagined: Tensor, goal: Tensor, actions: Tensor) -> Tensor:  # noqa: ARG002, D102 (GoalCost's)
+        distances = self.distances(imagined[:, -1:] if self.path == "last" else imagined, goal)
+        if self.path == "discounted":
+            return distances @ self.discount ** torch.arange(distances.shape[1], device=distances.device)
+        return distances.mean(dim=1) if self.path == "mean" else distances.sum(dim=1)
 
     def distances(self, imagined: Tensor, goal: Tensor) -> Tensor:
         """The distance after each step: (N, P, *D) and (N, *D) to (N, P) float32."""
         imagined, goal = imagined.flatten(2).float(), goal.flatten(1).float().unsqueeze(1)
-        match self.metric:
-            case "l2":
-                return torch.linalg.vector_norm(imagined - goal, dim=-1).square() / imagined.shape[-1]
-            case "l1":
-                return torch.linalg.vector_norm(imagined - goal, ord=1, dim=-1) / imagined.shape[-1]
-            case "cosine":
-                return 1.0 - torch.nn.functional.cosine_similarity(imagined, goal, dim=-1)
+        if self.metric == "cosine":
+            return 1.0 - torch.nn.functional.cosine_similarity(imagined, goal, dim=-1)
+        # A norm makes no copy of the differences' squares, which are as large as all that was imagined.
+        if self.metric == "l1":
+            return torch.linalg.vector_norm(imagined - goal, ord=1, dim=-1) / imagined.shape[-1]
+        return torch.linalg.vector_norm(imagined - goal, dim=-1).square() / imagined.shape[-1]
 
 
 @dataclass(frozen=True)
 class ActionPenalty:
     """Mean squared normalised action over the plan: 0 at the centre of the bounds, at most 1 for bounded actions."""
 
-    def __call__(self, imagined: Tensor, goal: Tensor, actions: Tensor) -> Tensor:  # noqa: ARG002 (GoalCost's)
-        """Score plans; see `GoalCost`."""
+    def __call__(self, imagined: Tensor, goal: Tensor, actions: Tensor) -> Tensor:  # noqa: ARG002, D102 (GoalCost's)
         return actions.float().square().mean(dim=(1, 2))
 
 
 @dataclass(frozen=True)
 class WeightedSum:
-    """Weighted sum of costs.
-
-    Attributes:
-        terms: (weight, cost) pairs, at least one.
-    """
+    """Weighted sum of costs: (weight, cost) pairs, at least one."""
 
     terms: tuple[tuple[float, GoalCost], ...]
 
-    def __call__(self, imagined: Tensor, goal: Tensor, actions: Tensor) -> Tensor:
-        """Score plans; see `GoalCost`."""
+    def __call__(self, imagined: Tensor, goal: Tensor, actions: Tensor) -> Tensor:  # noqa: D102 (GoalCost's)
         first, *others = (weight * cost(imagined, goal, actions) for weight, cost in self.terms)
         return sum(others, first)
 
@@ -126,11 +104,10 @@ def make_cost(settings: PlanningCostConfig) -> GoalCost:
 
 
 class WorldModelCost:
-    """Imagines candidates and scores what it sees; a cost for any `Planner`.
+    """Imagines candidates and scores what it sees; a cost for any `Planner`. The model is in eval mode meanwhile.
 
     Candidates are imagined in chunks that stay within `memory_megabytes`, whatever B and S. Without gradients, unless
     the candidates require them; then what several chunks imagined is forgotten and imagined again in the backward pass.
-    The model is in eval mode meanwhile.
 
     Args:
         model: The world model.
@@ -179,19 +156,11 @@ class WorldModelCost:
             return torch.cat(rows)
 
     def imagine(self, plans: Tensor, envs: Sequence[int] | None = None) -> Tensor:
-        """What the model expects of one plan for each environment.
-
-        Args:
-            plans: (b, P, A), a plan for each of `envs`.
-            envs: Numbers of the environments; None for all.
-
-        Returns:
-            (b, P, *D) float32.
-        """
-        envs = range(len(self.z)) if envs is None else envs
+        """What the model expects (b, P, *D) float32 of plans (b, P, A), one for each of `envs`; None for all."""
+        rows = list(range(len(self.z)) if envs is None else envs)
         chunks = _slices(len(plans), self._candidates_at_once(plans.shape[1]))
         with torch.no_grad():
-            return torch.cat([self._rollout(plans[chunk, None], list(envs[chunk])).float() for chunk in chunks])
+            return torch.cat([self._rollout(plans[chunk, None], rows[chunk]).float() for chunk in chunks])
 
     def _candidates_at_once(self, horizon: int, factor: int = 1) -> int:
         latents = (self.z.shape[1] + horizon + 1) * self.goal[0].numel()  # numbers of context, imagination and goal

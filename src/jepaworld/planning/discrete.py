@@ -8,55 +8,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from gymnasium.spaces import Discrete
 from torch import Tensor
 
 from jepaworld.config.components import component
-from jepaworld.errors import ConfigError
-from jepaworld.planning.noise import ar1_mixing, draw, plan_noise
-from jepaworld.planning.plan_space import PlanSpace
-from jepaworld.planning.planner import Plan, Planner, Scorer, check_elites, elites_of
+from jepaworld.planning.cem import SmoothSettings
+from jepaworld.planning.noise import draw, plan_noise
+from jepaworld.planning.planner import BuiltInPlanner, EliteSettings, Plan, Scorer, elites_of
 
 
 @component("planner", "categorical_cem")
-class CategoricalCEM(Planner):
+class CategoricalCEM(BuiltInPlanner[EliteSettings]):
     """The cross-entropy method (Rubinstein 1999) with a categorical distribution for each entry of the plan.
 
     Each iteration draws candidates and sets the probabilities to the elites' frequencies, mixed with the uniform
     distribution so that no action dies out. The most probable plan is a candidate of every iteration, and the best plan
     seen is the result.
 
-    Args:
-        space: A plan space of `Discrete` actions.
+    Attributes:
         smoothing: Share of the uniform distribution in the fitted probabilities, 0 to 1.
         exploration: Share of the uniform distribution in a warm start, 0 to 1.
-        seed: Of the random numbers. The others are the settings of `planning` of these names.
-
-    Raises:
-        ConfigError: the actions are those of a `Box`, or there are more elites than candidates.
     """
 
     name = "categorical_cem"
-
-    def __init__(
-        self,
-        space: PlanSpace,
-        *,
-        num_samples: int = 150,
-        num_iterations: int = 4,
-        num_elites: int = 20,
-        smoothing: float = 0.1,
-        exploration: float = 0.5,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(space, seed=seed)
-        if not space.discrete:
-            raise ConfigError(
-                f"planning.planner is {self.name}, which searches discrete actions: cem, icem, mppi, gradient, "
-                f"random_shooting or auto for {space.action_space}."
-            )
-        check_elites(num_elites, num_samples)
-        self.num_samples, self.num_iterations, self.num_elites = num_samples, num_iterations, num_elites
-        self.smoothing, self.exploration = smoothing, exploration
+    takes = (Discrete,)
+    Settings = EliteSettings
+    smoothing = 0.1
+    exploration = 0.5
 
     def _prior_center(self, num_envs: int, horizon: int) -> Tensor:
         """Uniform probabilities (B, P, A, n)."""
@@ -64,36 +42,27 @@ class CategoricalCEM(Planner):
         return torch.full((num_envs, horizon, self.space.width, n), 1.0 / n, device=self.space.device)
 
     def _search(self, score: Scorer, num_envs: int, horizon: int, warm_start: Plan | None) -> Plan:
-        uniform = self._prior_center(num_envs, horizon)
+        settings, uniform = self.settings, self._prior_center(num_envs, horizon)
         probabilities, likeliest = uniform, torch.zeros(uniform.shape[:-1], dtype=torch.int64, device=uniform.device)
         if warm_start is not None:
             likeliest = warm_start.center.argmax(dim=-1)
             probabilities = warm_start.center.lerp(uniform, self.exploration)
-        for _ in range(self.num_iterations):
-            candidates = draw_categorical(probabilities, self.num_samples, self.generators)
+        for _ in range(settings.num_iterations):
+            candidates = draw_categorical(probabilities, settings.num_samples, self.generators)
             candidates[:, 0] = likeliest
-            elites, _ = elites_of(candidates, score(candidates), self.num_elites)
+            elites, _ = elites_of(candidates, score(candidates), settings.num_elites)
             # Counts are whole numbers, so that their sums do not depend on the order of the additions on a GPU.
             counts = torch.zeros_like(uniform).scatter_add_(
-                -1, elites.movedim(1, -1), uniform.new_ones(()).expand(*uniform.shape[:-1], self.num_elites)
+                -1, elites.movedim(1, -1), uniform.new_ones(()).expand(*uniform.shape[:-1], settings.num_elites)
             )
             likeliest = counts.argmax(dim=-1)
-            probabilities = (counts / self.num_elites).lerp(uniform, self.smoothing)
+            probabilities = (counts / settings.num_elites).lerp(uniform, self.smoothing)
         score(likeliest.unsqueeze(1))
         return score.best(probabilities)
 
 
 def draw_categorical(probabilities: Tensor, num_samples: int, generators: Sequence[torch.Generator]) -> Tensor:
-    """Independent draws.
-
-    Args:
-        probabilities: (B, P, A, n), which sum to 1.
-        num_samples: S.
-        generators: Of the B environments, on the same device.
-
-    Returns:
-        int64 indices (B, S, P, A).
-    """
+    """Independent draws, int64 indices (B, S, P, A), by probabilities (B, P, A, n) which sum to 1."""
     cumulated = probabilities.cumsum(dim=-1)
     uniform = draw(Tensor.uniform_, generators, *probabilities.shape[1:-1], num_samples)
     # The sum of the probabilities may round to a little less than the uniform number.
@@ -102,44 +71,29 @@ def draw_categorical(probabilities: Tensor, num_samples: int, generators: Sequen
 
 
 @component("planner", "random_shooting")
-class RandomShooting(Planner):
+class RandomShooting(BuiltInPlanner[SmoothSettings]):
     """The best of random plans, drawn once: the floor that a search must beat.
 
     `Box`: Gaussian around the middle of the bounds, correlated over environment steps. `Discrete`: uniform. The warm
     start, if any, is one of the candidates.
-
-    Args:
-        space: A plan space of `Box` or `Discrete` actions.
-        seed: Of the random numbers. The others are the settings of `planning` of these names.
     """
 
     name = "random_shooting"
-
-    def __init__(
-        self,
-        space: PlanSpace,
-        *,
-        num_samples: int = 150,
-        initial_std: float = 1.0,
-        noise_smoothness: float = 0.7,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(space, seed=seed)
-        self.num_samples, self.initial_std, self.noise_smoothness = num_samples, initial_std, noise_smoothness
+    Settings = SmoothSettings
 
     def _prior_center(self, num_envs: int, horizon: int) -> Tensor:
         center = torch.zeros(num_envs, horizon, self.space.width, device=self.space.device)
         return center.long() if self.space.discrete else self.space.clip(center)
 
     def _search(self, score: Scorer, num_envs: int, horizon: int, warm_start: Plan | None) -> Plan:
-        space, center = self.space, self._prior_center(num_envs, horizon)
+        space, settings, center = self.space, self.settings, self._prior_center(num_envs, horizon)
         if space.discrete:
             uniform = center.new_full((*center.shape, space.num_actions), 1.0 / space.num_actions, dtype=torch.float32)
-            candidates = draw_categorical(uniform, self.num_samples, self.generators)
+            candidates = draw_categorical(uniform, settings.num_samples, self.generators)
         else:
-            mixing = ar1_mixing(horizon * space.frame_skipping, self.noise_smoothness, space.device)
-            noise = plan_noise(space, self.num_samples, mixing, self.generators)
-            candidates = space.clip(center.unsqueeze(1) + self.initial_std * noise)
+            mixing = settings.mixing(horizon * space.frame_skipping, space.device)
+            noise = plan_noise(space, settings.num_samples, mixing, self.generators)
+            candidates = space.clip(center.unsqueeze(1) + settings.initial_std * noise)
         if warm_start is not None:
             candidates[:, 0] = warm_start.center
         score(candidates)

@@ -6,13 +6,22 @@ import torch
 from torch import Tensor
 
 from jepaworld.config.components import component
-from jepaworld.planning.cem import GaussianPlanner
-from jepaworld.planning.plan_space import PlanSpace
-from jepaworld.planning.planner import Plan, Scorer
+from jepaworld.config.fields import setting
+from jepaworld.planning.cem import MIN_STD, GaussianPlanner, SmoothSettings
+from jepaworld.planning.planner import IterationSettings, Plan, Scorer
+
+
+class MPPISettings(SmoothSettings, IterationSettings):
+    """Of `MPPI`."""
+
+    min_std: float = MIN_STD
+    temperature: float = setting(
+        0.1, "Softness of mppi, relative to the spread of the candidates' costs; small follows the best.", gt=0.0
+    )
 
 
 @component("planner", "mppi")
-class MPPI(GaussianPlanner):
+class MPPI(GaussianPlanner[MPPISettings]):
     """Model-predictive path integral control (MPPI, arXiv 1707.02342).
 
     The new mean is the average of all candidates with weights softmax(-(cost - lowest cost) / (temperature * spread)).
@@ -21,42 +30,19 @@ class MPPI(GaussianPlanner):
     whose standard deviation follows the weighted candidates down to a floor; noise correlated over environment steps;
     no control cost of its own (see `planning.cost.action_penalty`); and the best plan seen, the last mean among
     them, as the result.
-
-    Args:
-        space: A plan space of `Box` actions.
-        seed: Of the random numbers. The others are the settings of `planning` of these names.
-
-    Raises:
-        ConfigError: the actions are `Discrete`.
     """
 
     name = "mppi"
-
-    def __init__(
-        self,
-        space: PlanSpace,
-        *,
-        num_samples: int = 150,
-        num_iterations: int = 4,
-        initial_std: float = 1.0,
-        min_std: float = 0.1,
-        noise_smoothness: float = 0.7,
-        temperature: float = 0.1,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(
-            space, num_samples=num_samples, initial_std=initial_std, noise_smoothness=noise_smoothness, seed=seed
-        )
-        self.num_iterations, self.min_std, self.temperature = num_iterations, min_std, temperature
+    Settings = MPPISettings
 
     def _search(self, score: Scorer, num_envs: int, horizon: int, warm_start: Plan | None) -> Plan:
         mean, std, mixing = self._start(num_envs, horizon, warm_start)
-        for _ in range(self.num_iterations):
-            candidates = self._draw(mean, std, mixing, self.num_samples)
+        for _ in range(self.settings.num_iterations):
+            candidates = self._draw(mean, std, mixing, self.settings.num_samples)
             weights = self.weights(score(candidates))[..., None, None]
             mean = (weights * candidates).sum(dim=1)
             variance = (weights * (candidates - mean.unsqueeze(1)).square()).sum(dim=1)
-            std = variance.sqrt().clamp(min=self.min_std)
+            std = variance.sqrt().clamp(min=self.settings.min_std)
         score(mean.unsqueeze(1))
         return score.best(mean)
 
@@ -76,5 +62,5 @@ class MPPI(GaussianPlanner):
         number = ordinary.sum(dim=1, keepdim=True)
         mean = torch.where(ordinary, excess, 0.0).sum(dim=1, keepdim=True) / number
         spread = torch.where(ordinary, excess - mean, 0.0).square().sum(dim=1, keepdim=True).div(number).sqrt()
-        scale = (self.temperature * spread).clamp(min=torch.finfo(costs.dtype).tiny)
+        scale = (self.settings.temperature * spread).clamp(min=torch.finfo(costs.dtype).tiny)
         return torch.softmax(-excess / scale, dim=1)

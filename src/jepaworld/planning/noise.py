@@ -35,24 +35,16 @@ def ar1_mixing(steps: int, smoothness: float, device: torch.device = CPU) -> Ten
     time = torch.arange(steps, dtype=torch.float64)
     since = time[None, :] - time[:, None]
     response = torch.where(since >= 0, smoothness ** since.clamp(min=0), 0.0)
-    response[1:] *= math.sqrt(1.0 - smoothness**2)
+    response[1:] *= math.sqrt(1.0 - smoothness**2)  # all but the first step, which begins with variance 1
     return response.float().to(device)
 
 
 @lru_cache(maxsize=64)
 def power_law_mixing(steps: int, exponent: float, device: torch.device = CPU) -> Tensor:
-    """The matrix that makes noise whose power at frequency f is proportional to 1 / f ** exponent.
+    """As `ar1_mixing`, for noise whose power at frequency f is proportional to 1 / f ** exponent, at least 0.
 
     0 is white, 1 pink, 2 red noise; as iCEM uses it (arXiv 2008.06389, section 3.1, after Timmer and König 1995). The
     constant part is given the power of the lowest frequency, 1 / T.
-
-    Args:
-        steps: T.
-        exponent: At least 0.
-        device: Where the matrix is wanted.
-
-    Returns:
-        float32 (T, T), not to be modified; `white @ matrix` colours white noise (..., T).
     """
     time = torch.arange(steps, dtype=torch.float64)
     frequency = torch.fft.rfftfreq(steps, dtype=torch.float64)
@@ -62,18 +54,13 @@ def power_law_mixing(steps: int, exponent: float, device: torch.device = CPU) ->
     angle = 2 * math.pi * frequency[:, None] * time
     scale = torch.where(paired, math.sqrt(2.0), 1.0) * amplitude
     waves = torch.cat([scale[:, None] * angle.cos(), (scale[:, None] * angle.sin())[paired]])
-    return (waves / waves.square().sum(dim=0).mean().sqrt()).float().to(device)
+    return (waves / waves.square().sum(dim=0).mean().sqrt()).float().to(device)  # variance 1
 
 
 def draw(fill: Callable[..., Tensor], generators: Sequence[torch.Generator], *shape: int) -> Tensor:
-    """Random numbers (B, *shape), those of each environment from its own generator.
+    """Random numbers (B, *shape) by `fill`, such as `torch.Tensor.normal_`; each environment's from its own generator.
 
     One call for each environment, so that what one draws does not depend on how many there are.
-
-    Args:
-        fill: `torch.Tensor.normal_`, `torch.Tensor.uniform_` or the like.
-        generators: Of the B environments, on one device.
-        shape: Of the numbers of one environment.
     """
     values = torch.empty(len(generators), *shape, device=generators[0].device)
     for row, generator in zip(values, generators, strict=True):
@@ -82,17 +69,10 @@ def draw(fill: Callable[..., Tensor], generators: Sequence[torch.Generator], *sh
 
 
 def plan_noise(space: PlanSpace, num_samples: int, mixing: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Noise for candidate plans of a `Box` space.
+    """Noise float32 (B, S, P, A) for candidate plans of a `Box` space.
 
-    Args:
-        space: The plan space.
-        num_samples: S.
-        mixing: (T, T) with T = P * k, over environment steps inside and across blocks; each of the a entries of an
-            environment action has noise of its own.
-        generators: Of the B environments, on the space's device.
-
-    Returns:
-        float32 (B, S, P, A).
+    `mixing` (T, T) correlates it over environment steps, inside and across blocks; each of the a entries of an
+    environment action has noise of its own.
     """
     noise = draw(Tensor.normal_, generators, num_samples, space.entries, len(mixing)) @ mixing
     return noise.transpose(-1, -2).reshape(len(generators), num_samples, -1, space.width)

@@ -15,7 +15,7 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
-from jepaworld.envs.spaces import action_bounds, block_size
+from jepaworld.envs.spaces import action_bounds, block_size, check_action_space
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,31 +24,17 @@ class PlanSpace:
 
     Normalised coordinates of `Box`: an entry with both bounds is -1 at its low and 1 at its high, every other entry is
     its own value (centre 0, scale 1). Those of `Discrete`: the zero-based index, 0 to n - 1.
-
-    Attributes:
-        action_space: The environment's `Box` or `Discrete` action space.
-        frame_skipping: k.
-        width: A.
-        entries: a; 1 for `Discrete`.
-        device: Where the tensors are.
-        low: float32 (A,), bounds in the environment's units; -inf where there is none. Empty for `Discrete`.
-        high: The same for the upper bounds.
-        center: float32 (A,), the value of normalised 0.
-        half_range: float32 (A,), the length of a normalised unit.
-        normalised_low: float32 (A,), lower bounds in normalised units: -1, or -inf where there is none.
-        normalised_high: The same for the upper bounds.
     """
 
     action_space: Box | Discrete
-    frame_skipping: int
-    width: int
-    entries: int
+    frame_skipping: int  # k
     device: torch.device
+    # float32 (A,), empty for `Discrete`; where an entry has no bound it is infinite.
     low: Tensor
     high: Tensor
-    center: Tensor
-    half_range: Tensor
-    normalised_low: Tensor
+    center: Tensor  # the value of normalised 0
+    half_range: Tensor  # the length of a normalised unit
+    normalised_low: Tensor  # -1, or -inf where there is none
     normalised_high: Tensor
 
     @classmethod
@@ -63,21 +49,29 @@ class PlanSpace:
         Raises:
             EnvironmentNotUsableError: the action space is of another kind, or has no entries.
         """
-        width, device = block_size(action_space, frame_skipping), torch.device(device)
-        if isinstance(action_space, Discrete):
-            none = torch.empty(0, device=device)
-            return cls(action_space, frame_skipping, width, 1, device, none, none, none, none, none, none)
-        assert isinstance(action_space, Box)
-        low, high, center, half_range = action_bounds(action_space, frame_skipping)
-        normalised = (low - center) / half_range, (high - center) / half_range
-        tensors = (torch.tensor(v, dtype=torch.float32, device=device) for v in (low, high, center, half_range))
-        bounds = (torch.tensor(v, dtype=torch.float32, device=device) for v in normalised)
-        return cls(action_space, frame_skipping, width, width // frame_skipping, device, *tensors, *bounds)
+        check_action_space(action_space)
+        assert isinstance(action_space, Box | Discrete)
+        arrays = [np.empty(0)] * 6
+        if isinstance(action_space, Box):
+            low, high, center, half_range = action_bounds(action_space, frame_skipping)
+            arrays = [low, high, center, half_range, (low - center) / half_range, (high - center) / half_range]
+        tensors = (torch.tensor(array, dtype=torch.float32, device=device) for array in arrays)
+        return cls(action_space, frame_skipping, torch.device(device), *tensors)
 
     @property
     def discrete(self) -> bool:
         """Whether the actions are those of a `Discrete` space."""
         return isinstance(self.action_space, Discrete)
+
+    @property
+    def width(self) -> int:
+        """A."""
+        return block_size(self.action_space, self.frame_skipping)
+
+    @property
+    def entries(self) -> int:
+        """a; 1 for `Discrete`."""
+        return self.width // self.frame_skipping
 
     @property
     def num_actions(self) -> int:
@@ -115,10 +109,7 @@ class PlanSpace:
         return (real - self.center) / self.half_range
 
     def split(self, blocks: Tensor) -> np.ndarray:
-        """The environment actions of action blocks, in the order in which they are played.
-
-        Args:
-            blocks: (..., A), as from `to_real`.
+        """The environment actions of action blocks (..., A), as from `to_real`, in the order in which they are played.
 
         Returns:
             (..., k, *shape) in the space's dtype and within its bounds; (..., k) int64 for `Discrete`.

@@ -1,4 +1,4 @@
-"""What all planners share: the interface, the plan, and the bookkeeping of costs.
+"""What all planners share: the interface, the plan, settings, and the bookkeeping of costs.
 
 Shapes: B environments, S candidate plans, P plan steps, A numbers of one action block.
 """
@@ -8,11 +8,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
+from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
+from jepaworld.config import components
+from jepaworld.config.fields import Section, setting
+from jepaworld.config.planning import PlanningConfig
 from jepaworld.errors import ConfigError, PlanningError
 from jepaworld.planning.plan_space import PlanSpace
 
@@ -25,20 +30,14 @@ Lower is better. Infinite forbids a candidate: it is never chosen, and the other
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A plan for each environment.
+    """A plan for each environment."""
 
-    Attributes:
-        actions: Action blocks as the environment takes them (B, P, A), float32 or int64.
-        cost: The cost of exactly these actions (B,).
-        center: What the next search may begin from: normalised actions (B, P, A), or the probability of each action
-            (B, P, A, n) of categorical_cem.
-        elites: Good candidates in normalised actions (B, E, P, A), of planners that keep some (icem).
-    """
-
-    actions: Tensor
-    cost: Tensor
+    actions: Tensor  # action blocks as the environment takes them (B, P, A), float32 or int64
+    cost: Tensor  # of exactly these actions (B,)
+    # What the next search may begin from: normalised actions (B, P, A), or of categorical_cem the probability of each
+    # action (B, P, A, n).
     center: Tensor
-    elites: Tensor | None = None
+    elites: Tensor | None = None  # good candidates (B, E, P, A), normalised, of planners that keep some (icem)
 
 
 class Planner(ABC):
@@ -53,12 +52,23 @@ class Planner(ABC):
 
     Attributes:
         name: As in the setting `planning.planner`.
+        takes: The kinds of action spaces that it searches.
         generators: Of the environments, in order; `number_environments` makes them.
+
+    Raises:
+        ConfigError: it does not take this kind of actions.
     """
 
     name: str
+    takes: tuple[type, ...] = (Box, Discrete)
 
     def __init__(self, space: PlanSpace, *, seed: int = 0) -> None:
+        if not isinstance(space.action_space, self.takes):
+            planners: dict[str, Any] = dict(components.registered("planner"))
+            fitting = [name for name, cls in planners.items() if isinstance(space.action_space, cls.takes)]
+            raise ConfigError(
+                f"planning.planner is {self.name}: must be auto, {', '.join(fitting)} for {space.action_space}."
+            )
         self.space, self.seed = space, seed
         self.generators: list[torch.Generator] = []
 
@@ -75,8 +85,7 @@ class Planner(ABC):
         """Search.
 
         Args:
-            cost: What is minimised. It is called with candidates of B = `num_envs` environments and any number S of
-                candidates for each.
+            cost: What is minimised; called with any number S of candidates for each environment.
             num_envs: B.
             horizon: P.
             warm_start: A plan to begin from, for the same B and P; `shift` makes it of the previous plan.
@@ -87,8 +96,7 @@ class Planner(ABC):
         Raises:
             PlanningError: a cost is NaN, every candidate of an environment is forbidden, or the cost has another shape.
         """
-        if warm_start is not None:
-            assert warm_start.actions.shape[:2] == (num_envs, horizon), (warm_start.actions.shape, num_envs, horizon)
+        assert warm_start is None or warm_start.actions.shape[:2] == (num_envs, horizon), (num_envs, horizon)
         if len(self.generators) != num_envs:
             self.number_environments(range(num_envs))
         score = Scorer(cost, self.space)
@@ -118,15 +126,60 @@ class Planner(ABC):
         return torch.cat([values[:, steps:], filling[:, filling.shape[1] - min(steps, values.shape[1]) :]], dim=1)
 
 
-class Scorer:
-    """A cost of normalised candidates, that counts those that are NaN and remembers the best candidate.
+# --- settings ------------------------------------------------------------------------------------------------------
 
-    Everything stays on the device until `check`.
+
+class SampleSettings(Section):
+    """What all built-in planners have."""
+
+    num_samples: int = setting(150, "Candidate plans in each iteration.", ge=1)
+
+
+class IterationSettings(SampleSettings):
+    """Of planners that improve what they drew."""
+
+    num_iterations: int = setting(4, "Iterations of improvement; random_shooting draws once.", ge=1)
+
+
+class EliteSettings(IterationSettings):
+    """Of planners that go by the best candidates."""
+
+    num_elites: int = setting(
+        20, "Best candidates that the next iteration is fitted to (cem, icem, categorical_cem).", ge=1
+    )
+
+    def model_post_init(self, _context: Any) -> None:
+        """Refuse more elites than candidates."""
+        if self.num_elites > self.num_samples:
+            raise ConfigError(
+                f"planning.num_elites is {self.num_elites}: at most planning.num_samples = {self.num_samples}."
+            )
+
+
+S = TypeVar("S", bound=SampleSettings)
+
+
+class BuiltInPlanner(Planner, Generic[S]):
+    """A planner whose settings are an object of its class `Settings`.
 
     Args:
-        cost: The cost of candidates as the environment takes them.
         space: The plan space.
+        settings: None takes the defaults.
+        seed: Of the random numbers.
     """
+
+    Settings: type[S]
+
+    def __init__(self, space: PlanSpace, settings: S | None = None, *, seed: int = 0) -> None:
+        super().__init__(space, seed=seed)
+        self.settings: S = settings or self.Settings()
+
+
+# --- costs ---------------------------------------------------------------------------------------------------------
+
+
+class Scorer:
+    """A cost of normalised candidates that counts NaN and remembers the best. All stays on the device until `check`."""
 
     def __init__(self, cost: Cost, space: PlanSpace) -> None:
         self._cost, self._space = cost, space
@@ -167,31 +220,25 @@ class Scorer:
             PlanningError: some were NaN, or all candidates of an environment were forbidden.
         """
         assert self._best is not None, "no candidate was scored"
+        # Both numbers in one copy from the device, which is waited for.
         num_nan, num_forbidden = torch.stack([self._num_nan, self._best[0].isinf().sum()]).tolist()
         if num_nan:
             raise PlanningError(
-                f"the cost of {num_nan} of {self._num_scored} candidate plans is NaN. Likely reasons: the model's "
-                "weights are not finite, its imagination grows without bounds (a smaller planning.horizon, "
-                "check_dynamics(model)), or a cost of your own divides by zero."
+                f"the cost of {num_nan} of {self._num_scored} candidate plans is NaN: the model's weights are not "
+                "finite, planning.horizon is longer than it can imagine, or a cost of your own divides by zero."
             )
         if num_forbidden:
             envs = self._best[0].isinf().nonzero()[:, 0].tolist()
             raise PlanningError(
-                f"every candidate plan of environment(s) {envs} is forbidden (its cost is infinite): let the cost "
-                "allow some, raise planning.num_samples, or find what overflows in the model (check_dynamics(model))."
+                f"every candidate plan of environment(s) {envs} is forbidden (its cost is infinite): raise "
+                "planning.num_samples, let the cost allow some, or look for an overflow (check_dynamics(model))."
             )
 
 
 def elites_of(candidates: Tensor, costs: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The best candidates, best first; where fewer are allowed, these again in turn instead of forbidden ones.
 
-    Args:
-        candidates: (B, S, P, A).
-        costs: (B, S), infinite for forbidden candidates.
-        count: E, at most S.
-
-    Returns:
-        (B, E, P, A) and their costs (B, E).
+    From (B, S, P, A) and their costs (B, S), infinite if forbidden, to (B, E, P, A) and (B, E) with E = `count`.
     """
     best, index = costs.topk(count, dim=1, largest=False)
     allowed = best.isfinite().sum(dim=1, keepdim=True)
@@ -201,11 +248,11 @@ def elites_of(candidates: Tensor, costs: Tensor, count: int) -> tuple[Tensor, Te
     return candidates.take_along_dim(index[..., None, None], dim=1), best
 
 
-def check_elites(num_elites: int, num_samples: int) -> None:
-    """Make sure that there are as many candidates as elites.
+def make_planner(settings: PlanningConfig, space: PlanSpace, seed: int = 0) -> Planner:
+    """The planner that `planning.planner` names; "auto" takes cem for `Box`, categorical_cem for `Discrete`.
 
     Raises:
-        ConfigError: there are not.
+        ConfigError: the planner does not take this kind of actions, or there are more elites than candidates.
     """
-    if num_elites > num_samples:
-        raise ConfigError(f"planning.num_elites is {num_elites}: at most planning.num_samples = {num_samples}.")
+    (found,) = components.choose("planner", settings.planner, settings, space.discrete)
+    return found.make(space=space, seed=seed)

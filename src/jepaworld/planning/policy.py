@@ -13,11 +13,12 @@ from typing import Any, Literal, Self
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
-from jepaworld.config import Config
+from jepaworld.config.changes import PLANNING, require_equal
 from jepaworld.config.planning import PlanningConfig
 from jepaworld.envs.frames import image_to_frame
-from jepaworld.errors import ConfigError, PlanningError
+from jepaworld.errors import PlanningError
 from jepaworld.models import checkpoints
 from jepaworld.models.building import load
 from jepaworld.models.protocol import WorldModel
@@ -25,7 +26,6 @@ from jepaworld.planning.controller import Controller, ImaginedPlan
 from jepaworld.utils.devices import resolve_device, use_bf16
 
 _log = logging.getLogger(__name__)
-_CHANGEABLE = ("planning", "mixed_precision")  # settings that a trained model leaves open
 
 
 class WorldModelPolicy:
@@ -55,8 +55,7 @@ class WorldModelPolicy:
         controller: Does the work; its `last_plan` and `seconds_per_plan` tell about it.
 
     Raises:
-        ConfigError: as `Controller`.
-        PlanningError: as `Controller`.
+        ConfigError, PlanningError: as `Controller`.
     """
 
     def __init__(
@@ -95,9 +94,9 @@ class WorldModelPolicy:
             CheckpointError: there is no such checkpoint, or it is damaged.
             ConfigError: an override is not possible, or as `Controller`.
         """
-        checkpoint = checkpoints.load(path, "jepa")
-        config = _override(checkpoint.config, overrides)
-        where = resolve_device(device)
+        checkpoint, where = checkpoints.load(path, "jepa"), resolve_device(device)
+        config = checkpoint.config.with_overrides(overrides)
+        require_equal(checkpoint.config, config, PLANNING, f"What can be changed here: {', '.join(PLANNING)}.")
         model = load(checkpoint.path, where)
         return cls(
             model,
@@ -114,15 +113,14 @@ class WorldModelPolicy:
         """Choose what to bring about, and begin a new episode.
 
         Args:
-            image: uint8 (H, W), (H, W, 1) or (H, W, 3), how the environment looks at the goal. One of another size than
-                the model's frames is resized, and a note of it is logged.
+            image: uint8 (H, W), (H, W, 1) or (H, W, 3); one of another size than the model's frames is resized, with a
+                warning.
 
         Raises:
             PlanningError: this is no such picture.
         """
         self.controller.reset(self._frame(image, "the goal image"))
-        self._goal_is_set = True
-        self._queue = []
+        self._goal_is_set, self._queue = True, []
 
     def reset(self) -> None:
         """Begin a new episode with the same goal."""
@@ -130,21 +128,16 @@ class WorldModelPolicy:
         self._queue = []
 
     def __call__(self, observation: NDArray[np.uint8]) -> Any:
-        """The next action.
+        """The next action, an element of the action space: an array for `Box`, an int for `Discrete`.
 
         Args:
             observation: uint8 (H, W), (H, W, 1) or (H, W, 3): an image observation, or what `env.render()` gave.
 
-        Returns:
-            An element of the action space: an array for `Box`, an int for `Discrete`.
-
         Raises:
             PlanningError: there is no goal, the observation is no picture, or the cost of a plan is not finite.
         """
-        self._check_goal()
         if not self._queue:
-            block = self.controller.act(self._frame(observation, "the observation"))
-            self._queue = list(self.controller.space.split(block)[0])
+            self._queue = list(self.controller.space.split(self._act(observation, "the observation"))[0])
         action = self._queue.pop(0)
         return int(action) if self.controller.space.discrete else action
 
@@ -160,17 +153,18 @@ class WorldModelPolicy:
         Raises:
             PlanningError: as calling the policy.
         """
-        self._check_goal()
         self.reset()
-        self.controller.act(self._frame(image, "the start image"))
+        self._act(image, "the start image")
         plan = self.controller.last_plan
         assert plan is not None
-        self.controller.restart()
+        self.reset()
         return plan
 
-    def _check_goal(self) -> None:
+    def _act(self, image: Any, name: str) -> Tensor:
+        """The next action block (1, A)."""
         if not self._goal_is_set:
             raise PlanningError("the policy has no goal yet. Call policy.set_goal(image) after env.reset().")
+        return self.controller.act(self._frame(image, name))
 
     def _frame(self, image: Any, name: str) -> NDArray[np.uint8]:
         """A picture as the model takes it, (1, C, S, S)."""
@@ -178,22 +172,11 @@ class WorldModelPolicy:
         if not is_picture or (image.ndim == 3 and image.shape[2] not in (1, 3)) or 0 in image.shape:
             found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
             raise PlanningError(
-                f"{name} is {found}; expected a picture, uint8 (H, W), (H, W, 1) or (H, W, 3) with values 0 to 255. "
-                "Where the observation is no picture, give what env.render() returns (render_mode rgb_array)."
+                f"{name} is {found}; expected a picture, uint8 (H, W), (H, W, 1) or (H, W, 3), such as env.render() "
+                "returns (render_mode rgb_array)."
             )
         size, side = image.shape[:2], self.image_size
         if size != (side, side) and (name, size) not in self._noted:
             self._noted.add((name, size))
             _log.warning("%s is %d x %d pixels; resized to the model's %d x %d.", name, *size[::-1], side, side)
         return image_to_frame(image, side, self.input_channels)[None]
-
-
-def _override(config: Config, overrides: Sequence[str]) -> Config:
-    """The configuration of a trained model with other settings of planning."""
-    changed = config.with_overrides(overrides)
-    for key in type(config).model_fields:
-        if key not in _CHANGEABLE and getattr(changed, key) != getattr(config, key):
-            raise ConfigError(
-                f"{key}: cannot change, the model was trained with it. What can: {', '.join(_CHANGEABLE)}."
-            )
-    return changed

@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from jepaworld.config import Config, load_config, to_commented_yaml
+from jepaworld.config.changes import AFTER_TRAINING, require_equal
 from jepaworld.data.store import EpisodeDataset, Split
 from jepaworld.errors import CheckpointError, ConfigError, DatasetError
 from jepaworld.models.checkpoints import CHECKPOINT_FOLDER, CONFIG_FILE, checkpoint_path
 from jepaworld.runs.metrics import METRICS_FILE, TENSORBOARD_FOLDER, read_records, remove_records
-from jepaworld.runs.settings import AFTER_TRAINING, require_equal
 from jepaworld.runs.state import load_state
 from jepaworld.utils.storage import alone_in, atomic_write_text, storage_errors
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from jepaworld.config import Config, config_from_dict
+from jepaworld.config.changes import UNSEEN, require_equal
 from jepaworld.data.store import EpisodeDataset, Split
 from jepaworld.data.windows import WindowLoader
 from jepaworld.errors import NonFiniteLossError
@@ -22,7 +23,6 @@ from jepaworld.models import checkpoints
 from jepaworld.runs.folder import KINDS, RunFolder
 from jepaworld.runs.metrics import MetricsLog
 from jepaworld.runs.record import LATEST
-from jepaworld.runs.settings import UNSEEN, require_equal
 from jepaworld.runs.state import PhaseState, load_state, random_state, save_state, set_random_state
 from jepaworld.training_loops.epoch_loop import Meter, TrainingStep, train_validate_model_epoch
 from jepaworld.utils.devices import use_bf16

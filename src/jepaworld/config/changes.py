@@ -1,15 +1,17 @@
-"""Which settings of a run may still change after its training began, named once for all commands."""
+"""Which settings may change after training began, named once for all commands."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-from jepaworld.config import Config
+from jepaworld.config.loading import Config
 from jepaworld.errors import ConfigError
 
 AFTER_TRAINING = ("planning", "evaluation")
 """Training does not look at these."""
+PLANNING = ("planning", "mixed_precision")
+"""What a policy may change of the run that it is made from."""
 EVALUATION = (*AFTER_TRAINING, "device", "mixed_precision")
 """What evaluation and planning may change for themselves."""
 DECODER = ("jepa_decoder_training", *(key for key in Config.model_fields if key.startswith("decoder_")))
@@ -44,6 +46,5 @@ def require_equal(trained: Config, config: Config, allowed: tuple[str, ...], rem
     Raises:
         ConfigError: with the settings that differ, and the remedy.
     """
-    differing = differences(trained, config, allowed)
-    if differing:
+    if differing := differences(trained, config, allowed):
         raise ConfigError(f"{', '.join(differing)}: cannot change, the run was trained with another value. {remedy}")
