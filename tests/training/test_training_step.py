@@ -16,10 +16,16 @@ from torch import Tensor, nn
 from jepaworld.config import Config
 from jepaworld.data.windows import Batch
 from jepaworld.envs.spaces import Spaces
-from jepaworld.errors import NonFiniteLossError
+from jepaworld.errors import ConfigError, NonFiniteLossError
 from jepaworld.losses import DINOLoss, JEPAObjective, Objective, VICRegLoss, make_objective
 from jepaworld.models import build
-from jepaworld.training_loops.epoch_loop import Meter, TrainingStep, parameter_groups, train_validate_model_epoch
+from jepaworld.training_loops.epoch_loop import (
+    Meter,
+    TrainingStep,
+    parameter_groups,
+    train_validate_model_epoch,
+    use_graph,
+)
 
 MODES = ["default", "vjepa2", "none"]
 LOSSES = ["vicreg", "barlow_twins", "dino", "none"]
@@ -506,3 +512,14 @@ def test_in_mode_default_the_auxiliary_loss_alone_trains_the_encoder(
     step = step_of(objective, config, 1e-2)
     train_validate_model_epoch(objective, [windows()] * 3, Meter(10), CPU, False, step)
     assert all(torch.equal(start[name], v) for name, v in objective.model.online_encoder.state_dict().items())
+
+
+def test_steps_are_captured_on_cuda_where_all_modules_are_known(
+    tiny_config: Callable[..., Config],
+) -> None:
+    known, cuda = objective_of(tiny_config()), torch.device("cuda")
+    assert use_graph("auto", cuda, known) and not use_graph("auto", CPU, known) and not use_graph("eager", cuda, known)
+    foreign = JEPAObjective(known.model, Recording(), 1.0)
+    assert not use_graph("auto", cuda, foreign) and use_graph("graph", cuda, foreign)
+    with pytest.raises(ConfigError, match="execution"):
+        use_graph("graph", CPU, known)

@@ -257,6 +257,9 @@ class Settings(Section):
     mixed_precision: Literal["auto", "bf16", "off"] = setting(
         "auto", "bf16 autocast of the forward pass. auto: where the device has it; on processors not with attention."
     )
+    execution: Literal["auto", "eager", "graph"] = setting(
+        "auto", "Training steps kernel by kernel, or as one CUDA graph. auto: graph on CUDA, for built-in components."
+    )
     num_epochs: int = setting(10, "Longest JEPA training.", unit="epochs", ge=1)
     steps_per_epoch: PositiveInt | None = setting(
         None, "Training steps in an epoch; null, or more than there are batches, means all windows once.", unit="steps"

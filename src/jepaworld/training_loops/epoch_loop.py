@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from jepaworld.config import Config
 from jepaworld.data.windows import Batch
-from jepaworld.errors import NonFiniteLossError
-from jepaworld.losses.objective import Objective
+from jepaworld.errors import ConfigError, NonFiniteLossError
+from jepaworld.losses.objective import Objective, Terms
 from jepaworld.utils.devices import autocast
 
 
@@ -63,11 +63,22 @@ class TrainingStep:
         self.rate = torch.zeros((), dtype=dtype, device=device)
         decayed, others = parameter_groups(objective)
         groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=self.rate, fused=True)
+        self.graph = StepGraph(self._step) if use_graph(config.execution, device, objective) else None
+        self.optimizer = torch.optim.AdamW(
+            [group for group in groups if group["params"]],
+            lr=self.rate,
+            fused=True,
+            capturable=self.graph is not None,  # counts its steps on the device
+        )
 
-    def __call__(self, batch: Batch) -> dict[str, Tensor]:
-        """Train on a batch of windows; returns the loss terms, detached scalars on the device."""
+    def __call__(self, batch: Batch) -> Terms:
+        """Train on a batch of windows; returns the loss terms, detached scalars on the device until the next step."""
         self.rate.fill_(self.learning_rate)
+        terms = self._step(batch) if self.graph is None else self.graph(batch)
+        self.step_count += 1
+        return terms
+
+    def _step(self, batch: Batch) -> Terms:
         # Forward and losses. Half precision where that gains speed; losses work in float32 by themselves.
         with autocast(self.device, self.bf16):
             loss, terms = self.objective(batch)
@@ -79,7 +90,6 @@ class TrainingStep:
         self.optimizer.step()
         # After the step, so that the target encoder follows the weights that the next step starts from.
         self.objective.update_targets()
-        self.step_count += 1
         return {**terms, self.objective.loss_name: loss.detach(), "gradient_norm": norm}
 
     @property
@@ -106,6 +116,63 @@ class TrainingStep:
             parameter = self.parameters[int(place)]
             self.optimizer.state[parameter] = {name: value.to(self.device) for name, value in entry.items()}
         self.step_count = state["step_count"]
+
+
+class StepGraph:
+    """Captures a step in one CUDA graph and replays it: one launch instead of thousands, the same kernels.
+
+    Launching the kernels of a small model one by one takes longer than the GPU takes to run them. The first steps are
+    eager, as libraries set themselves up in them. All batches have one shape.
+
+    Args:
+        step: The step; its Python runs once while it is captured and never again, so that it must do all it does in
+            operations on tensors that stay where they are.
+    """
+
+    EAGER_STEPS = 3
+
+    def __init__(self, step: Callable[[Batch], Terms]) -> None:
+        self.step = step
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.eager_steps = 0
+
+    def __call__(self, batch: Batch) -> Terms:
+        """The terms of the step, overwritten by the next one."""
+        if self.eager_steps < self.EAGER_STEPS:
+            self.eager_steps += 1
+            return self._beside(batch)
+        if self.graph is None:
+            self.batch = Batch(*map(torch.empty_like, batch))
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):  # notes the kernels down without running them
+                self.terms = self.step(self.batch)
+        for static, values in zip(self.batch, batch, strict=True):
+            static.copy_(values)
+        self.graph.replay()
+        return self.terms
+
+    def _beside(self, batch: Batch) -> Terms:
+        """An eager step on another stream, as capturing happens on one: what libraries keep by stream is there then."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            terms = self.step(batch)
+        torch.cuda.current_stream().wait_stream(stream)
+        return terms
+
+
+def use_graph(execution: str, device: torch.device, objective: nn.Module) -> bool:
+    """Whether steps are captured by the setting `execution`: "auto", "eager" or "graph".
+
+    "auto" captures on CUDA where every module is of this package or of torch: what the Python of others does in each
+    step (count, print, wait for the device) is not known.
+    """
+    if execution == "auto":
+        known = {type(module).__module__.partition(".")[0] for module in objective.modules()} <= {"jepaworld", "torch"}
+        return device.type == "cuda" and known
+    if execution == "graph" and device.type != "cuda":
+        raise ConfigError(f"execution is graph: needs a CUDA device, not {device.type}. Use auto or eager.")
+    return execution == "graph"
 
 
 def parameter_groups(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
