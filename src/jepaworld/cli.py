@@ -57,20 +57,22 @@ def _progress() -> RichProgress:
     return RichProgress(Console(stderr=True))
 
 
-def _load(path: Path, overrides: list[str] | None, *, own: bool = True) -> Config:
-    """A configuration; `own` is False for that of a run, which may be somebody else's and imports nothing."""
+def _load(path: Path, overrides: list[str] | None) -> Config:
+    """The user's own configuration: what it names may be imported."""
     from jepaworld.config import load_config
     from jepaworld.errors import ConfigError
 
     if "=" in path.name and not path.exists():
         raise ConfigError(f"{path}: stands where CONFIG is expected. Name a YAML file or a recipe, then KEY=VALUE.")
-    return load_config(path, overrides or [], trust=own)
+    return load_config(path, overrides or [], trust=True)
 
 
-def _config_of(run: Path) -> Path:
+def _load_of(run: Path, overrides: list[str] | None) -> Config:
+    """The configuration of a run, which may be somebody else's: nothing that it names is imported without leave."""
+    from jepaworld.config import load_config
     from jepaworld.runs.folder import RunFolder
 
-    return RunFolder.open(run).config_file
+    return load_config(RunFolder.open(run).config_file, overrides or [])
 
 
 @contextmanager
@@ -182,12 +184,13 @@ def train(
 
     if resume and run is None:
         raise ConfigError("--resume needs --run: which run shall go on?")
-    own = config is not None
-    if config is None:
-        if run is None:
-            raise ConfigError("CONFIG is missing: name a YAML file (`jepaworld init` writes one).")
-        config = _config_of(run)
-    settings, progress = _load(config, overrides, own=own), _progress()
+    if config is not None:
+        settings = _load(config, overrides)
+    elif run is not None:
+        settings = _load_of(run, overrides)
+    else:
+        raise ConfigError("CONFIG is missing: name a YAML file (`jepaworld init` writes one).")
+    progress = _progress()
     run = run or RunFolder.default(settings).path
     with _interruptible(f"jepaworld train --run {shlex.quote(str(run))} --resume"):
         run_training(settings, run, resume, progress)
@@ -199,7 +202,7 @@ def decode(run: RunArgument, overrides: OverridesArgument = None) -> None:
     """Train the state decoder of a run anew, from its best JEPA."""
     from jepaworld.training_engine import train_decoder_of_run
 
-    config = _load(_config_of(run), overrides, own=False)
+    config = _load_of(run, overrides)
     progress = _progress()
     with _interruptible(f"jepaworld train --run {shlex.quote(str(run))} --resume"):
         train_decoder_of_run(run, config, progress)
