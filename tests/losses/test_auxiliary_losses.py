@@ -5,6 +5,7 @@ The references use loops and explicit sums on purpose: they share no trick with 
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable
 
@@ -20,6 +21,7 @@ from jepaworld.losses import (
     DINOLoss,
     NoAuxiliaryLoss,
     Reduction,
+    SIGRegLoss,
     VICRegLoss,
     make_auxiliary_loss,
 )
@@ -84,12 +86,41 @@ def dino_with_center(d: int) -> tuple[DINOLoss, np.ndarray]:
     return loss, loss.center.double().numpy()
 
 
+class FixedDirections(SIGRegLoss):
+    """SIGReg along directions that do not change."""
+
+    def draw_directions(self, z: Tensor) -> Tensor:
+        drawn = np.random.default_rng(7).normal(size=(self.num_directions, z.shape[-1]))
+        directions = drawn / np.sqrt((drawn**2).sum(axis=1, keepdims=True))
+        return torch.tensor(directions.tolist(), dtype=torch.float32)
+
+
+def sigreg_reference(num_directions: int, num_knots: int, largest: float) -> Reference:
+    """N times the integral over t of |mean of exp(i t x) - exp(-t^2 / 2)|^2 exp(-t^2 / 2), by trapezoids."""
+
+    def loss(z: np.ndarray) -> tuple[float, dict[str, float]]:
+        drawn = np.random.default_rng(7).normal(size=(num_directions, z.shape[1]))
+        total = 0.0
+        for direction in drawn:
+            x = z @ direction / np.sqrt((direction**2).sum())
+            knots = [largest * k / (num_knots - 1) for k in range(num_knots)]
+            heights = [abs(np.exp(1j * t * x).mean() - np.exp(-t * t / 2)) ** 2 * np.exp(-t * t / 2) for t in knots]
+            step = knots[1]
+            half = sum((a + b) / 2 * step for a, b in itertools.pairwise(heights))
+            total += 2 * half * len(z)  # from -largest to largest
+        return total / num_directions, {"statistic": total / num_directions}
+
+    return loss
+
+
 def pair(name: str, d: int) -> tuple[nn.Module, Reference]:
     """A loss with coefficients that are no defaults, and its reference."""
     if name == "vicreg":
         return VICRegLoss(sim_coeff=3.0, std_coeff=7.0, cov_coeff=0.6), vicreg_reference(7.0, 0.6)
     if name == "barlow_twins":
         return BarlowTwinsLoss(lambda_param=0.3), barlow_reference(0.3)
+    if name == "sigreg":
+        return FixedDirections(num_directions=6, num_knots=9, largest_knot=4.0), sigreg_reference(6, 9, 4.0)
     loss, center = dino_with_center(d)
     return loss, dino_reference(center)
 
@@ -105,7 +136,8 @@ def numerical_gradient(function: Callable[[np.ndarray], float], z: np.ndarray, h
     return gradient
 
 
-NAMES = ["vicreg", "barlow_twins", "dino"]
+NAMES = ["vicreg", "barlow_twins", "dino", "sigreg"]
+LOSS_OF = {"vicreg": VICRegLoss, "barlow_twins": BarlowTwinsLoss, "dino": lambda: DINOLoss(4), "sigreg": SIGRegLoss}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -174,9 +206,7 @@ def test_half_precision_embeddings_are_computed_in_float32(name: str, dtype: tor
 def test_no_value_is_read_from_the_device(name: str) -> None:
     """Fake tensors have no values, so that every `.item()`, `bool()` or boolean mask fails on them."""
     with FakeTensorMode():
-        loss = (
-            VICRegLoss() if name == "vicreg" else BarlowTwinsLoss() if name == "barlow_twins" else DINOLoss(4)
-        ).train()
+        loss = LOSS_OF[name]().train()
         z = torch.randn(6, 4, requires_grad=True)
         loss.calculate_reg_terms(z)[0].backward()
         assert z.grad is not None
@@ -184,7 +214,7 @@ def test_no_value_is_read_from_the_device(name: str) -> None:
             z.sum().item()  # what the loss must not do
 
 
-@pytest.mark.parametrize("name", ["vicreg", "barlow_twins"])
+@pytest.mark.parametrize("name", ["vicreg", "barlow_twins", "sigreg"])
 def test_gradient_is_finite_for_constant_embeddings(name: str) -> None:
     """The case that the loss is made for: a collapsed batch."""
     z = torch.full((6, 4), 0.3, requires_grad=True)
@@ -361,6 +391,37 @@ def test_dino_ignores_variance() -> None:
 # --- choice by configuration ----------------------------------------------------------------------
 
 
+def test_sigreg_is_lowest_for_a_standard_normal_and_sees_scale_mean_and_copies() -> None:
+    torch.manual_seed(0)
+    z, loss = torch.randn(512, 16), SIGRegLoss()
+    healthy = float(loss.calculate_reg_terms(z)[0])
+    assert healthy < 2.0  # whatever the number of samples
+    assert float(loss.calculate_reg_terms(torch.randn(2048, 16))[0]) < 2.0
+    for other in (0.01 * z, 3 * z, z + 1, z[:, :1].expand(-1, 16)):
+        assert float(loss.calculate_reg_terms(other)[0]) > 5 * healthy
+
+
+def test_sigreg_draws_unit_directions_anew_each_time_and_shares_them_over_devices() -> None:
+    loss = SIGRegLoss(num_directions=4000)
+    first, second = loss.draw_directions(torch.zeros(2, 3)), loss.draw_directions(torch.zeros(2, 3))
+    assert not torch.equal(first, second)
+    torch.testing.assert_close(first.norm(dim=1), torch.ones(4000))
+    torch.testing.assert_close(first.T @ first / 4000, torch.eye(3) / 3, atol=0.03, rtol=0)
+    reduction, drawn = Threads(), []
+
+    def device() -> None:
+        loss = SIGRegLoss(num_directions=4)
+        loss.reduction = reduction
+        drawn.append(loss.draw_directions(torch.zeros(2, 3)))
+
+    threads = [threading.Thread(target=device) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert torch.equal(*drawn)
+
+
 def test_none_is_zero_and_has_no_terms() -> None:
     value, terms = NoAuxiliaryLoss().calculate_reg_terms(torch.randn(4, 3, requires_grad=True))
     assert float(value) == 0.0
@@ -437,6 +498,12 @@ def test_vicreg_prevents_shrinking_and_copying() -> None:
     assert largest_correlation(z) < 0.8
 
 
+def test_sigreg_prevents_shrinking_and_copying() -> None:
+    assert float(optimised(SIGRegLoss(num_directions=64), shrink).std(0).min()) > 0.5
+    z = optimised(SIGRegLoss(num_directions=64), copy_first)
+    assert float(z.std(0).min()) > 0.5 and largest_correlation(z) < 0.7
+
+
 def test_vicreg_needs_its_covariance_term_against_copying() -> None:
     assert largest_correlation(optimised(VICRegLoss(cov_coeff=0.0), copy_first)) > 0.99
 
@@ -473,7 +540,7 @@ def test_dino_slows_the_drift_of_the_mean() -> None:
 
 # --- leading axes and several devices ------------------------------------------------------------------
 
-LOSSES = [VICRegLoss(sim_coeff=0.0), BarlowTwinsLoss(), DINOLoss(5)]
+LOSSES = [VICRegLoss(sim_coeff=0.0), BarlowTwinsLoss(), DINOLoss(5), FixedDirections(num_directions=4)]
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
@@ -510,7 +577,9 @@ class Threads(Reduction):
         return total
 
 
-@pytest.mark.parametrize("make", [lambda: VICRegLoss(sim_coeff=0.0), BarlowTwinsLoss, lambda: DINOLoss(5)])
+@pytest.mark.parametrize(
+    "make", [lambda: VICRegLoss(sim_coeff=0.0), BarlowTwinsLoss, lambda: DINOLoss(5), lambda: FixedDirections(4)]
+)
 def test_two_devices_give_the_loss_and_the_gradient_of_one(make: Callable[[], AuxiliaryLoss]) -> None:
     z = torch.randn(12, 5, generator=torch.Generator().manual_seed(1)).requires_grad_()
     whole, _ = make().calculate_reg_terms(z)

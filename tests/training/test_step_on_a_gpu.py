@@ -43,7 +43,7 @@ def curve(step: TrainingStep, numbers: range) -> list[list[float]]:
 
 
 @pytest.mark.parametrize("mode", ["default", "vjepa2", "none"])
-@pytest.mark.parametrize("loss", ["vicreg", "barlow_twins", "dino"])
+@pytest.mark.parametrize("loss", ["vicreg", "barlow_twins", "dino", "sigreg"])
 def test_a_captured_step_has_the_eager_curve(tiny_config: Callable[..., Config], mode: str, loss: str) -> None:
     settings = {
         "num_transitions": 3,

@@ -28,7 +28,7 @@ from jepaworld.training_loops.epoch_loop import (
 )
 
 MODES = ["default", "vjepa2", "none"]
-LOSSES = ["vicreg", "barlow_twins", "dino", "none"]
+LOSSES = ["vicreg", "barlow_twins", "dino", "sigreg", "none"]
 CPU = torch.device("cpu")
 SPACE = Box(-1, 1, (2,), np.float32)
 

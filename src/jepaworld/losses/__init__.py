@@ -6,6 +6,7 @@ from jepaworld.losses.dino import DINOLoss
 from jepaworld.losses.dynamics import DynamicsLosses
 from jepaworld.losses.making import NoAuxiliaryLoss, make_auxiliary_loss
 from jepaworld.losses.objective import JEPAObjective, ModelObjective, Objective, make_objective
+from jepaworld.losses.sigreg import SIGRegLoss
 from jepaworld.losses.vicreg import VICRegLoss
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "NoAuxiliaryLoss",
     "Objective",
     "Reduction",
+    "SIGRegLoss",
     "VICRegLoss",
     "make_auxiliary_loss",
     "make_objective",
