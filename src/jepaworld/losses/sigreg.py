@@ -70,7 +70,7 @@ class SIGRegLoss(AuxiliaryLoss):
 
         Returns:
             `(loss, terms)`: N times the weighted squared distance of the characteristic functions, as a scalar, and the
-            detached scalar `statistic` (the same). About 1 for samples of a standard normal, in proportion to N for others.
+            same detached as `statistic`. About 1 for samples of a standard normal, in proportion to N for others.
         """
         assert z.ndim >= 2, f"expected embeddings (..., N, D), got {tuple(z.shape)}"
         with torch.autocast(z.device.type, enabled=False):
