@@ -113,13 +113,10 @@ class Predictor(nn.Module, ABC):
         """Next embeddings (B, T, D) from embeddings (B, T, D) and action embeddings (B, T, E)."""
 
 
-class MLPPredictorSettings(Section):
-    """The predictor MLP."""
+class SequenceSettings(Section):
+    """What every predictor has."""
 
-    hidden_dim: int = setting(256, "Hidden width of the predictor MLP.", ge=1)
-    num_layers: int = setting(2, "Hidden layers of the predictor MLP.", ge=1)
-    dropout_rate: float = setting(0.0, "Dropout after each hidden layer of the predictor.", ge=0.0, lt=1.0)
-    residual: bool = setting(False, "Let the predictor give the change of the embedding instead of the next embedding.")
+    dropout_rate: float = setting(0.0, "Dropout in the predictor, after each hidden layer.", ge=0.0, lt=1.0)
     context_length: int = setting(
         1,
         "How many of the latest embeddings and actions a prediction is made from; 2 shows velocities that a single "
@@ -127,6 +124,14 @@ class MLPPredictorSettings(Section):
         unit="frames",
         ge=1,
     )
+
+
+class MLPPredictorSettings(SequenceSettings):
+    """The predictor MLP."""
+
+    hidden_dim: int = setting(256, "Hidden width of the predictor MLP.", ge=1)
+    num_layers: int = setting(2, "Hidden layers of the predictor MLP.", ge=1)
+    residual: bool = setting(False, "Let the predictor give the change of the embedding instead of the next embedding.")
 
 
 @component("predictor", "mlp", label="MLP")

@@ -1,0 +1,133 @@
+"""A causal Transformer that predicts the next latents from several past ones, conditioned on actions by AdaLN-zero.
+
+Shapes: B windows, T transitions, K context frames, N tokens of a latent (1 for a vector), D latent, E action embedding.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from jepaworld.config.components import component
+from jepaworld.config.fields import setting
+from jepaworld.models.predictors import Predictor, SequenceSettings
+
+
+class TransformerPredictorSettings(SequenceSettings):
+    """The Transformer predictor."""
+
+    depth: int = setting(6, "Blocks of the Transformer predictor.", ge=1)
+    heads: int = setting(16, "Attention heads of the Transformer predictor.", ge=1)
+    head_dim: int = setting(64, "Width of each of these heads.", ge=1)
+    mlp_dim: int = setting(2048, "Hidden width of the MLPs of the Transformer predictor.", ge=1)
+
+
+@component("predictor", "transformer", label="Transformer")
+class TransformerPredictor(Predictor):
+    """Blocks of causal attention over the latest K frames; each frame's action shifts, scales and gates its block.
+
+    Source: the predictor of LeWM (arXiv 2603.19312); AdaLN-zero from DiT (Peebles and Xie 2023, arXiv 2212.09748).
+    At the beginning all gates are 0, so that it starts as the final norm of its input. Differs from LeWM in: latents of
+    several tokens are taken too; all tokens of a frame see each other and those of the frames before, as in DINO-WM.
+
+    Args:
+        latent_shape: (D,) or (N, D).
+        action_emb_dim: E.
+        settings: As in `TransformerPredictorSettings`; `context_length` is K.
+
+    Example:
+        ```
+        predictor = TransformerPredictor((192,), 192, TransformerPredictorSettings(context_length=3))
+        predictor(torch.randn(8, 3, 192), torch.randn(8, 3, 192))  # (8, 3, 192)
+        ```
+    """
+
+    Settings = TransformerPredictorSettings
+
+    def __init__(
+        self, latent_shape: tuple[int, ...], action_emb_dim: int, settings: TransformerPredictorSettings
+    ) -> None:
+        super().__init__()
+        self.context_length, self.is_vector = settings.context_length, len(latent_shape) == 1
+        width, tokens = latent_shape[-1], 1 if self.is_vector else latent_shape[0]
+        self.frame_positions = nn.Parameter(torch.randn(1, settings.context_length, 1, width))
+        # Tokens are told apart by their place; a single one has nobody to be told from.
+        self.token_positions = None if self.is_vector else nn.Parameter(torch.randn(1, 1, tokens, width) * 0.02)
+        self.blocks = nn.ModuleList(_Block(width, action_emb_dim, settings) for _ in range(settings.depth))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, z: Tensor, action_embedding: Tensor) -> Tensor:
+        """Next latents (B, T, *latent) from latents (B, T, *latent) and action embeddings (B, T, E)."""
+        length = self.context_length
+        if z.shape[1] <= length:
+            return self._predict(z, action_embedding)
+        # Further frames slide a window of K along, the same window that a rollout has when it comes there.
+        later = self._predict(
+            _windows(z, length)[:, 1:].flatten(0, 1), _windows(action_embedding, length)[:, 1:].flatten(0, 1)
+        )
+        first = self._predict(z[:, :length], action_embedding[:, :length])
+        return torch.cat([first, later[:, -1].unflatten(0, (len(z), -1))], dim=1)
+
+    def _predict(self, z: Tensor, action_embedding: Tensor) -> Tensor:
+        x = z.unsqueeze(2) if self.is_vector else z  # (B, T, N, D)
+        x = x + self.frame_positions[:, : x.shape[1]]
+        x = x if self.token_positions is None else x + self.token_positions
+        for block in self.blocks:
+            x = block(x, action_embedding.unsqueeze(2))
+        x = self.norm(x)
+        return x.squeeze(2) if self.is_vector else x
+
+
+class _Block(nn.Module):
+    """Attention and MLP, each on a normalised input that the action shifts and scales, with a gate on what it adds."""
+
+    def __init__(self, width: int, action_emb_dim: int, settings: TransformerPredictorSettings) -> None:
+        super().__init__()
+        linear = nn.Linear(action_emb_dim, 6 * width)
+        for parameter in linear.parameters():
+            nn.init.zeros_(parameter)  # "zero": the block adds nothing until it has learned to
+        self.modulation = nn.Sequential(nn.SiLU(), linear)
+        self.norms = nn.ModuleList(nn.LayerNorm(width, eps=1e-6, elementwise_affine=False) for _ in range(2))
+        self.attention = _Attention(width, settings.heads, settings.head_dim, settings.dropout_rate)
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(width),
+            nn.Linear(width, settings.mlp_dim),
+            nn.GELU(),
+            nn.Dropout(settings.dropout_rate),
+            nn.Linear(settings.mlp_dim, width),
+            nn.Dropout(settings.dropout_rate),
+        )
+
+    def forward(self, x: Tensor, action: Tensor) -> Tensor:
+        """Latents (B, T, N, D) and action embeddings (B, T, 1, E) to (B, T, N, D)."""
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(action).chunk(6, dim=-1)
+        x = x + gate_1 * self.attention(self.norms[0](x) * (1 + scale_1) + shift_1)
+        return x + gate_2 * self.mlp(self.norms[1](x) * (1 + scale_2) + shift_2)
+
+
+class _Attention(nn.Module):
+    """Multi-head attention in which the tokens of a frame see that frame and those before it."""
+
+    def __init__(self, width: int, heads: int, head_dim: int, dropout_rate: float) -> None:
+        super().__init__()
+        self.heads, self.dropout_rate = heads, dropout_rate
+        self.norm = nn.LayerNorm(width)
+        self.queries_keys_values = nn.Linear(width, 3 * heads * head_dim, bias=False)
+        self.output = nn.Sequential(nn.Linear(heads * head_dim, width), nn.Dropout(dropout_rate))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, N, D) to the same shape."""
+        frames, tokens = x.shape[1:3]
+        qkv = self.queries_keys_values(self.norm(x).flatten(1, 2))  # (B, T * N, 3 * heads * head_dim)
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        frame = torch.arange(frames, device=x.device).repeat_interleave(tokens)
+        seen = frame.unsqueeze(1) >= frame  # (T * N, T * N), causal by frame and not by token
+        dropout = self.dropout_rate if self.training else 0.0
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout)
+        return self.output(attended.transpose(1, 2).flatten(2)).unflatten(1, (frames, tokens))
+
+
+def _windows(sequence: Tensor, length: int) -> Tensor:
+    """Every run of `length` entries of sequences (B, T, ...): (B, T - length + 1, length, ...)."""
+    return sequence.unfold(1, length, 1).movedim(-1, 2)
