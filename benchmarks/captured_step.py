@@ -1,6 +1,6 @@
 """A training step kernel by kernel and as one CUDA graph: milliseconds, their ratio, and how long the curves agree.
 
-Both train the model of a configuration from the same weights on the same random pictures, which lie on the device.
+Both train a configuration's model from the same weights on the same random pictures. Needs a CUDA device.
 
     python benchmarks/captured_step.py two_room_random_wall
     python benchmarks/captured_step.py two_room_random_wall --override mixed_precision=off

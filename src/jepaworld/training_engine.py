@@ -75,7 +75,7 @@ def run_training(
         KeyboardInterrupt: Ctrl-C or SIGTERM; the run can be resumed.
     """
     progress = progress or Progress()
-    device = resolve_device(config.device)
+    device = resolve_device(config.device, config.execution)
     folder = RunFolder.default(config) if run_dir is None else RunFolder(run_dir, config)
     with folder.alone():
         folder.enter(resume)
@@ -125,7 +125,7 @@ def train_decoder_of_run(
                 f"{run_dir}: its JEPA is not trained to the end, so that a decoder would be one of older weights. "
                 f"Finish it first: `jepaworld train --run {run_dir} --resume`."
             )
-        device = resolve_device(folder.config.device)
+        device = resolve_device(folder.config.device, folder.config.execution)
         dataset = folder.open_dataset(folder.config.verify_checksums)
         if dataset is None:
             raise DatasetError(f"{folder.dataset_path}: the run's dataset is missing. Restore it.")
@@ -332,11 +332,11 @@ def describe_config(config: Config) -> str:
     """Parameter counts, memory estimate and notices of a configuration.
 
     Raises:
-        ConfigError: the device is not there, or two things in the run folder have one name.
+        ConfigError: the device is not there or no device to execute on, or two things in the run folder have one name.
         EnvironmentNotUsableError: the environment cannot be made or has an unsupported action space.
     """
     require_names(config)
-    device = resolve_device(config.device)
+    device = resolve_device(config.device, config.execution)
     env = make_env(config.environment_name, config.environment_kwargs)
     action_space = env.action_space
     close(env)

@@ -247,8 +247,8 @@ def test_rounding_at_the_bounds_is_put_right():
     assert action.tolist() == [1.0, -1.0] and action.dtype == np.float32
     assert checked_action(np.array([2]), Discrete(3), "x") == 2
     assert checked_action(np.int64(2), Discrete(3), "x") == 2
-    with pytest.raises(ConfigError, match="inhomogeneous"):
-        checked_action([[1.0], [1.0, 2.0]], BOX, "x")
+    with pytest.raises(ConfigError, match="acrobat"):
+        checked_action([[1.0], [1.0, 2.0]], BOX, "acrobat")
 
 
 def test_a_bad_action_stops_a_collection(settings: Settings):

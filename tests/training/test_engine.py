@@ -413,6 +413,8 @@ def test_resume_refuses_another_dataset(tiny_config: MakeConfig, tmp_path: Path)
 
 
 def test_a_missing_device_is_said(training_config: MakeConfig, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="execution is graph"):  # before anything is collected
+        run_training(training_config(device="cpu", execution="graph"), tmp_path / "run")
     with pytest.raises(ConfigError, match=r"device: 'cuda:99' is not there"):
         run_training(training_config(device="cuda:99"), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -12,6 +12,7 @@ from gymnasium.spaces import Box
 from jepaworld.config import Config
 from jepaworld.data.windows import Batch
 from jepaworld.envs.spaces import Spaces
+from jepaworld.errors import ConfigError
 from jepaworld.losses import make_objective
 from jepaworld.models import build
 from jepaworld.training_loops.epoch_loop import StepGraph, TrainingStep
@@ -87,3 +88,12 @@ def test_python_runs_while_it_is_captured_and_no_more() -> None:
         frames = torch.full((2, 1), value, dtype=torch.uint8, device=CUDA)
         assert graph(Batch(frames, torch.ones(2, 1, device=CUDA)))["sum"].item() == 2 * value + 2
     assert len(calls) == StepGraph.EAGER_STEPS + 1
+
+
+def test_a_step_that_waits_for_the_device_is_refused_with_the_remedy() -> None:
+    graph = StepGraph(lambda batch: {"sum": torch.tensor(batch.frames.float().sum().item())})
+    batch = Batch(torch.ones(2, 1, device=CUDA), torch.ones(2, 1, device=CUDA))
+    for _ in range(StepGraph.EAGER_STEPS):
+        graph(batch)
+    with pytest.raises(ConfigError, match="execution=eager"):
+        graph(batch)

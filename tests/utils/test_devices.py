@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from jepaworld.errors import ConfigError
+from jepaworld.models.transformer import TransformerPredictor
 from jepaworld.utils.devices import autocast, available_memory, resolve_device, use_bf16
 
 CPU = torch.device("cpu")
@@ -26,6 +27,12 @@ def test_a_device_that_is_not_there() -> None:
         resolve_device("cuda:63")
 
 
+def test_a_graph_needs_cuda() -> None:
+    with pytest.raises(ConfigError, match="execution is graph"):
+        resolve_device("cpu", "graph")
+    assert resolve_device("cpu", "eager") == CPU
+
+
 @pytest.mark.parametrize(("setting", "dtype"), [("off", torch.float32), ("bf16", torch.bfloat16)])
 def test_mixed_precision(setting: str, dtype: torch.dtype) -> None:
     with autocast(CPU, use_bf16(setting, CPU, nn.Linear(1, 1))):
@@ -38,6 +45,8 @@ def test_auto_takes_bf16_where_it_gains_speed(native: bool, monkeypatch: pytest.
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     assert use_bf16("auto", CPU, nn.Conv2d(1, 1, 1)) is native
     assert use_bf16("auto", CPU, nn.TransformerEncoderLayer(4, 1)) is False
+    predictor = TransformerPredictor((4,), 4, TransformerPredictor.Settings(depth=1, heads=1, mlp_dim=4))
+    assert use_bf16("auto", CPU, predictor) is False
 
 
 def test_available_memory_is_below_what_the_machine_has() -> None:

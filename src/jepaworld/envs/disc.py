@@ -9,7 +9,7 @@ Shapes: N frames uint8 (N, 3, 64, 64), channels first; images uint8 (64, 64, 3),
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -34,7 +34,7 @@ _PATCH = 7  # pixels on a side that hold the disc with its smooth edge, at any f
 _PATCH_OFFSETS = np.add.outer(np.arange(3) * SIZE, np.arange(_PATCH))[..., None] * SIZE + np.arange(_PATCH)
 
 
-class DiscEnv(gymnasium.Env[NDArray[np.uint8], Float32Array]):
+class DiscEnv(gymnasium.Env[NDArray[np.uint8], Float32Array], ABC):
     """Base of `TwoRoomEnv` and `PointMazeEnv`: spaces, rendering, and the methods of `jepaworld.envs.hooks`.
 
     Args:
@@ -120,6 +120,7 @@ def paint_discs(frames: NDArray[np.uint8], positions: ArrayLike) -> None:
         frames: (N, 3, 64, 64) uint8, C-contiguous.
         positions: (N, 2) centres; anywhere, also partly or wholly outside the image.
     """
+    assert frames.flags.c_contiguous, "others would be painted as a copy"
     centre = np.asarray(positions, dtype=np.float32)
     corner = np.clip(np.floor(centre) - _PATCH // 2, 0, SIZE - _PATCH)  # of the patch that holds the disc
     away = corner[:, :, None] + (np.arange(_PATCH, dtype=np.float32) + np.float32(0.5)) - centre[:, :, None]

@@ -13,6 +13,7 @@ from jepaworld.config import Config
 from jepaworld.envs.spaces import Spaces
 from jepaworld.losses.inverse_dynamics import InverseDynamicsHead
 from jepaworld.models.jepa import JEPA, JEPAOutput
+from jepaworld.models.predictors import windows
 
 
 class DynamicsLosses(nn.Module):
@@ -106,13 +107,8 @@ def rollout_loss(model: JEPA, output: JEPAOutput, actions: Tensor, steps: int) -
     starts = actions.shape[1] - steps - context + 2
     assert starts >= 1, f"{steps} steps after {context} frames do not fit into {actions.shape[1]} transitions"
     # From what the predictor takes in this mode: in `default` that is the target encoder's, not the online embedding.
-    z = _windows(output.predictor_input[:, : starts + context - 1], context)
-    past = _windows(actions[:, : starts + context - 2], context - 1) if context > 1 else None
-    imagined = model.rollout(z, _windows(actions[:, context - 1 :], steps), past)
-    real = _windows(output.target[:, context - 1 :], steps)
+    z = windows(output.predictor_input[:, : starts + context - 1], context)
+    past = windows(actions[:, : starts + context - 2], context - 1) if context > 1 else None
+    imagined = model.rollout(z, windows(actions[:, context - 1 :], steps), past)
+    real = windows(output.target[:, context - 1 :], steps)
     return (imagined.float() - real.float()).square().mean()
-
-
-def _windows(sequence: Tensor, length: int) -> Tensor:
-    """Every run of `length` entries of sequences (B, T, ...), as (B * (T - length + 1), length, ...)."""
-    return sequence.unfold(1, length, 1).movedim(-1, 2).flatten(0, 1)

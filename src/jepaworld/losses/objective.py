@@ -5,6 +5,7 @@ Shapes: B windows, T transitions, D latent, A action block.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ Terms = dict[str, Tensor]
 """Named scalars for the log, detached."""
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, ABC):
     """What a training phase minimises; its parameters and buffers are in the resume state.
 
     Attributes:
@@ -31,9 +32,9 @@ class Objective(nn.Module):
 
     loss_name: str = "loss_jepa"
 
+    @abstractmethod
     def forward(self, batch: Batch) -> tuple[Tensor, Terms]:
         """The scalar to minimise, and what it is made of."""
-        raise NotImplementedError
 
     def update_targets(self) -> None:
         """What follows each optimizer step; nothing, unless there are targets that follow the weights."""

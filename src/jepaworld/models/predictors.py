@@ -116,7 +116,7 @@ class Predictor(nn.Module, ABC):
 class SequenceSettings(Section):
     """What every predictor has."""
 
-    dropout_rate: float = setting(0.0, "Dropout in the predictor, after each hidden layer.", ge=0.0, lt=1.0)
+    dropout_rate: float = setting(0.0, "Dropout in the predictor.", ge=0.0, lt=1.0)
     context_length: int = setting(
         1,
         "How many of the latest embeddings and actions a prediction is made from; 2 shows velocities that a single "
@@ -192,3 +192,8 @@ def _earlier(sequence: Tensor, steps: int, before: Tensor) -> Tensor:
     filled = min(steps, sequence.shape[1])
     beginning = before.to(sequence.dtype).expand_as(sequence[:, :filled])
     return torch.cat([beginning, sequence[:, : sequence.shape[1] - filled]], dim=1)
+
+
+def windows(sequence: Tensor, length: int) -> Tensor:
+    """Every run of `length` entries of sequences (B, T, ...), as (B * (T - length + 1), length, ...)."""
+    return sequence.unfold(1, length, 1).movedim(-1, 2).flatten(0, 1)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from jepaworld.config.components import component
 from jepaworld.config.fields import setting
-from jepaworld.models.predictors import Predictor, SequenceSettings
+from jepaworld.models.predictors import Predictor, SequenceSettings, windows
 
 
 class TransformerPredictorSettings(SequenceSettings):
@@ -63,9 +63,7 @@ class TransformerPredictor(Predictor):
         if z.shape[1] <= length:
             return self._predict(z, action_embedding)
         # Further frames slide a window of K along, the same window that a rollout has when it comes there.
-        later = self._predict(
-            _windows(z, length)[:, 1:].flatten(0, 1), _windows(action_embedding, length)[:, 1:].flatten(0, 1)
-        )
+        later = self._predict(windows(z[:, 1:], length), windows(action_embedding[:, 1:], length))
         first = self._predict(z[:, :length], action_embedding[:, :length])
         return torch.cat([first, later[:, -1].unflatten(0, (len(z), -1))], dim=1)
 
@@ -126,8 +124,3 @@ class _Attention(nn.Module):
         dropout = self.dropout_rate if self.training else 0.0
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout)
         return self.output(attended.transpose(1, 2).flatten(2)).unflatten(1, (frames, tokens))
-
-
-def _windows(sequence: Tensor, length: int) -> Tensor:
-    """Every run of `length` entries of sequences (B, T, ...): (B, T - length + 1, length, ...)."""
-    return sequence.unfold(1, length, 1).movedim(-1, 2)

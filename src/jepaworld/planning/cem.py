@@ -6,6 +6,7 @@ standard deviations are in normalised actions.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import replace
 from typing import TypeVar
 
@@ -28,9 +29,9 @@ class GaussianSettings(SampleSettings):
         1.0, "Standard deviation of the first iteration; bounded actions are scaled to [-1, 1].", gt=0.0
     )
 
+    @abstractmethod
     def mixing(self, steps: int, device: torch.device) -> Tensor:
         """How noise is correlated over environment steps, (T, T)."""
-        raise NotImplementedError
 
 
 class SmoothSettings(GaussianSettings):

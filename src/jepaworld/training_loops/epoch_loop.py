@@ -127,6 +127,9 @@ class StepGraph:
     Args:
         step: The step; its Python runs once while it is captured and never again, so that it must do all it does in
             operations on tensors that stay where they are.
+
+    Raises:
+        ConfigError: the step cannot be captured; raised by the first call after the eager steps.
     """
 
     EAGER_STEPS = 3
@@ -140,19 +143,26 @@ class StepGraph:
         """The terms of the step, overwritten by the next one."""
         if self.eager_steps < self.EAGER_STEPS:
             self.eager_steps += 1
-            return self._beside(batch)
+            return self._eager(batch)
         if self.graph is None:
-            self.batch = Batch(*map(torch.empty_like, batch))
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):  # notes the kernels down without running them
-                self.terms = self.step(self.batch)
+            self._capture(batch)
+        assert self.graph is not None
         for static, values in zip(self.batch, batch, strict=True):
             static.copy_(values)
         self.graph.replay()
         return self.terms
 
-    def _beside(self, batch: Batch) -> Terms:
-        """An eager step on another stream, as capturing happens on one: what libraries keep by stream is there then."""
+    def _capture(self, batch: Batch) -> None:
+        self.batch, graph = Batch(*map(torch.empty_like, batch)), torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):  # notes the kernels down without running them
+                self.terms = self.step(self.batch)
+        except RuntimeError as error:  # something in the step waits for the device, or asks what is on it
+            raise ConfigError(f"execution: this step cannot be captured ({error}). Use execution=eager.") from error
+        self.graph = graph
+
+    def _eager(self, batch: Batch) -> Terms:
+        """On another stream, as a capture is: cuBLAS and others keep a workspace for each kind of stream."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -170,8 +180,6 @@ def use_graph(execution: str, device: torch.device, objective: nn.Module) -> boo
     if execution == "auto":
         known = {type(module).__module__.partition(".")[0] for module in objective.modules()} <= {"jepaworld", "torch"}
         return device.type == "cuda" and known
-    if execution == "graph" and device.type != "cuda":
-        raise ConfigError(f"execution is graph: needs a CUDA device, not {device.type}. Use auto or eager.")
     return execution == "graph"
 
 

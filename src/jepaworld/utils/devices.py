@@ -14,21 +14,25 @@ from torch import nn
 from jepaworld.errors import ConfigError
 
 
-def resolve_device(name: str) -> torch.device:
+def resolve_device(name: str, execution: str = "auto") -> torch.device:
     """The device of the setting `device`: "auto" (the first of cuda, mps, cpu that is there), "cpu", "cuda:N", ...
 
+    Args:
+        name: The setting.
+        execution: The setting `execution`, where the device is to be trained on.
+
     Raises:
-        ConfigError: the device is not there.
+        ConfigError: the device is not there, or cannot execute steps like this.
     """
     there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
-    if name == "auto":
-        return torch.device(next(kind for kind, count in there.items() if count))
-    device = torch.device(name)
+    device = torch.device(next(kind for kind, count in there.items() if count) if name == "auto" else name)
     if (device.index or 0) >= (count := there[device.type]):
         raise ConfigError(
             f"device: {name!r} is not there: this torch ({torch.__version__}) sees {count} {device.type} device(s). "
             "Use device=auto or device=cpu."
         )
+    if execution == "graph" and device.type != "cuda":
+        raise ConfigError(f"execution is graph: needs a CUDA device, not {device.type}. Use auto or eager.")
     return device
 
 
@@ -47,7 +51,9 @@ def use_bf16(mixed_precision: str, device: torch.device, model: nn.Module) -> bo
         return mixed_precision == "bf16"
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "cpu" and not any(isinstance(module, nn.MultiheadAttention) for module in model.modules()):
+    # By the name, as attention is torch's in the encoders and our own in the predictor.
+    attention = any("Attention" in type(module).__name__ for module in model.modules())
+    if device.type == "cpu" and not attention:
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return False
 
