@@ -134,6 +134,13 @@ def test_the_frames_before_are_not_computed_again() -> None:
     assert torch.equal(model.advance(z[:, 1:], actions[:, 1:], forgotten)[0], expected)
 
 
+def test_short_and_long_attention_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, given = predictor((4, 8), 3), inputs((4, 8), 3)
+    short = model(*given)
+    monkeypatch.setattr("jepaworld.models.transformer.SHORT", 0)
+    torch.testing.assert_close(model(*given), short)
+
+
 def test_rotary_positions_tell_the_order_of_frames() -> None:
     model, (z, actions) = predictor((8,), 3, positions="rotary"), inputs((8,), 3)
     order = torch.tensor([1, 0, 2])

@@ -6,7 +6,7 @@ Shapes: B windows, T transitions, K context frames, D latent, E action embedding
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +41,7 @@ class Past(NamedTuple):
 
     z: Tensor
     action_embeddings: Tensor
-    cache: list[Tensor]
+    cache: list[Any]
 
 
 class Predictor(nn.Module, ABC):
