@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -93,37 +94,27 @@ def check_env(
     return EnvironmentReport(environment_name, tuple(findings))
 
 
-@dataclass(frozen=True)
-class _Play:
-    """What one seeded play gave: T steps, T + 1 frames and states, the last info."""
-
-    frames: list[Frame]
-    states: list[States]
-    info: Mapping[str, Any]
-    seconds: float
-
-
-def _play(lane: Lane, actions: Sequence[Any]) -> _Play:
+def _play(lane: Lane, actions: Sequence[Any]) -> tuple[list[Frame], list[States], float]:
+    """The frames and states of a seeded play, those of the reset first, and the seconds that the steps took."""
     lane.reset(0, everything_else=0)
-    frames, states = [lane.frame()], [lane.states()]
-    started = time.perf_counter()
+    frames, states, started = [lane.frame()], [lane.states()], time.perf_counter()
     for action in actions:
         ended = lane.step(action)
         frames.append(lane.frame())
         states.append(lane.states())
         if ended:
             break
-    return _Play(frames, states, lane.info, time.perf_counter() - started)
+    return frames, states, time.perf_counter() - started
 
 
 def _play_findings(lane: Lane) -> Iterator[Finding]:
     lane.env.action_space.seed(0)
     actions = [lane.env.action_space.sample() for _ in range(_PLAY_STEPS)]
-    first, second = _play(lane, actions), _play(lane, actions)
+    (first, states, seconds), (second, _, _) = _play(lane, actions), _play(lane, actions)
     where = f"observation {lane.env.observation_space}" if lane.reader.source == "observation" else "rendering"
-    yield Finding("frames", "ok", f"{first.frames[0].shape} uint8 from the {where}.")
-    steps = len(first.frames) - 1
-    changes = sum(not np.array_equal(a, b) for a, b in zip(first.frames, first.frames[1:], strict=False))
+    yield Finding("frames", "ok", f"{first[0].shape} uint8 from the {where}.")
+    steps = len(first) - 1
+    changes = sum(not np.array_equal(a, b) for a, b in pairwise(first))
     yield _judge(
         "change",
         changes > 0,
@@ -131,24 +122,25 @@ def _play_findings(lane: Lane) -> Iterator[Finding]:
         "A model could learn nothing: check render(), or raise image_size if what moves is small.",
         otherwise="fail",
     )
-    replays = len(first.frames) == len(second.frames) and np.array_equal(first.frames, second.frames)
+    replays = len(first) == len(second) and np.array_equal(first, second)
     yield _judge(
         "determinism",
         replays,
         f"the same seed and actions gave {'the same frames twice' if replays else 'different frames'}.",
         "Data cannot be collected again bit for bit: draw from self.np_random, and reset everything in reset().",
     )
-    yield _state_finding(first)
-    vector, space = first.states[-1].get("observation"), lane.env.observation_space
+    yield _state_finding(states)
+    vector, space = states[-1].get("observation"), lane.env.observation_space
     text = f"{space} is no short vector and is not stored as a state."
     if vector is not None:
         text = f"a vector of {vector.size} numbers, stored as the state 'observation'."
     yield Finding("observation", "ok", text)
-    restore = _restore_finding(lane, second)  # the environment is still where the second play ended
+    info = lane.info  # the environment is still where the second play ended
+    restore = _restore_finding(lane, second[-1])
     yield restore
-    yield _planning_finding(lane, replays, restore.level == "ok", second)
+    yield _planning_finding(lane, replays, restore.level == "ok", info)
     yield _end_finding(lane)
-    rate = steps / first.seconds
+    rate = steps / seconds
     yield _judge(
         "speed",
         rate >= _SLOW_FRAMES_PER_SECOND,
@@ -162,8 +154,8 @@ def _judge(name: str, good: bool, text: str, remedy: str, *, otherwise: Level = 
     return Finding(name, "ok", text) if good else Finding(name, otherwise, f"{text} {remedy}")
 
 
-def _state_finding(play: _Play) -> Finding:
-    shapes = [{name: value.shape for name, value in state.items()} for state in play.states]
+def _state_finding(states: Sequence[States]) -> Finding:
+    shapes = [{name: value.shape for name, value in state.items()} for state in states]
     last = shapes[-1]
     if not any(shapes):
         text = "none: probes of embeddings will have nothing to read. Put numbers or arrays in info."
@@ -176,9 +168,10 @@ def _state_finding(play: _Play) -> Finding:
     return Finding("state", "warn", f"{text} Give it after reset() and after every step(), in one shape.")
 
 
-def _restore_finding(lane: Lane, play: _Play) -> Finding:
-    """Try `restore_state`, else `reset(options=...)` with the arrays of info."""
-    arrays = {name: value for name, value in play.info.items() if isinstance(value, np.ndarray)}
+def _restore_finding(lane: Lane, frame: Frame) -> Finding:
+    """Whether `restore_state`, else `reset(options=...)` with the arrays of info, brings the lane back to its frame."""
+    states = lane.states()
+    arrays = {name: value for name, value in lane.info.items() if isinstance(value, np.ndarray)}
     sets_state = lane.has("restore_state")
     how = "restore_state()" if sets_state else "reset(options=...)"
     reason = "info holds no arrays to give it"
@@ -186,20 +179,20 @@ def _restore_finding(lane: Lane, play: _Play) -> Finding:
         try:
             if sets_state:
                 lane.reset(0)
-                lane.restore_state(play.states[-1])
+                lane.restore_state(states)
             else:
                 lane.reset(1, options=arrays)
         except EnvironmentFailedError as error:  # an environment may refuse in any way
             reason = f"it refused with {type(error.__cause__).__name__}: {error.__cause__}"
         else:
-            if differing(lane.frame(), play.frames[-1]) <= MOST_DIFFERING:
+            if differing(lane.frame(), frame) <= MOST_DIFFERING:
                 given = "the state variables" if sets_state else f"{', '.join(arrays)} of info"
                 return Finding("restore", "ok", f"{how} with {given} gives the same frame again.")
             reason = "the frame was another one"
     return Finding("restore", "warn", f"{how} does not restore a state ({reason}).")
 
 
-def _planning_finding(lane: Lane, replays: bool, restores: bool, play: _Play) -> Finding:
+def _planning_finding(lane: Lane, replays: bool, restores: bool, info: Mapping[str, Any]) -> Finding:
     """Which starts and goals planning can be measured with; see `jepaworld.evaluation.tasks`."""
     possible = {"set by restore_state()": restores and lane.has("restore_state"), "replayed": replays}
     starts = " or ".join(word for word, there in possible.items() if there)
@@ -209,7 +202,7 @@ def _planning_finding(lane: Lane, replays: bool, restores: bool, play: _Play) ->
     if not protocols:
         text = "no protocol: it can neither be replayed nor set to a state. Draw everything random from self.np_random,"
         return Finding("planning", "warn", f"{text} or give it restore_state() (docs/bring_your_own.md).")
-    own = next((name for name in OWN_SUCCESS if name in play.info), None)
+    own = next((name for name in OWN_SUCCESS if name in info), None)
     success = f"Its own success (info {own}) can be used."
     if own is None or not (lane.has("set_goal") or len(protocols) > 1):
         reason = "has none of its own" if own is None else f"{own} is about another goal"

@@ -74,13 +74,8 @@ def as_picture(image: Any, given_by: str) -> NDArray[np.uint8]:
 class FrameReader:
     """Frames of an environment: `reader(observation)` is the frame that belongs to its current state.
 
-    The environment is rendered only when called, so that frames which frame skipping drops cost nothing.
-
-    Args:
-        env: environment from `make_env`.
-        image_size: S, pixels.
-        input_channels: C, 1 (luma) or 3.
-        frame_source: "observation", "render", or "auto" for the observation where it is an image.
+    The environment is rendered only when called, so that frames which frame skipping drops cost nothing. The source
+    "auto" is the observation where it is an image, else the rendering.
 
     Raises:
         EnvironmentNotUsableError: the source is "observation" and that is no image, or "render" and the

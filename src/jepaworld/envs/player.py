@@ -70,9 +70,6 @@ class Lane:
             options: for the environment's `reset`; an empty mapping is none.
             everything_else: seed for the generators of Python, numpy and torch; `None` leaves them as they are.
             place: what is played, in words, for messages ("episode 3").
-
-        Raises:
-            EnvironmentFailedError: it failed; so do the other methods.
         """
         if everything_else is not None:
             seed_everything_else(everything_else)

@@ -1,7 +1,7 @@
 """The world behind `jepaworld/TwoRoom-v0`: geometry, exact collisions and painting, for N lanes at once.
 
-Units are those of `jepaworld.envs.disc`. A lane is one world with its own wall, goal and agent. Everything here is
-elementwise over lanes, so that one lane computes the same bits alone as among others.
+Units are those of `jepaworld.envs.disc`. Everything here is elementwise over lanes, each with a wall of its own, so
+that one lane computes the same bits alone as among others.
 
 Shapes: N lanes; states, goals, walls (N, 2) float32; frames (N, 3, 64, 64) uint8.
 """
@@ -34,8 +34,8 @@ _RANDOM_DOOR_Y = (10, 54)
 class Geometry(NamedTuple):
     """Faces of the obstacles, grown by the radius, as the agent's centre meets them; each (N,) float64.
 
-    Every face is a float32 number, rounded away from the obstacle. Positions are rounded to float32 after a
-    move, and rounding is monotone, so it cannot carry a position across a face.
+    Every face is a float32 number, rounded away from the obstacle. Positions are rounded to float32 after a move, and
+    rounding is monotone, so it cannot carry a position across a face.
     """
 
     left: Float64Array  # x of the wall's faces
@@ -88,13 +88,8 @@ def _float32_at_most(values: Float64Array) -> Float64Array:
 def move(start: Float64Array, displacement: Float64Array, geometry: Geometry) -> tuple[Float64Array, Float64Array]:
     """Move straight up to the first contact, then slide along what was hit with the motion that is left.
 
-    The path is swept exactly, so nothing is jumped over at any speed. On a slide only the motion along the
-    surface is left; it ends at the next obstacle.
-
-    Args:
-        start: (N, 2) centres in free space.
-        displacement: (N, 2) pixels, finite, of any length.
-        geometry: obstacles of the N lanes.
+    The path from `start` (N, 2) in free space by `displacement` (N, 2), of any length, is swept exactly, so nothing is
+    jumped over. On a slide only the motion along the surface is left; it ends at the next obstacle.
 
     Returns:
         The point of first contact (the end, where nothing was hit) and the end, both (N, 2).
@@ -182,12 +177,9 @@ def draw_walls(draws: Float64Array) -> Float32Array:
 
 
 def draw_positions(draws: Float64Array, geometry: Geometry, on_left: NDArray[np.bool_] | None = None) -> Float32Array:
-    """Positions (N, 2), uniform over the free space or over one side of it.
+    """Positions (N, 2) from uniform numbers (N, 4), uniform over the free space or over one side of the wall's middle.
 
-    Args:
-        draws: (N, 4) uniform numbers in [0, 1).
-        geometry: obstacles of the N lanes.
-        on_left: (N,) side of the wall's middle to stay on; None for both.
+    `on_left` (N,) says which side, None both.
     """
     height = HIGH - LOW
     half_door = (geometry.centre - geometry.left) * (geometry.door_high - geometry.door_low)
@@ -209,7 +201,7 @@ def draw_positions(draws: Float64Array, geometry: Geometry, on_left: NDArray[np.
 
 
 def paint_walls(wall: Float32Array) -> NDArray[np.uint8]:
-    """Images (N, 3, 64, 64) of the rooms without an agent; a wall between pixels is drawn by area."""
+    """Frames (N, 3, 64, 64) of the rooms without an agent; a wall between pixels is drawn by area."""
     pixels = np.arange(SIZE, dtype=np.float32)
 
     def overlap(low: Float32Array, high: Float32Array) -> Float32Array:
