@@ -43,11 +43,11 @@ class DiscEnv(gymnasium.Env[NDArray[np.uint8], Float32Array], ABC):
     required: ClassVar[tuple[str, ...]]  # those that `restore_state` cannot do without
     success_distance: ClassVar[float]  # pixels between disc and goal
 
-    def __init__(self, render_mode: str | None) -> None:
+    def __init__(self, render_mode: str | None, size: int = SIZE) -> None:
         check_choice("render_mode", render_mode, RENDER_MODES)
         self.render_mode = render_mode
         self.action_space: Any = Box(-1.0, 1.0, (2,), np.float32)
-        self.observation_space: Any = Box(0, 255, (SIZE, SIZE, 3), np.uint8)
+        self.observation_space: Any = Box(0, 255, (size, size, 3), np.uint8)
 
     def render(self) -> NDArray[np.uint8] | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The observation's image in mode "rgb_array", else None."""
@@ -63,7 +63,7 @@ class DiscEnv(gymnasium.Env[NDArray[np.uint8], Float32Array], ABC):
         return self.reset(options={name: states[name] for name in self.restorable if name in states})
 
     def goal_image(self) -> NDArray[np.uint8]:
-        """The image (64, 64, 3) with the disc at the goal of this episode; nothing moves."""
+        """The image with the disc at the goal of this episode; nothing moves."""
         return self._image(self._variables()["goal"])
 
     def set_goal(self, states: Mapping[str, ArrayLike]) -> dict[str, Any]:

@@ -1,16 +1,17 @@
-"""`jepaworld/TwoRoom-v0`: a disc in two rooms joined by a door, seen as a 64x64 image.
+"""`jepaworld/TwoRoom-v0`: a disc in two rooms joined by a door, seen from above.
 
 The scalar environment is a vector environment of one lane: lane i of the vector environment, reset with a seed, gives
 the same bits as the scalar environment reset with that seed.
 
-Shapes: N lanes; states, goals, walls (N, 2) float32 in pixels, x then y; images uint8 (64, 64, 3).
+Shapes: N lanes; S side of an image, 64 (published rules: 65); states, goals, walls (N, 2) float32 in pixels, x then y;
+images uint8 (S, S, 3).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Box
@@ -19,6 +20,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
+from jepaworld.envs import two_room_published as published
 from jepaworld.envs import two_room_world as world
 from jepaworld.envs.disc import (
     RENDER_MODES,
@@ -28,14 +30,16 @@ from jepaworld.envs.disc import (
     check_choice,
     check_positive,
     frames_to_images,
-    paint_discs,
     read_actions,
     read_options,
     within,
 )
-from jepaworld.envs.two_room_world import Geometry, GoalRoom
+from jepaworld.envs.two_room_world import Geometry, GoalRoom, Rules
 
 _RESTORABLE = ("state", "goal", "wall")
+
+
+_RULES = {"jepaworld": world.RULES, "published": published.RULES}
 
 
 class TwoRoomVectorEnv(VectorEnv[NDArray[np.uint8], Float32Array, NDArray[Any]]):
@@ -47,13 +51,13 @@ class TwoRoomVectorEnv(VectorEnv[NDArray[np.uint8], Float32Array, NDArray[Any]])
     (2,) for all lanes; "goal_room" is one for all. `info` holds the entries of `TwoRoomEnv` stacked over lanes,
     with Gymnasium's masks (`"_state"`, all True).
 
-    Images are stored channels first; the observation (N, 64, 64, 3) is a view with the channels last. To skip
+    Images are stored channels first; the observation (N, S, S, 3) is a view with the channels last. To skip
     images that nobody looks at, call `advance` instead of `step`, and `frames_chw` when one is wanted.
 
     Args:
         num_envs: lanes.
         max_episode_steps: steps until truncation; None or -1 for never.
-        render_mode, max_speed, random_wall, goal_room, terminate_on_success: as of `TwoRoomEnv`.
+        render_mode, rules, max_speed, random_wall, goal_room, terminate_on_success: as of `TwoRoomEnv`.
 
     Raises:
         ValueError: an argument, action, seed or option is not possible.
@@ -73,13 +77,19 @@ class TwoRoomVectorEnv(VectorEnv[NDArray[np.uint8], Float32Array, NDArray[Any]])
         max_episode_steps: int | None = 200,
         render_mode: str | None = None,
         *,
-        max_speed: float = 2.5,
-        random_wall: bool = False,
-        goal_room: GoalRoom = "any",
+        rules: str = "jepaworld",
+        max_speed: float | None = None,
+        random_wall: bool | None = None,
+        goal_room: GoalRoom | None = None,
         terminate_on_success: bool = False,
     ) -> None:
+        check_choice("rules", rules, tuple(_RULES))
+        self.rules = _RULES[rules]
+        max_speed = self.rules.max_speed if max_speed is None else max_speed
+        random_wall = self.rules.random_wall if random_wall is None else random_wall
+        goal_room = self.rules.goal_rooms[0] if goal_room is None else goal_room
         check_choice("render_mode", render_mode, RENDER_MODES)
-        check_choice("goal_room", goal_room, get_args(GoalRoom))
+        check_choice("goal_room", goal_room, self.rules.goal_rooms)
         check_positive("num_envs", num_envs)
         check_positive("max_speed", max_speed)
         self.num_envs, self.render_mode = num_envs, render_mode
@@ -87,14 +97,14 @@ class TwoRoomVectorEnv(VectorEnv[NDArray[np.uint8], Float32Array, NDArray[Any]])
         self.terminate_on_success, self.fixed_length = terminate_on_success, not terminate_on_success
         # Spaces of its own, so that seeding one environment's leaves the others' alone.
         self.single_action_space = Box(-1.0, 1.0, (2,), np.float32)
-        self.single_observation_space = Box(0, 255, (world.SIZE, world.SIZE, 3), np.uint8)
+        self.single_observation_space = Box(0, 255, (self.rules.size, self.rules.size, 3), np.uint8)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self._max_speed, self._random_wall, self._goal_room = float(max_speed), bool(random_wall), goal_room
         self.generators: list[np.random.Generator | None] = [None] * num_envs
         self.state, self.goal = np.zeros((num_envs, 2), np.float32), np.zeros((num_envs, 2), np.float32)
-        self.wall = np.tile(np.array(world.FIXED_WALL, np.float32), (num_envs, 1))
-        self._geometry, self.rooms = Geometry.of(self.wall), world.paint_walls(self.wall)
+        self.wall = np.tile(np.array(self.rules.fixed_wall, np.float32), (num_envs, 1))
+        self._geometry, self.rooms = self.rules.geometry(self.wall), self.rules.paint_walls(self.wall)
         self._steps = np.zeros(num_envs, np.int64)
 
     def reset(
@@ -106,7 +116,7 @@ class TwoRoomVectorEnv(VectorEnv[NDArray[np.uint8], Float32Array, NDArray[Any]])
         if mask.shape != (self.num_envs,) or mask.dtype != np.bool_ or not mask.any():
             raise ValueError(f"options['reset_mask'] is {mask!r}; expected bools ({self.num_envs},), one of them True.")
         goal_room = options.pop("goal_room", self._goal_room)
-        check_choice("options['goal_room']", goal_room, get_args(GoalRoom))
+        check_choice("options['goal_room']", goal_room, self.rules.goal_rooms)
         given = read_options(options, (*_RESTORABLE, "goal_room"), self.num_envs)
         seeds = seed
         if seeds is None or isinstance(seeds, int | np.integer):
@@ -118,7 +128,7 @@ class TwoRoomVectorEnv(VectorEnv[NDArray[np.uint8], Float32Array, NDArray[Any]])
         self._begin(lanes, draws, {name: rows[lanes] for name, rows in given.items()}, goal_room)
         return self._images(), self.info()
 
-    def _generator(self, lane: int, seed: int | None) -> np.random.Generator:
+    def _generator(self, lane: int, seed: int | None = None) -> np.random.Generator:
         generator = self.generators[lane]
         if generator is None or seed is not None:
             generator = self.generators[lane] = np_random(None if seed is None else int(seed))[0]
@@ -128,23 +138,27 @@ class TwoRoomVectorEnv(VectorEnv[NDArray[np.uint8], Float32Array, NDArray[Any]])
         self, lanes: NDArray[np.intp], draws: Float64Array, given: Mapping[str, Float32Array], goal_room: GoalRoom
     ) -> None:
         """Start an episode in `lanes` (M,) from uniform numbers (M, 10) and what is given (M, 2)."""
-        fixed = np.tile(np.array(world.FIXED_WALL, np.float32), (len(lanes), 1))
+        rules = self.rules
+        fixed = np.tile(np.array(rules.fixed_wall, np.float32), (len(lanes), 1))
         wall = given.get("wall", world.draw_walls(draws[:, :2]) if self._random_wall else fixed)
-        _check_wall(wall)
-        geometry = Geometry.of(wall)
-        state = given.get("state", world.draw_positions(draws[:, 2:6], geometry))
+        _check_wall(wall, rules)
+        geometry = rules.geometry(wall)
+        state = given.get("state", rules.draw_positions(draws[:, 2:6], geometry, None))
         on_left = state[:, 0] < geometry.centre
         goal_side = {"any": None, "same": on_left, "other": ~on_left}[goal_room]
-        goal = given.get("goal", world.draw_positions(draws[:, 6:10], geometry, goal_side))
+        goal = given.get("goal", rules.draw_positions(draws[:, 6:10], geometry, goal_side))
         _check_free("state", state, wall, geometry)
         _check_free("goal", goal, wall, geometry)
         self.state[lanes], self.goal[lanes], self.wall[lanes] = state, goal, wall
-        self._geometry, self.rooms[lanes], self._steps[lanes] = Geometry.of(self.wall), world.paint_walls(wall), 0
+        self._geometry, self.rooms[lanes], self._steps[lanes] = rules.geometry(self.wall), rules.paint_walls(wall), 0
 
     def advance(self, actions: ArrayLike) -> tuple[Float64Array, NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
         """`step` without painting: rewards, terminated, truncated, each (N,), and infos."""
-        displacement = self._max_speed * read_actions(actions, self.state.shape)
-        _, end = world.move(self.state.astype(np.float64), displacement, self._geometry)
+        steps = read_actions(actions, self.state.shape)
+        if self.rules.by_length:
+            steps /= np.maximum(1.0, np.linalg.norm(steps, axis=1, keepdims=True))
+        start = self.state.astype(np.float64)
+        end = self.rules.move(start, self._max_speed * steps, self._geometry, self._normals)
         self.state = end.astype(np.float32)
         self._steps += 1
         info = self.info()
@@ -158,14 +172,18 @@ class TwoRoomVectorEnv(VectorEnv[NDArray[np.uint8], Float32Array, NDArray[Any]])
         rewards, terminated, truncated, info = self.advance(actions)
         return self._images(), rewards, terminated, truncated, info
 
+    def _normals(self, lanes: NDArray[np.intp]) -> Float64Array:
+        """Standard normal numbers (M, 2), those of each lane from its own generator."""
+        return np.stack([self._generator(lane).standard_normal(2) for lane in lanes.tolist()])
+
     def frames_chw(self, states: ArrayLike | None = None) -> NDArray[np.uint8]:
-        """Images (N, 3, 64, 64), channels first, with the agents where they are or at `states` (N, 2)."""
+        """Images (N, 3, S, S), channels first, with the agents where they are or at `states` (N, 2)."""
         frames = self.rooms.copy()
-        paint_discs(frames, self.state if states is None else states)
+        self.rules.paint_discs(frames, self.state if states is None else states)
         return frames
 
     def render(self) -> tuple[NDArray[np.uint8], ...] | None:
-        """One image (64, 64, 3) per lane in mode "rgb_array", else None."""
+        """One image (S, S, 3) per lane in mode "rgb_array", else None."""
         return tuple(self._images()) if self.render_mode == "rgb_array" else None
 
     def set_goal(self, goal: Float32Array) -> None:
@@ -192,6 +210,12 @@ class TwoRoomEnv(DiscEnv):
     clipped. The agent collides as a square of side 5 px that is swept along its path, so it passes no wall at
     any speed; on contact the motion that is left goes on along the surface.
 
+    With `rules="published"` it is the world of `jepaworld.envs.two_room_published`, which others publish figures for:
+    65x65 pixels, walls in green and the disc a red Gaussian of 1.3 px that collides as a point, steps of at most
+    2.45 px, walls that end a move and throw it back at random instead of letting it slide, start and goal always in
+    different rooms and 2.6 px from all walls. The throws are drawn from the environment's own generator, so a replay
+    needs the seed of the episode: after a restored state the same actions lead elsewhere where they meet a wall.
+
     Reward: 1.0 in each step that ends within 4.5 px of the goal, else 0.0. An episode does not end at the
     goal (data and "success at any time" want whole episodes) unless `terminate_on_success`. `gymnasium.make`
     truncates after 200 steps.
@@ -205,9 +229,13 @@ class TwoRoomEnv(DiscEnv):
 
     Args:
         render_mode: "rgb_array" or None.
-        max_speed: pixels per step at action 1 on one axis; any finite positive number (default 2.5).
-        random_wall: draw wall x in [20, 44] and door y in [10, 54] anew in every episode; by default both are 32.
+        rules: "jepaworld" (default) or "published".
+        max_speed: pixels per step at action 1 on one axis (published: of length 1); any finite positive number. By
+            default 2.5, published 2.45.
+        random_wall: draw wall x in [20, 44] and door y in [10, 54], whole numbers, anew in every episode; otherwise
+            they are 32 and 32, published 32 and 10. By default false, published true.
         goal_room: "any" (default), "other" (than the start's) or "same"; a room includes its half of the door.
+            Published: "other" alone.
         terminate_on_success: end the episode at the goal; by default it goes on.
 
     Raises:
@@ -219,7 +247,7 @@ class TwoRoomEnv(DiscEnv):
 
     def __init__(self, render_mode: str | None = None, **settings: Any) -> None:
         self._lane = TwoRoomVectorEnv(1, None, render_mode, **settings)
-        super().__init__(render_mode)
+        super().__init__(render_mode, self._lane.rules.size)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -250,8 +278,8 @@ class TwoRoomEnv(DiscEnv):
         return frames_to_images(self._lane.frames_chw(None if position is None else np.asarray(position)[None]))[0]
 
 
-def _check_wall(wall: Float32Array) -> None:
-    (x_low, x_high), (y_low, y_high) = world.WALL_X_LIMITS, world.DOOR_Y_LIMITS
+def _check_wall(wall: Float32Array, rules: Rules) -> None:
+    (x_low, x_high), (y_low, y_high) = rules.wall_limits
     x, y = wall.T
     possible = (x >= x_low) & (x <= x_high) & (y >= y_low) & (y <= y_high)
     if not possible.all():
@@ -266,5 +294,5 @@ def _check_free(name: str, positions: Float32Array, wall: Float32Array, geometry
     if not free.all():
         raise ValueError(
             f"options['{name}'] = {positions[~free][0].tolist()} is not in free space: x and y must be in "
-            f"[{world.LOW}, {world.HIGH}] and outside the wall (wall x, door y = {wall[~free][0].tolist()})."
+            f"[{geometry.low[0]}, {geometry.high[0]}], not in the wall (wall x, door y = {wall[~free][0].tolist()})."
         )
