@@ -30,17 +30,14 @@ from jepaworld.errors import EnvironmentNotUsableError
 from jepaworld.utils.outside import import_module
 
 _EXTRAS = {  # part of an entry point or of an id -> what to install
-    "mujoco": 'pip install "jepaworld[mujoco]"',
-    "box2d": 'pip install "jepaworld[box2d]"',
-    "ale_py": 'pip install "jepaworld[atari]"',
-    "classic_control": 'pip install "gymnasium[classic-control]"',
-    "toy_text": 'pip install "gymnasium[toy-text]"',
-    "pusht": 'pip install "jepaworld[pusht]"',
+    "mujoco": "jepaworld[mujoco]",
+    "box2d": "jepaworld[box2d]",
+    "ale_py": "jepaworld[atari]",
+    "pusht": "jepaworld[pusht]",
+    "classic_control": "gymnasium[classic-control]",
+    "toy_text": "gymnasium[toy-text]",
 }
-_PLUGINS = {  # namespace of ids -> the package whose import registers them, and what to install
-    "ALE": ("ale_py", "ale-py", _EXTRAS["ale_py"]),
-    "gym_pusht": ("gym_pusht", "gym-pusht", _EXTRAS["pusht"]),
-}
+_PLUGINS = {"ALE": "ale_py", "gym_pusht": "gym_pusht"}  # namespace of ids -> the package whose import registers them
 
 
 def make_env(environment_name: str, environment_kwargs: Mapping[str, Any] | None = None) -> gymnasium.Env:
@@ -128,7 +125,7 @@ def _looked_up(environment_name: str, environment_kwargs: Mapping[str, Any] | No
         )
     register()
     module, _, name = environment_name.rpartition(":")
-    plugin = _PLUGINS.get(name.partition("/")[0], ("ale_py", "", ""))[0]  # ALE also registers ids without it
+    plugin = _PLUGINS.get(name.partition("/")[0], "ale_py")  # ALE also registers ids without its namespace
     if name not in gymnasium.registry and importlib.util.find_spec(plugin) is not None:
         gymnasium.register_envs(importlib.import_module(plugin))
     if module:
@@ -140,9 +137,9 @@ def _looked_up(environment_name: str, environment_kwargs: Mapping[str, Any] | No
 
 
 def _unknown(environment_name: str, error: Exception) -> str:
-    package, project, command = _PLUGINS.get(environment_name.partition("/")[0], ("", "", ""))
+    package = _PLUGINS.get(environment_name.partition("/")[0])
     if package and importlib.util.find_spec(package) is None:
-        return f"environment {environment_name} needs {project}, which is not installed: {command}."
+        return f"environment {environment_name} needs {package}, which is not installed: {_install(package)}."
     # Also compared without namespace and version, so that "tworoom" finds jepaworld/TwoRoom-v0.
     known = {name.lower(): name for name in gymnasium.registry}
     known |= {name.rsplit("/", 1)[-1].rsplit("-v", 1)[0]: known[name] for name in sorted(known)}
@@ -176,9 +173,13 @@ def _making(environment_name: str, spec: EnvSpec, kwargs: Mapping[str, Any]) -> 
         problem = f"cannot be made with environment_kwargs {dict(kwargs)}: {type(error).__name__}: "
         remedy = ""
         if isinstance(error, ImportError | gymnasium.error.DependencyNotInstalled):
-            home = f"{spec.entry_point} {environment_name}".lower()
-            extra = next((command for part, command in _EXTRAS.items() if part in home), "the package that it names")
-            problem, remedy = "lacks a dependency: ", f" Install it: {extra}."
+            install = _install(f"{spec.entry_point} {environment_name}")
+            problem, remedy = "lacks a dependency: ", f" Install it: {install}."
         raise EnvironmentNotUsableError(
             f"environment {environment_name} {problem}{str(error).rstrip('.')}.{remedy}"
         ) from error
+
+
+def _install(home: str) -> str:
+    extra = next((extra for part, extra in _EXTRAS.items() if part in home.lower()), None)
+    return f'pip install "{extra}"' if extra else "the package that it names"

@@ -37,8 +37,6 @@ from jepaworld.envs.disc import (
 from jepaworld.envs.two_room_world import Geometry, GoalRoom, Rules
 
 _RESTORABLE = ("state", "goal", "wall")
-
-
 _RULES = {"jepaworld": world.RULES, "published": published.RULES}
 
 
