@@ -552,7 +552,7 @@ def test_two_collections_into_one_folder(settings: Settings):
 def test_an_environment_that_fails(settings: Settings, workers: int):
     config = settings({"num_workers": workers}, environment_kwargs={"fail_at": 3, "first_seed": FIRST_SEED})
     with pytest.raises(
-        EnvironmentFailedError, match=r"toy/Echo-v0: step\(\) failed in episode \d: ValueError: the joint is"
+        EnvironmentFailedError, match=r"toy/Echo-v0: step\(\) in episode \d failed: ValueError: the joint is"
     ) as caught:
         collect(config)
     assert any("toy_envs.py" in note for note in caught.value.__notes__)  # the traceback, from a worker too

@@ -99,7 +99,7 @@ def test_failures_of_a_vector_environment_are_told_in_the_same_way(monkeypatch):
     player = VectorPlayer(env, TWO_ROOM_ID, 64, 3)
     player.reset([0, 1], "episodes 4 to 5")
     monkeypatch.setattr(player, "_advance", failing("step"))
-    with pytest.raises(EnvironmentFailedError, match=r"TwoRoom-v0: step\(\) failed in episodes 4 to 5: RuntimeError"):
+    with pytest.raises(EnvironmentFailedError, match=r"TwoRoom-v0: step\(\) in episodes 4 to 5 failed: RuntimeError"):
         player.step(np.zeros((2, 2), np.float32))
 
 

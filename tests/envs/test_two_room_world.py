@@ -283,9 +283,9 @@ def test_what_is_cleared_meets_nothing(speed):
     for lane in cleared[:600]:
         assert exact_penetration(start[lane], end[lane], wall[lane]) <= 0
     obstacles = geometry.of_lanes(cleared)
-    swept, rest = world._straight(start[cleared], displacement[cleared], obstacles)
+    swept, blocked, left = world.straight(start[cleared], displacement[cleared], obstacles)
     np.testing.assert_array_equal(swept, end[cleared])
-    assert not rest.any()
+    assert not blocked.any() and not left.any()
 
 
 def test_few_are_swept_that_meet_nothing():

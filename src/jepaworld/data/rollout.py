@@ -105,7 +105,7 @@ class Rollout:
         seed_everything_else(seeds.everything_else)
         policy.reset(seeds.policy)
         player.reset([seeds.environment], f"episode {number}")
-        return self._play(player, lambda _: np.array(policy.act(player.observations[0]))[None], with_frames)
+        return self._play(player, lambda _: np.array(policy.act(player.lanes[0].observation))[None], with_frames)
 
     def _play_lanes(self, player: VectorPlayer, policy: RandomPolicy, numbers: Sequence[int]) -> _Recording | None:
         """Play one episode in each lane, all at once; bit for bit what `_play_one` gives for the same episodes.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +11,8 @@ from typing import Any
 import gymnasium
 from gymnasium.vector import VectorEnv
 
-from jepaworld.errors import EnvironmentFailedError, JepaworldError
+from jepaworld.errors import EnvironmentFailedError
+from jepaworld.utils.outside import failures
 from jepaworld.utils.progress import logger
 
 
@@ -24,22 +24,16 @@ def env_name(env: gymnasium.Env[Any, Any] | VectorEnv[Any, Any, Any]) -> str:
 @contextmanager
 def environment_errors(name: str, call: str, place: str) -> Iterator[None]:
     """Say what of which environment failed and where, with the traceback as a note."""
+    hint = ""
+    if call == "render" and "mujoco" in sys.modules:
+        gl = os.environ.get("MUJOCO_GL")
+        hint = f" (without a display, MuJoCo needs MUJOCO_GL=egl or osmesa; it is {gl!r})"
     try:
-        yield
-    except JepaworldError:
-        raise
-    except Exception as error:  # whatever an environment raises is the user's to know
-        where = f" in {place}" if place else ""
-        hint = ""
-        if call == "render" and "mujoco" in sys.modules:
-            hint = f" Without a display, MuJoCo needs MUJOCO_GL=egl or osmesa (now {os.environ.get('MUJOCO_GL')!r})."
-        problem = EnvironmentFailedError(
-            f"{name}: {call}() failed{where}: {type(error).__name__}: {error}. Correct the environment (`jepaworld "
-            f"check-env` plays it).{hint}"
-        )
+        with failures(f"{name}{hint}: {call}(){f' in {place}' if place else ''}", EnvironmentFailedError):
+            yield
+    except EnvironmentFailedError as problem:
         problem.call = call
-        problem.add_note(traceback.format_exc())
-        raise problem from error
+        raise
 
 
 def close(env: gymnasium.Env[Any, Any] | VectorEnv[Any, Any, Any]) -> None:
@@ -47,6 +41,4 @@ def close(env: gymnasium.Env[Any, Any] | VectorEnv[Any, Any, Any]) -> None:
     try:
         env.close()
     except Exception as error:  # whatever an environment raises
-        logger.warning(
-            "%s: close() failed: %s: %s. What was played is kept.", env_name(env), type(error).__name__, error
-        )
+        logger.warning("%s: close() failed: %r. What was played is kept.", env_name(env), error)

@@ -1,13 +1,11 @@
-"""Whether an environment can be used, found out by playing it: every doubt is a finding with its remedy.
-
-Shapes: frames uint8 (C, S, S), S side and C channels.
-"""
+"""Whether an environment can be used, found out by playing it: every doubt is a finding with its remedy."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -27,13 +25,16 @@ _END_STEPS = 2000
 _END_SECONDS = 5.0
 _SLOW_FRAMES_PER_SECOND = 30
 
+Level = Literal["ok", "warn", "fail"]
+"""warn: usable with a restriction; fail: not usable."""
+
 
 @dataclass(frozen=True)
 class Finding:
     """One thing that was looked at."""
 
     name: str  # one word
-    level: Literal["ok", "warn", "fail"]  # warn: usable with a restriction; fail: not usable
+    level: Level
     text: str  # what was found and, unless ok, what to do
 
 
@@ -66,8 +67,8 @@ def check_env(
     Args:
         environment_name: Gymnasium id, also `module:id`.
         environment_kwargs: arguments for `gymnasium.make`.
-        image_size: S, pixels.
-        input_channels: C, 1 (luma) or 3.
+        image_size: side of a frame, pixels.
+        input_channels: channels of a frame, 1 (luma) or 3.
         frame_source: where frames come from; "auto": the observation where it is an image, else `render()`.
 
     Returns:
@@ -82,10 +83,10 @@ def check_env(
         findings.append(Finding("actions", "ok", f"{env.action_space}."))
         with kept_random_state():
             findings.extend(_play_findings(Lane(env, image_size, input_channels, frame_source)))
-    except EnvironmentFailedError as error:
-        findings.append(Finding("frames" if error.call == "render" else "plays", "fail", str(error)))
     except EnvironmentNotUsableError as error:
         name = ("exists", "actions", "frames")[min(len(findings), 2)]
+        if isinstance(error, EnvironmentFailedError) and error.call != "render":
+            name = "plays"
         findings.append(Finding(name, "fail", str(error)))
     finally:
         if env is not None:
@@ -93,139 +94,119 @@ def check_env(
     return EnvironmentReport(environment_name, tuple(findings))
 
 
-@dataclass(frozen=True)
-class _Play:
-    """What one seeded play gave: T steps, T + 1 frames and states, the last info."""
-
-    frames: list[Frame]
-    states: list[States]
-    info: Mapping[str, Any]
-    seconds: float
-
-
-def _play(lane: Lane, actions: Sequence[Any]) -> _Play:
+def _play(lane: Lane, actions: Sequence[Any]) -> tuple[list[Frame], list[States], float]:
+    """The frames and states of a seeded play, those of the reset first, and the seconds that the steps took."""
     lane.reset(0, everything_else=0)
-    frames, states = [lane.frame()], [lane.states()]
-    started = time.perf_counter()
+    frames, states, started = [lane.frame()], [lane.states()], time.perf_counter()
     for action in actions:
         ended = lane.step(action)
         frames.append(lane.frame())
         states.append(lane.states())
         if ended:
             break
-    return _Play(frames, states, lane.info, time.perf_counter() - started)
+    return frames, states, time.perf_counter() - started
 
 
 def _play_findings(lane: Lane) -> Iterator[Finding]:
     lane.env.action_space.seed(0)
     actions = [lane.env.action_space.sample() for _ in range(_PLAY_STEPS)]
-    first, second = _play(lane, actions), _play(lane, actions)
+    (first, states, seconds), (second, _, _) = _play(lane, actions), _play(lane, actions)
     where = f"observation {lane.env.observation_space}" if lane.reader.source == "observation" else "rendering"
-    yield Finding("frames", "ok", f"{first.frames[0].shape} uint8 from the {where}.")
-    yield _change_finding(first)
-    determinism = _determinism_finding(first, second)
-    yield determinism
-    yield _state_finding(first)
-    yield _observation_finding(lane, first)
-    # After the second play the environment is still where that play ended.
-    restore = _restore_finding(lane, second)
-    yield restore
-    yield _planning_finding(lane, determinism, restore, second)
-    yield _end_finding(lane)
-    rate = (len(first.frames) - 1) / first.seconds
-    text = f"{rate:.0f} frames per second from one process."
-    if rate < _SLOW_FRAMES_PER_SECOND:
-        text += " Collecting will take long: raise collection.num_workers, or render smaller pictures."
-    yield Finding("speed", "ok" if rate >= _SLOW_FRAMES_PER_SECOND else "warn", text)
-
-
-def _change_finding(play: _Play) -> Finding:
-    steps = len(play.frames) - 1
-    changes = sum(not np.array_equal(a, b) for a, b in zip(play.frames, play.frames[1:], strict=False))
-    text = f"{changes} of {steps} random actions changed the frame."
-    if changes == 0:
-        text += " A model could learn nothing: check render(), or raise image_size if what moves is small."
-    return Finding("change", "ok" if changes else "fail", text)
-
-
-def _determinism_finding(first: _Play, second: _Play) -> Finding:
-    same = len(first.frames) == len(second.frames) and np.array_equal(first.frames, second.frames)
-    if same:
-        return Finding("determinism", "ok", "the same seed and actions gave the same frames twice.")
-    text = (
-        "the same seed and actions gave different frames: collected data cannot be made again bit for bit. Use "
-        "self.np_random in the environment, and reset everything in reset()."
+    yield Finding("frames", "ok", f"{first[0].shape} uint8 from the {where}.")
+    steps = len(first) - 1
+    changes = sum(not np.array_equal(a, b) for a, b in pairwise(first))
+    yield _judge(
+        "change",
+        changes > 0,
+        f"{changes} of {steps} random actions changed the frame.",
+        "A model could learn nothing: check render(), or raise image_size if what moves is small.",
+        otherwise="fail",
     )
-    return Finding("determinism", "warn", text)
+    replays = len(first) == len(second) and np.array_equal(first, second)
+    yield _judge(
+        "determinism",
+        replays,
+        f"the same seed and actions gave {'the same frames twice' if replays else 'different frames'}.",
+        "Data cannot be collected again bit for bit: draw from self.np_random, and reset everything in reset().",
+    )
+    yield _state_finding(states)
+    vector, space = states[-1].get("observation"), lane.env.observation_space
+    text = f"{space} is no short vector and is not stored as a state."
+    if vector is not None:
+        text = f"a vector of {vector.size} numbers, stored as the state 'observation'."
+    yield Finding("observation", "ok", text)
+    info = lane.info  # the environment is still where the second play ended
+    restore = _restore_finding(lane, second[-1])
+    yield restore
+    yield _planning_finding(lane, replays, restore.level == "ok", info)
+    yield _end_finding(lane)
+    rate = steps / seconds
+    yield _judge(
+        "speed",
+        rate >= _SLOW_FRAMES_PER_SECOND,
+        f"{rate:.0f} frames per second from one process.",
+        "Collecting will take long: raise collection.num_workers, or render smaller pictures.",
+    )
 
 
-def _state_finding(play: _Play) -> Finding:
-    shapes = [{name: value.shape for name, value in state.items()} for state in play.states]
-    listed = ", ".join(f"{name} {shape}" for name, shape in shapes[-1].items())
-    if all(not step for step in shapes):
+def _judge(name: str, good: bool, text: str, remedy: str, *, otherwise: Level = "warn") -> Finding:
+    """The finding "ok" where it is good, else another level and what to do."""
+    return Finding(name, "ok", text) if good else Finding(name, otherwise, f"{text} {remedy}")
+
+
+def _state_finding(states: Sequence[States]) -> Finding:
+    shapes = [{name: value.shape for name, value in state.items()} for state in states]
+    last = shapes[-1]
+    if not any(shapes):
         text = "none: probes of embeddings will have nothing to read. Put numbers or arrays in info."
         return Finding("state", "warn", text)
-    changing = sorted({name for step in shapes for name in step.keys() ^ shapes[-1].keys()})
-    changing += sorted(name for name in shapes[-1] if any(s.get(name, s) != shapes[-1][name] for s in shapes))
-    if changing:
-        names = ", ".join(dict.fromkeys(changing))
-        text = f"{listed}; but {names} is missing at times (often after reset) or changes its shape. "
-        return Finding("state", "warn", text + "Give it after reset() and after every step(), in one shape.")
-    return Finding("state", "ok", f"stored beside the frames: {listed}.")
+    listed = ", ".join(f"{name} {shape}" for name, shape in last.items())
+    changing = sorted(name for name in set().union(*shapes) if any(step.get(name) != last.get(name) for step in shapes))
+    if not changing:
+        return Finding("state", "ok", f"stored beside the frames: {listed}.")
+    text = f"{listed}; but {', '.join(changing)} is missing at times (often after reset) or changes its shape."
+    return Finding("state", "warn", f"{text} Give it after reset() and after every step(), in one shape.")
 
 
-def _observation_finding(lane: Lane, play: _Play) -> Finding:
-    if "observation" in play.states[-1]:
-        text = f"a vector of {play.states[-1]['observation'].size} numbers, stored as the state 'observation'."
-    else:
-        text = f"{lane.env.observation_space} is no short vector and is not stored as a state."
-    return Finding("observation", "ok", text)
-
-
-def _restore_finding(lane: Lane, play: _Play) -> Finding:
-    """Try `restore_state`, else `reset(options=...)` with the arrays of info."""
-    arrays = {name: value for name, value in play.info.items() if isinstance(value, np.ndarray)}
+def _restore_finding(lane: Lane, frame: Frame) -> Finding:
+    """Whether `restore_state`, else `reset(options=...)` with the arrays of info, brings the lane back to its frame."""
+    states = lane.states()
+    arrays = {name: value for name, value in lane.info.items() if isinstance(value, np.ndarray)}
     sets_state = lane.has("restore_state")
     how = "restore_state()" if sets_state else "reset(options=...)"
-    if not sets_state and not arrays:
-        text = "reset(options=...) does not restore a state (info holds no arrays to give it)."
-        return Finding("restore", "warn", text)
-    try:
-        if sets_state:
-            lane.reset(0)
-            lane.restore_state(play.states[-1])
+    reason = "info holds no arrays to give it"
+    if sets_state or arrays:
+        try:
+            if sets_state:
+                lane.reset(0)
+                lane.restore_state(states)
+            else:
+                lane.reset(1, options=arrays)
+        except EnvironmentFailedError as error:  # an environment may refuse in any way
+            reason = f"it refused with {type(error.__cause__).__name__}: {error.__cause__}"
         else:
-            lane.reset(1, options=arrays)
-    except EnvironmentFailedError as error:  # an environment may refuse in any way
-        reason = f"it refused with {type(error.__cause__).__name__}: {error.__cause__}"
-    else:
-        if differing(lane.frame(), play.frames[-1]) <= MOST_DIFFERING:
-            given = "the state variables" if sets_state else f"{', '.join(arrays)} of info"
-            return Finding("restore", "ok", f"{how} with {given} gives the same frame again.")
-        reason = "the frame was another one"
+            if differing(lane.frame(), frame) <= MOST_DIFFERING:
+                given = "the state variables" if sets_state else f"{', '.join(arrays)} of info"
+                return Finding("restore", "ok", f"{how} with {given} gives the same frame again.")
+            reason = "the frame was another one"
     return Finding("restore", "warn", f"{how} does not restore a state ({reason}).")
 
 
-def _planning_finding(lane: Lane, determinism: Finding, restore: Finding, play: _Play) -> Finding:
+def _planning_finding(lane: Lane, replays: bool, restores: bool, info: Mapping[str, Any]) -> Finding:
     """Which starts and goals planning can be measured with; see `jepaworld.evaluation.tasks`."""
-    sets_state = restore.level == "ok" and lane.has("restore_state")
-    replays = determinism.level == "ok"
-    starts = [word for word, there in (("set by restore_state()", sets_state), ("replayed", replays)) if there]
-    protocols = [f"goals=recorded with starts {' or '.join(starts)}"] if starts else []
+    possible = {"set by restore_state()": restores and lane.has("restore_state"), "replayed": replays}
+    starts = " or ".join(word for word, there in possible.items() if there)
+    protocols = [f"goals=recorded with starts {starts}"] if starts else []
     if lane.has("goal_image") and replays:
         protocols.insert(0, "goals=environment (goal_image())")
     if not protocols:
-        text = (
-            "no protocol: it can neither be replayed nor set to a state. Draw everything random from self.np_random, "
-        )
-        return Finding("planning", "warn", text + "or give it restore_state() (docs/bring_your_own.md).")
-    own = next((name for name in OWN_SUCCESS if name in play.info), None)
-    if own is None:
-        success = "Success needs conditions on state variables (evaluation.success): info has none of its own."
-    elif lane.has("set_goal") or len(protocols) > 1:
-        success = f"Its own success (info {own}) can be used."
-    else:
-        success = f"Success needs conditions on state variables (evaluation.success): info {own} is about another goal."
+        text = "no protocol: it can neither be replayed nor set to a state. Draw everything random from self.np_random,"
+        return Finding("planning", "warn", f"{text} or give it restore_state() (docs/bring_your_own.md).")
+    own = next((name for name in OWN_SUCCESS if name in info), None)
+    success = f"Its own success (info {own}) can be used."
+    if own is None or not (lane.has("set_goal") or len(protocols) > 1):
+        reason = "has none of its own" if own is None else f"{own} is about another goal"
+        success = f"Success needs conditions on state variables (evaluation.success): info {reason}."
     return Finding("planning", "ok", f"{', '.join(protocols)}. {success}")
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import gymnasium
@@ -24,6 +24,7 @@ Float32Array = NDArray[np.float32]
 Float64Array = NDArray[np.float64]
 
 SIZE = 64
+RENDER_MODES = (None, "rgb_array")
 RADIUS = 2.5  # of the disc that is drawn, and half the side of the square that collides
 BACKGROUND = (9, 11, 20)
 WALL_COLOUR = (72, 108, 166)
@@ -35,21 +36,18 @@ _PATCH_OFFSETS = np.add.outer(np.arange(3) * SIZE, np.arange(_PATCH))[..., None]
 
 
 class DiscEnv(gymnasium.Env[NDArray[np.uint8], Float32Array], ABC):
-    """Base of `TwoRoomEnv` and `PointMazeEnv`: spaces, rendering, and the methods of `jepaworld.envs.hooks`.
-
-    Args:
-        render_mode: "rgb_array" or None.
-    """
+    """Base of `TwoRoomEnv` and `PointMazeEnv`: spaces, rendering, info, and the methods of `jepaworld.envs.hooks`."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012 (Gymnasium's interface)
     restorable: ClassVar[tuple[str, ...]]  # entries of `info` that `reset(options=...)` takes
     required: ClassVar[tuple[str, ...]]  # those that `restore_state` cannot do without
+    success_distance: ClassVar[float]  # pixels between disc and goal
 
-    def __init__(self, render_mode: str | None) -> None:
-        check_render_mode(render_mode)
+    def __init__(self, render_mode: str | None, size: int = SIZE) -> None:
+        check_choice("render_mode", render_mode, RENDER_MODES)
         self.render_mode = render_mode
         self.action_space: Any = Box(-1.0, 1.0, (2,), np.float32)
-        self.observation_space: Any = Box(0, 255, (SIZE, SIZE, 3), np.uint8)
+        self.observation_space: Any = Box(0, 255, (size, size, 3), np.uint8)
 
     def render(self) -> NDArray[np.uint8] | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The observation's image in mode "rgb_array", else None."""
@@ -65,8 +63,8 @@ class DiscEnv(gymnasium.Env[NDArray[np.uint8], Float32Array], ABC):
         return self.reset(options={name: states[name] for name in self.restorable if name in states})
 
     def goal_image(self) -> NDArray[np.uint8]:
-        """The image (64, 64, 3) with the disc at the goal of this episode; nothing moves."""
-        return self._image(self._info()["goal"])
+        """The image with the disc at the goal of this episode; nothing moves."""
+        return self._image(self._variables()["goal"])
 
     def set_goal(self, states: Mapping[str, ArrayLike]) -> dict[str, Any]:
         """Make the disc's position in `states["state"]` the goal of this episode; returns the new info.
@@ -78,23 +76,28 @@ class DiscEnv(gymnasium.Env[NDArray[np.uint8], Float32Array], ABC):
         self._place_goal(states["state"])
         return self._info()
 
+    def _info(self) -> dict[str, Any]:
+        variables = self._variables()
+        success = within(self.success_distance, variables["state"], variables["goal"])
+        return variables | {"success": bool(success)}
+
+    @abstractmethod
+    def _variables(self) -> dict[str, Float32Array]:
+        """The restorable variables of now, copies."""
+
     @abstractmethod
     def _image(self, position: ArrayLike | None = None) -> NDArray[np.uint8]:
         """The image with the disc at a position, `None` for where it is."""
-
-    @abstractmethod
-    def _info(self) -> dict[str, Any]:
-        """The info of now."""
 
     @abstractmethod
     def _place_goal(self, position: ArrayLike) -> None:
         """Make a position the goal."""
 
 
-def check_render_mode(render_mode: str | None) -> None:
-    """Refuse another render mode than "rgb_array" and None."""
-    if render_mode not in (None, "rgb_array"):
-        raise ValueError(f"render_mode is {render_mode!r}; it must be 'rgb_array' or None.")
+def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    """Refuse what is none of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(str, choices))}.")
 
 
 def check_positive(name: str, value: float, most: float = math.inf) -> None:
@@ -102,6 +105,27 @@ def check_positive(name: str, value: float, most: float = math.inf) -> None:
     if not (isinstance(value, int | float) and math.isfinite(value) and 0 < value <= most):
         limit = f" and at most {most:g}" if math.isfinite(most) else ""
         raise ValueError(f"{name} is {value!r}; it must be a finite number above 0{limit}.")
+
+
+def read_actions(actions: ArrayLike, shape: tuple[int, ...]) -> Float64Array:
+    """Actions as float64, clipped to [-1, 1]; a `ValueError` where they are not finite or of another shape."""
+    read = np.asarray(actions, np.float64)
+    if read.shape != shape or not np.isfinite(read).all():
+        raise ValueError(f"expected finite actions of shape {shape}, got {actions!r}.")
+    return np.clip(read, -1, 1)
+
+
+def read_options(options: Mapping[str, Any], known: Sequence[str], count: int = 1) -> dict[str, Float32Array]:
+    """Options of a reset, each two finite numbers or `count` rows of them, as (count, 2)."""
+    read = {}
+    for name, value in options.items():
+        if name not in known:
+            raise ValueError(f"options[{name!r}] is not known; reset takes {', '.join(known)}.")
+        pairs = np.asarray(value, np.float32)
+        if pairs.shape not in ((2,), (count, 2)) or not np.isfinite(pairs).all():
+            raise ValueError(f"options[{name!r}] is {value!r}; expected finite numbers, (2,) or ({count}, 2).")
+        read[name] = np.broadcast_to(pairs, (count, 2)).copy()
+    return read
 
 
 def within(distance: float, position: Float32Array, goal: Float32Array) -> NDArray[np.bool_]:
@@ -114,11 +138,8 @@ def paint_discs(frames: NDArray[np.uint8], positions: ArrayLike) -> None:
     """Paint one disc with a smooth edge into each of the frames, in place.
 
     A pixel is covered by as much as the disc's edge passes its centre, between half a pixel before and behind
-    it; so the disc moves with every fraction of a pixel.
-
-    Args:
-        frames: (N, 3, 64, 64) uint8, C-contiguous.
-        positions: (N, 2) centres; anywhere, also partly or wholly outside the image.
+    it; so the disc moves with every fraction of a pixel. Frames (N, 3, 64, 64) are C-contiguous; centres (N, 2) may
+    be anywhere, also partly or wholly outside the image.
     """
     assert frames.flags.c_contiguous, "others would be painted as a copy"
     centre = np.asarray(positions, dtype=np.float32)

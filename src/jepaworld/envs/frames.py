@@ -19,8 +19,7 @@ from jepaworld.errors import EnvironmentNotUsableError
 Frame = NDArray[np.uint8]
 FrameSource = Literal["auto", "observation", "render"]
 
-MOST_DIFFERING = 1e-3
-"""Share of a frame's values that may differ by more than `_LEVELS` where two frames are taken for the same."""
+MOST_DIFFERING = 1e-3  # share of a frame's values that may differ by more where two frames are taken for the same
 _LEVELS = 16  # of 255; renderers of two machines do not agree to the last bit
 _SMALLEST_IMAGE = 16  # a smaller uint8 grid is more likely a map of cells (MiniGrid: 7x7x3) than a picture
 
@@ -35,19 +34,11 @@ def is_image_space(space: Space) -> bool:
 
 
 def image_to_frame(image: NDArray[np.uint8], image_size: int, input_channels: int) -> Frame:
-    """One picture as a frame.
+    """One picture, uint8 (H, W), (H, W, 1) or (H, W, 3), as a frame (C, S, S), contiguous, a copy.
 
     Colour becomes grey by ITU-R 601 luma (0.299 R + 0.587 G + 0.114 B); grey becomes colour by repeating it.
     Where neither side grows, a new pixel is the average of the old ones whose centres fall into it; otherwise
     sizes change by bilinear interpolation. A picture that is not square is squashed.
-
-    Args:
-        image: uint8 (H, W), (H, W, 1) or (H, W, 3).
-        image_size: S, pixels.
-        input_channels: C, 1 (luma) or 3.
-
-    Returns:
-        uint8 (C, S, S), contiguous, a copy.
     """
     picture = Image.fromarray(np.ascontiguousarray(image[..., 0] if image.shape[2:] == (1,) else image))
     if input_channels == 1 and picture.mode != "L":
@@ -67,19 +58,24 @@ def differing(frame: Frame, expected: Frame) -> float:
     return float((np.abs(frame.astype(np.int16) - expected) > _LEVELS).mean())
 
 
+def as_picture(image: Any, given_by: str) -> NDArray[np.uint8]:
+    """What an environment gave as a picture.
+
+    Raises:
+        EnvironmentNotUsableError: it is no uint8 array (H, W), (H, W, 1) or (H, W, 3).
+    """
+    is_array = isinstance(image, np.ndarray)
+    if is_array and image.dtype == np.uint8 and (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3))):
+        return image
+    found = f"{image.dtype} {image.shape}" if is_array else type(image).__name__
+    raise EnvironmentNotUsableError(f"{given_by} gives {found}; expected a uint8 array of HxW, HxWx1 or HxWx3.")
+
+
 class FrameReader:
     """Frames of an environment: `reader(observation)` is the frame that belongs to its current state.
 
-    The environment is rendered only when called, so that frames which frame skipping drops cost nothing.
-
-    Args:
-        env: environment from `make_env`.
-        image_size: S, pixels.
-        input_channels: C, 1 (luma) or 3.
-        frame_source: "observation", "render", or "auto" for the observation where it is an image.
-
-    Attributes:
-        source: "observation" or "render".
+    The environment is rendered only when called, so that frames which frame skipping drops cost nothing. The source
+    "auto" is the observation where it is an image, else the rendering.
 
     Raises:
         EnvironmentNotUsableError: the source is "observation" and that is no image, or "render" and the
@@ -92,18 +88,17 @@ class FrameReader:
         is_image = is_image_space(env.observation_space)
         if frame_source == "auto":
             frame_source = "observation" if is_image else "render"
+        self.source: Literal["observation", "render"] = frame_source
+        problem = None
         if frame_source == "observation" and not is_image:
-            raise EnvironmentNotUsableError(
-                f"frame_source is observation, but the observation {env.observation_space} of {env_name(env)} is no "
-                f"image (uint8 from 0 to 255, HxW, HxWx1 or HxWx3, sides at least {_SMALLEST_IMAGE}). Set it to render "
-                "or auto."
-            )
+            sides = f"HxW, HxWx1 or HxWx3, sides at least {_SMALLEST_IMAGE}"
+            problem = f"no image ({env.observation_space}; uint8 from 0 to 255, {sides}, would be). Set render or auto"
         if frame_source == "render" and env.render_mode != "rgb_array":
+            problem = f"not there (render_mode {env.render_mode!r}, not 'rgb_array'). Set observation or auto"
+        if problem:
             raise EnvironmentNotUsableError(
-                f"frame_source is render, but {env_name(env)} has render_mode {env.render_mode!r}, not 'rgb_array'. "
-                "Set it to observation, or use an environment that renders rgb_array."
+                f"frame_source is {frame_source}, but that of {env_name(env)} is {problem}."
             )
-        self.source: Literal["observation", "render"] = "observation" if frame_source == "observation" else "render"
         self._env, self._image_size, self._channels = env, image_size, input_channels
 
     def __call__(self, observation: Any) -> Frame:
@@ -113,11 +108,6 @@ class FrameReader:
             EnvironmentNotUsableError: rendering gives no picture. Whatever rendering itself raises passes through.
         """
         image: Any = np.asarray(observation) if self.source == "observation" else self._env.render()
-        is_picture = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (2, 3)
-        if not is_picture or (image.ndim == 3 and image.shape[2] not in (1, 3)):
-            found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-            raise EnvironmentNotUsableError(
-                f"{env_name(self._env)}: {self.source} gives {found}; expected a uint8 array of HxW, HxWx1 or HxWx3. "
-                "Correct it, or set frame_source to another one."
-            )
-        return image_to_frame(image, self._image_size, self._channels)
+        return image_to_frame(
+            as_picture(image, f"{env_name(self._env)}: {self.source}"), self._image_size, self._channels
+        )

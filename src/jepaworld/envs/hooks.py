@@ -21,6 +21,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import gymnasium
+import numpy as np
+from numpy.typing import NDArray
 
 Hook = Literal["restore_state", "goal_image", "goal_state", "set_goal"]
 
@@ -37,3 +39,21 @@ def require(states: Mapping[str, Any], *names: str) -> None:
     """Refuse state variables that lack one of the names, by a `ValueError`."""
     if missing := [name for name in names if name not in states]:
         raise ValueError(f"states lack {' and '.join(missing)}; there are {', '.join(states)}.")
+
+
+class StateVariables(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Base of wrappers that add state variables to `info`: a subclass has them in `_variables()`."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """As the environment, with the variables."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        return observation, info | self._variables()
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """As the environment, with the variables."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, reward, terminated, truncated, info | self._variables()
+
+    def _variables(self) -> dict[str, NDArray[np.float64]]:
+        """The state variables of now, copies."""
+        raise NotImplementedError

@@ -12,7 +12,8 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium
@@ -29,17 +30,14 @@ from jepaworld.errors import EnvironmentNotUsableError
 from jepaworld.utils.outside import import_module
 
 _EXTRAS = {  # part of an entry point or of an id -> what to install
-    "mujoco": 'pip install "jepaworld[mujoco]"',
-    "box2d": 'pip install "jepaworld[box2d]"',
-    "ale_py": 'pip install "jepaworld[atari]"',
-    "classic_control": 'pip install "gymnasium[classic-control]"',
-    "toy_text": 'pip install "gymnasium[toy-text]"',
-    "pusht": 'pip install "jepaworld[pusht]"',
+    "mujoco": "jepaworld[mujoco]",
+    "box2d": "jepaworld[box2d]",
+    "ale_py": "jepaworld[atari]",
+    "pusht": "jepaworld[pusht]",
+    "classic_control": "gymnasium[classic-control]",
+    "toy_text": "gymnasium[toy-text]",
 }
-_PLUGINS = {  # namespace of ids -> the package whose import registers them, and what to install
-    "ALE": ("ale_py", "ale-py", _EXTRAS["ale_py"]),
-    "gym_pusht": ("gym_pusht", "gym-pusht", _EXTRAS["pusht"]),
-}
+_PLUGINS = {"ALE": "ale_py", "gym_pusht": "gym_pusht"}  # namespace of ids -> the package whose import registers them
 
 
 def make_env(environment_name: str, environment_kwargs: Mapping[str, Any] | None = None) -> gymnasium.Env:
@@ -57,17 +55,15 @@ def make_env(environment_name: str, environment_kwargs: Mapping[str, Any] | None
         EnvironmentNotUsableError: the id is unknown, a dependency is missing, an argument is refused, or
             there is neither an image observation nor an "rgb_array" rendering. The message says what to do.
     """
-    kwargs = _checked_kwargs(environment_name, environment_kwargs)
-    spec = _find_spec(environment_name)
-    _prefer_headless_mujoco()
-    # Asked for where it is missing, gymnasium.make warns, and some environments refuse the argument.
-    modes = _render_modes(spec)
-    if "rgb_array" in modes:
-        kwargs["render_mode"] = "rgb_array"
-    try:
-        env = gymnasium.make(environment_name, **kwargs)
-    except Exception as error:  # whatever an environment raises is the user's to know
-        raise _not_made(environment_name, spec, kwargs, error) from error
+    spec, kwargs = _looked_up(environment_name, environment_kwargs)
+    has_display = "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
+    if sys.platform == "linux" and not has_display and importlib.util.find_spec("mujoco") is not None:
+        os.environ.setdefault("MUJOCO_GL", "egl")  # its own default would fail there
+    with _making(environment_name, spec, kwargs):
+        modes = _render_modes(spec)
+        # Asked for where it is missing, gymnasium.make warns, and some environments refuse the argument.
+        mode: dict[str, Any] = {"render_mode": "rgb_array"} if "rgb_array" in modes else {}
+        env = gymnasium.make(environment_name, **kwargs, **mode)
     if env.render_mode != "rgb_array" and not is_image_space(env.observation_space):
         close(env)
         raise EnvironmentNotUsableError(
@@ -86,11 +82,6 @@ def make_vector_env(
 ) -> VectorEnv | None:
     """The environment's own vector version, where its lanes all end together and never reset themselves.
 
-    Args:
-        environment_name: as of `make_env`.
-        environment_kwargs: as of `make_env`.
-        num_envs: lanes.
-
     Returns:
         The vector environment, or None: the environment has no version of its own, or that one does not
         declare `fixed_length = True` and `metadata["autoreset_mode"] = AutoresetMode.DISABLED`.
@@ -98,15 +89,12 @@ def make_vector_env(
     Raises:
         EnvironmentNotUsableError: as `make_env`.
     """
-    kwargs = _checked_kwargs(environment_name, environment_kwargs)
-    spec = _find_spec(environment_name)
+    spec, kwargs = _looked_up(environment_name, environment_kwargs)
     if not _plays_side_by_side(spec):
         return None
     settings: Any = kwargs | {"vectorization_mode": "vector_entry_point", "render_mode": "rgb_array"}
-    try:
+    with _making(environment_name, spec, kwargs):
         env = gymnasium.make_vec(environment_name, num_envs, **settings)
-    except Exception as error:  # whatever an environment raises is the user's to know
-        raise _not_made(environment_name, spec, kwargs, error) from error
     if getattr(env.unwrapped, "fixed_length", False):
         return env
     close(env)
@@ -126,7 +114,8 @@ def _plays_side_by_side(spec: EnvSpec) -> bool:
     return disabled and "fixed_length" in inspect.get_annotations(kind)
 
 
-def _checked_kwargs(environment_name: str, environment_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+def _looked_up(environment_name: str, environment_kwargs: Mapping[str, Any] | None) -> tuple[EnvSpec, dict[str, Any]]:
+    """The registered environment, and its arguments without `render_mode`."""
     kwargs = dict(environment_kwargs or {})
     mode = kwargs.pop("render_mode", "rgb_array")
     if mode != "rgb_array":
@@ -134,27 +123,23 @@ def _checked_kwargs(environment_name: str, environment_kwargs: Mapping[str, Any]
             f"environment_kwargs of {environment_name} set render_mode to {mode!r}, but frames need 'rgb_array'. "
             "Remove render_mode."
         )
-    return kwargs
-
-
-def _find_spec(environment_name: str) -> EnvSpec:
     register()
     module, _, name = environment_name.rpartition(":")
-    plugin = _PLUGINS.get(name.partition("/")[0], ("ale_py", "", ""))[0]  # ALE also registers ids without it
+    plugin = _PLUGINS.get(name.partition("/")[0], "ale_py")  # ALE also registers ids without its namespace
     if name not in gymnasium.registry and importlib.util.find_spec(plugin) is not None:
         gymnasium.register_envs(importlib.import_module(plugin))
     if module:
         import_module(module, f"environment {environment_name}", EnvironmentNotUsableError)  # it registers the id
     try:
-        return gymnasium.spec(name)
+        return gymnasium.spec(name), kwargs
     except (gymnasium.error.Error, ValueError) as error:
         raise EnvironmentNotUsableError(_unknown(environment_name, error)) from error
 
 
 def _unknown(environment_name: str, error: Exception) -> str:
-    package, project, command = _PLUGINS.get(environment_name.partition("/")[0], ("", "", ""))
+    package = _PLUGINS.get(environment_name.partition("/")[0])
     if package and importlib.util.find_spec(package) is None:
-        return f"environment {environment_name} needs {project}, which is not installed: {command}."
+        return f"environment {environment_name} needs {package}, which is not installed: {_install(package)}."
     # Also compared without namespace and version, so that "tworoom" finds jepaworld/TwoRoom-v0.
     known = {name.lower(): name for name in gymnasium.registry}
     known |= {name.rsplit("/", 1)[-1].rsplit("-v", 1)[0]: known[name] for name in sorted(known)}
@@ -169,11 +154,8 @@ def _unknown(environment_name: str, error: Exception) -> str:
 def _render_modes(spec: EnvSpec) -> list[str]:
     """Render modes that the environment declares; for a function, which cannot, what its arguments tell."""
     creator: Any = spec.entry_point
-    try:
-        if isinstance(creator, str):
-            creator = load_env_creator(creator)
-    except (ImportError, AttributeError, gymnasium.error.Error) as error:
-        raise _not_made(spec.id, spec, {}, error) from error
+    if isinstance(creator, str):
+        creator = load_env_creator(creator)
     metadata = getattr(creator, "metadata", None)
     if isinstance(metadata, Mapping):
         return list(metadata.get("render_modes", []))
@@ -182,25 +164,22 @@ def _render_modes(spec: EnvSpec) -> list[str]:
     return ["rgb_array"] if takes_mode else []
 
 
-def _not_made(
-    environment_name: str, spec: EnvSpec, kwargs: Mapping[str, Any], error: Exception
-) -> EnvironmentNotUsableError:
-    reason = str(error).rstrip(".")
-    if isinstance(error, ImportError | gymnasium.error.DependencyNotInstalled):
-        home = f"{spec.entry_point} {environment_name}".lower()
-        extra = next((command for part, command in _EXTRAS.items() if part in home), "the package that it names")
-        return EnvironmentNotUsableError(
-            f"environment {environment_name} lacks a dependency: {reason}. Install it: {extra}."
-        )
-    given = {name: value for name, value in kwargs.items() if name != "render_mode"}
-    return EnvironmentNotUsableError(
-        f"environment {environment_name} cannot be made with environment_kwargs {given}: {type(error).__name__}: "
-        f"{reason}."
-    )
+@contextmanager
+def _making(environment_name: str, spec: EnvSpec, kwargs: Mapping[str, Any]) -> Iterator[None]:
+    """Say why an environment cannot be made, and what to install."""
+    try:
+        yield
+    except Exception as error:  # whatever an environment raises is the user's to know
+        problem = f"cannot be made with environment_kwargs {dict(kwargs)}: {type(error).__name__}: "
+        remedy = ""
+        if isinstance(error, ImportError | gymnasium.error.DependencyNotInstalled):
+            install = _install(f"{spec.entry_point} {environment_name}")
+            problem, remedy = "lacks a dependency: ", f" Install it: {install}."
+        raise EnvironmentNotUsableError(
+            f"environment {environment_name} {problem}{str(error).rstrip('.')}.{remedy}"
+        ) from error
 
 
-def _prefer_headless_mujoco() -> None:
-    """Let MuJoCo render without a window where there is no display; its own default would fail there."""
-    has_display = "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
-    if sys.platform == "linux" and not has_display and importlib.util.find_spec("mujoco") is not None:
-        os.environ.setdefault("MUJOCO_GL", "egl")
+def _install(home: str) -> str:
+    extra = next((extra for part, extra in _EXTRAS.items() if part in home.lower()), None)
+    return f'pip install "{extra}"' if extra else "the package that it names"

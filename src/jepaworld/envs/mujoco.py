@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from jepaworld.envs.hooks import require
+from jepaworld.envs.hooks import StateVariables, require
 from jepaworld.envs.state import States
 
 
@@ -21,7 +21,7 @@ def is_mujoco(base: Any) -> bool:
     )
 
 
-class MujocoState(gymnasium.Wrapper[Any, Any, Any, Any]):
+class MujocoState(StateVariables):
     """Adds `qpos` and `qvel`, generalised positions and velocities, to `info`, restores them, and fixes the camera.
 
     Without it, a free camera looks at the middle of the bodies as they are when the first picture is made, so that
@@ -56,16 +56,6 @@ class MujocoState(gymnasium.Wrapper[Any, Any, Any, Any]):
             if "lookat" not in (renderer.default_cam_config or {}):
                 viewer.cam.lookat[:] = self._middle
         return self.env.render()
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """As the environment, with the two variables."""
-        observation, info = self.env.reset(seed=seed, options=options)
-        return observation, info | self._variables()
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """As the environment, with the two variables."""
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        return observation, reward, terminated, truncated, info | self._variables()
 
     def restore_state(self, states: States) -> tuple[Any, dict[str, Any]]:
         """Set positions and velocities from `states["qpos"]` and `states["qvel"]`.

@@ -12,7 +12,7 @@ Shapes: N lanes, C channels and S side of a frame.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import ExitStack
 from typing import Any, Self
 
 import gymnasium
@@ -34,21 +34,7 @@ Steps = tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]
 
 
 class Lane:
-    """One environment that is played.
-
-    Args:
-        env: from `make_env`.
-        image_size: S, pixels.
-        input_channels: C, 1 (luma) or 3.
-        frame_source: where frames come from, see `FrameReader`.
-
-    Attributes:
-        observation: what `reset`, `step` or `restore_state` returned last.
-        info: what it returned with it.
-        reward: of the last step.
-        terminated: whether the last step ended the episode.
-        truncated: whether the last step cut the episode.
-        place: what is played, in words, for messages.
+    """One environment that is played; frames are those of a `FrameReader` with the same arguments.
 
     Example:
         >>> lane = Lane(make_env("jepaworld/TwoRoom-v0"), image_size=64, input_channels=3)
@@ -62,11 +48,12 @@ class Lane:
     def __init__(
         self, env: gymnasium.Env[Any, Any], image_size: int, input_channels: int, frame_source: FrameSource = "auto"
     ) -> None:
-        self.env, self.name, self.place = env, env_name(env), ""
+        self.env, self.name = env, env_name(env)
         self.reader = FrameReader(env, image_size, input_channels, frame_source)
-        self.observation: Any = None
+        self.place = ""  # what is played, in words, for messages
+        self.observation: Any = None  # what `reset`, `step` or `restore_state` returned last, and the info with it
         self.info: Mapping[str, Any] = {}
-        self.reward, self.terminated, self.truncated = 0.0, False, False
+        self.reward, self.terminated, self.truncated = 0.0, False, False  # of the last step
 
     def reset(
         self,
@@ -83,29 +70,25 @@ class Lane:
             options: for the environment's `reset`; an empty mapping is none.
             everything_else: seed for the generators of Python, numpy and torch; `None` leaves them as they are.
             place: what is played, in words, for messages ("episode 3").
-
-        Raises:
-            EnvironmentFailedError: it failed; so do the other methods.
         """
         if everything_else is not None:
             seed_everything_else(everything_else)
         self.place, self.reward, self.terminated, self.truncated = place, 0.0, False, False
-        with self._calling("reset"):
+        with environment_errors(self.name, "reset", place):
             self.observation, self.info = self.env.reset(seed=seed, options=dict(options) if options else None)
 
     def step(self, action: ArrayLike) -> bool:
         """Play an action of the action space; whether it ended the episode."""
         action = np.array(action)  # a copy, as the environment may write into what it is given
-        with self._calling("step"):
-            self.observation, reward, terminated, truncated, self.info = self.env.step(
-                action if action.shape else action[()]
-            )
+        with environment_errors(self.name, "step", self.place):
+            played = action if action.shape else action[()]  # actions of Discrete are numbers
+            self.observation, reward, terminated, truncated, self.info = self.env.step(played)
             self.reward, self.terminated, self.truncated = float(reward), bool(terminated), bool(truncated)
         return self.terminated or self.truncated
 
     def frame(self) -> Frame:
         """The frame (C, S, S) uint8 of now, a copy."""
-        with self._calling("render"):
+        with environment_errors(self.name, "render", self.place):
             return self.reader(self.observation)
 
     def states(self) -> States:
@@ -120,7 +103,7 @@ class Lane:
         """What one of its own methods returns; it must have it."""
         method = hook(self.env, name)
         assert method is not None, name
-        with self._calling(name):
+        with environment_errors(self.name, name, self.place):
             return method(*arguments)
 
     def restore_state(self, states: States) -> None:
@@ -131,27 +114,9 @@ class Lane:
         """Let the environment's own success mean this goal, by its `set_goal`."""
         self.info = self.call("set_goal", states)
 
-    def close(self) -> None:
-        """Close the environment; a failure of that is only logged."""
-        close(self.env)
-
-    def _calling(self, call: str) -> AbstractContextManager[None]:
-        return environment_errors(self.name, call, self.place)
-
 
 class Player:
-    """Environments side by side, each a `Lane` that is reset and stepped on its own.
-
-    Args:
-        environment_name: as of `make_env`.
-        environment_kwargs: as of `make_env`.
-        num_lanes: N.
-        image_size: S, pixels.
-        input_channels: C, 1 (luma) or 3.
-        frame_source: where frames come from, see `FrameReader`.
-
-    Attributes:
-        lanes: the lanes; a context manager closes them.
+    """N environments of `make_env` side by side, each a `Lane`; a context manager closes them.
 
     Raises:
         EnvironmentNotUsableError: as `make_env` and `FrameReader`.
@@ -174,17 +139,12 @@ class Player:
         frame_source: FrameSource = "auto",
     ) -> None:
         self.lanes: list[Lane] = []
-        try:
+        with ExitStack() as opened:  # closes those that are there if a later one cannot be made
             for _ in range(num_lanes):
                 env = make_env(environment_name, environment_kwargs)
-                try:
-                    self.lanes.append(Lane(env, image_size, input_channels, frame_source))
-                except BaseException:
-                    close(env)
-                    raise
-        except BaseException:
-            self.close()
-            raise
+                opened.callback(close, env)
+                self.lanes.append(Lane(env, image_size, input_channels, frame_source))
+            self._opened = opened.pop_all()
 
     @classmethod
     def of(cls, config: Config) -> Self:
@@ -201,7 +161,7 @@ class Player:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._opened.close()
 
     def __len__(self) -> int:
         """Lanes."""
@@ -211,11 +171,6 @@ class Player:
     def action_space(self) -> gymnasium.Space[Any]:
         """That of an environment."""
         return self.lanes[0].env.action_space
-
-    @property
-    def observations(self) -> list[Any]:
-        """What each environment was seen to be last."""
-        return [lane.observation for lane in self.lanes]
 
     def reset(self, seeds: Sequence[int], place: str = "") -> None:
         """Begin an episode in every lane, each with its seed."""
@@ -242,24 +197,13 @@ class Player:
             if all(name in other and other[name].shape == value.shape for other in others)
         }
 
-    def close(self) -> None:
-        """Close every environment."""
-        for lane in self.lanes:
-            lane.close()
-
 
 class VectorPlayer:
-    """The batched interface of `Player` on an environment's own vector version.
+    """The batched interface of `Player` on a vector environment of `make_vector_env`.
 
     Frames come from `frames_chw() -> uint8 (N, C, H, W)` where the environment has it, else from its image
     observations; steps from `advance(actions) -> (reward, terminated, truncated, info)`, which paints nothing, where it
     has that.
-
-    Args:
-        env: from `make_vector_env`.
-        name: the environment's id, for messages.
-        image_size: S, pixels.
-        input_channels: C, 1 (luma) or 3.
 
     Raises:
         EnvironmentNotUsableError: there are no frames.
@@ -272,7 +216,7 @@ class VectorPlayer:
         self._advance = getattr(env.unwrapped, "advance", None)
         if self._paint is None and not is_image_space(env.single_observation_space):
             raise EnvironmentNotUsableError(f"{self.name}: its vector version has no frames_chw() and no images.")
-        self.observations: Any = None
+        self._observations: Any = None
         self._info: Mapping[str, Any] = {}
 
     def __len__(self) -> int:
@@ -284,7 +228,7 @@ class VectorPlayer:
         self.place = place
         lane_seeds: Any = list(seeds)  # the interface's annotation knows single seeds only
         with environment_errors(self.name, "reset", place):
-            self.observations, self._info = self.env.reset(seed=lane_seeds)
+            self._observations, self._info = self.env.reset(seed=lane_seeds)
 
     def step(self, actions: NDArray[Any]) -> Steps:
         """As `Player.step`."""
@@ -292,14 +236,14 @@ class VectorPlayer:
             if self._advance is not None:
                 reward, terminated, truncated, self._info = self._advance(actions.copy())
             else:
-                self.observations, reward, terminated, truncated, self._info = self.env.step(actions.copy())
+                self._observations, reward, terminated, truncated, self._info = self.env.step(actions.copy())
             # Copies, as the environment may fill the same arrays in the next step.
             return np.array(reward, np.float64), np.array(terminated, np.bool_), np.array(truncated, np.bool_)
 
     def frames(self) -> NDArray[np.uint8]:
         """As `Player.frames`."""
         with environment_errors(self.name, "render", self.place):
-            images = self.observations
+            images = self._observations
             if self._paint is not None:
                 frames = self._paint()
                 if frames.shape[1:] == self._frame_shape:

@@ -19,10 +19,12 @@ from jepaworld.envs.disc import (
     WALL_COLOUR,
     DiscEnv,
     Float32Array,
+    check_choice,
     check_positive,
     frames_to_images,
     paint_discs,
-    within,
+    read_actions,
+    read_options,
 )
 
 CELL = 8
@@ -84,13 +86,13 @@ class PointMazeEnv(DiscEnv):
     """
 
     restorable, required = _RESTORABLE, ("state", "velocity")
+    success_distance = SUCCESS_DISTANCE
 
     def __init__(
         self, render_mode: str | None = None, *, layout: str = "u", acceleration: float = 0.5, friction: float = 0.2
     ) -> None:
         super().__init__(render_mode)
-        if layout not in LAYOUTS:
-            raise ValueError(f"layout is {layout!r}; it must be one of {', '.join(LAYOUTS)}.")
+        check_choice("layout", layout, tuple(LAYOUTS))
         check_positive("acceleration", acceleration)
         check_positive("friction", friction, most=1)
         self._acceleration, self._friction = float(acceleration), float(friction)
@@ -104,7 +106,10 @@ class PointMazeEnv(DiscEnv):
     ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
         """Start an episode, drawn or restored; see the class."""
         super().reset(seed=seed)
-        given = {name: self._read(name, value) for name, value in (options or {}).items()}
+        given = {name: rows[0] for name, rows in read_options(options or {}, _RESTORABLE).items()}
+        for name in given.keys() - {"velocity"}:
+            self._check_free(name, given[name])
+        # As many numbers whatever is given, so that an option changes nothing else.
         draws = self.np_random.random(_DRAWS_PER_RESET)
         count = len(self._free)
         start = int(draws[0] * count)
@@ -116,10 +121,7 @@ class PointMazeEnv(DiscEnv):
 
     def step(self, action: ArrayLike) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
         """Push by one action (2,); see the class."""
-        force = np.asarray(action, np.float64)
-        if force.shape != (2,) or not np.isfinite(force).all():
-            raise ValueError(f"expected a finite action of shape (2,), got {force!r}.")
-        velocity = (1 - self._friction) * self._velocity + self._acceleration * np.clip(force, -1, 1)
+        velocity = (1 - self._friction) * self._velocity + self._acceleration * read_actions(action, (2,))
         position = self._state.astype(np.float64)
         for axis in (0, 1):
             self._slide(position, velocity, axis)
@@ -134,7 +136,9 @@ class PointMazeEnv(DiscEnv):
         return {"state": self._goal.copy()}
 
     def _place_goal(self, position: ArrayLike) -> None:
-        self._goal = self._read("goal", position)
+        (goal,) = read_options({"goal": position}, _RESTORABLE)["goal"]
+        self._check_free("goal", goal)
+        self._goal = goal
 
     def _slide(self, position: NDArray[np.float64], velocity: NDArray[np.float64], axis: int) -> None:
         """Move along one axis up to the first wall, in place."""
@@ -143,35 +147,20 @@ class PointMazeEnv(DiscEnv):
             return
         way = 1 if by > 0 else -1
         edge = position[axis] + way * RADIUS
-        across = _cells(position[1 - axis] - RADIUS, position[1 - axis] + RADIUS)
+        walls, across = self._walls.T if axis == 0 else self._walls, _around(position[1 - axis])
         first, last = math.floor((edge - way * _TOUCH) / CELL), math.floor((edge + by) / CELL)
         for cell in range(first + way, last + way, way):
-            if any(self._is_wall(cell, other, axis) for other in across):
+            if walls[cell, across].any():
                 position[axis] = (cell if way > 0 else cell + 1) * CELL - way * RADIUS
                 velocity[axis] = 0.0
                 return
         position[axis] += by
 
-    def _is_wall(self, along: int, across: int, axis: int) -> bool:
-        x, y = (along, across) if axis == 0 else (across, along)
-        return bool(self._walls[y, x])
-
-    def _read(self, name: str, value: ArrayLike) -> Float32Array:
-        if name not in _RESTORABLE:
-            raise ValueError(f"options[{name!r}] is not known; reset takes {', '.join(_RESTORABLE)}.")
-        pair = np.array(value, dtype=np.float32)
-        if pair.shape != (2,) or not np.isfinite(pair).all():
-            raise ValueError(f"options[{name!r}] is {value!r}; expected two finite numbers.")
-        if name != "velocity" and not self._fits(pair):
-            raise ValueError(f"options[{name!r}] = {pair.tolist()} is not in free space.")
-        return pair
-
-    def _fits(self, position: Float32Array) -> bool:
+    def _check_free(self, name: str, position: Float32Array) -> None:
         x, y = position.tolist()
-        if min(x, y) < RADIUS or max(x, y) > SIZE - RADIUS:
-            return False
-        rows, columns = _cells(y - RADIUS, y + RADIUS), _cells(x - RADIUS, x + RADIUS)
-        return not self._walls[np.ix_(rows, columns)].any()
+        inside = min(x, y) >= RADIUS and max(x, y) <= SIZE - RADIUS
+        if not inside or self._walls[np.ix_(_around(y), _around(x))].any():
+            raise ValueError(f"options[{name!r}] = {position.tolist()} is not in free space.")
 
     def _in_cell(self, number: int, draws: NDArray[np.float64]) -> Float32Array:
         offset = (draws - 0.5) * (CELL - 2 * RADIUS)
@@ -182,15 +171,14 @@ class PointMazeEnv(DiscEnv):
         paint_discs(frame, np.asarray(self._state if position is None else position)[None])
         return frames_to_images(frame)[0]
 
-    def _info(self) -> dict[str, Any]:
-        success = bool(within(SUCCESS_DISTANCE, self._state, self._goal))
-        variables = {"state": self._state, "velocity": self._velocity, "goal": self._goal}
-        return {name: value.copy() for name, value in variables.items()} | {"success": success}
+    def _variables(self) -> dict[str, Float32Array]:
+        return {name: getattr(self, f"_{name}").copy() for name in _RESTORABLE}
 
 
-def _cells(low: float, high: float) -> list[int]:
-    """Cells that an interval overlaps by more than touching."""
-    return list(range(math.floor((low + _TOUCH) / CELL), math.floor((high - _TOUCH) / CELL) + 1))
+def _around(centre: float) -> list[int]:
+    """Cells that the disc overlaps by more than touching, along one axis."""
+    low, high = centre - RADIUS + _TOUCH, centre + RADIUS - _TOUCH
+    return list(range(math.floor(low / CELL), math.floor(high / CELL) + 1))
 
 
 def _paint(walls: NDArray[np.bool_]) -> NDArray[np.uint8]:

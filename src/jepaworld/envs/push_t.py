@@ -19,7 +19,7 @@ from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
 from jepaworld.envs.disc import check_positive
-from jepaworld.envs.hooks import require
+from jepaworld.envs.hooks import StateVariables, require
 
 _BOARD = 512.0
 
@@ -49,12 +49,7 @@ def make_push_t(render_mode: str | None = None, reach: float = 50.0, **kwargs: A
 
 
 class RelativeActions(gymnasium.ActionWrapper[Any, Any, Any]):
-    """Push-T with actions relative to the disc; see `make_push_t`.
-
-    Args:
-        env: gym_pusht's environment.
-        reach: pixels from the disc to where action 1 draws it.
-    """
+    """Push-T with actions relative to the disc; see `make_push_t`."""
 
     def __init__(self, env: gymnasium.Env[Any, Any], reach: float) -> None:
         super().__init__(env)
@@ -73,7 +68,7 @@ def is_push_t(base: Any) -> bool:
     return type(base).__module__.startswith("gym_pusht.")
 
 
-class PushTState(gymnasium.Wrapper[Any, Any, Any, Any]):
+class PushTState(StateVariables):
     """Push-T with `restore_state`, with the block's velocity in `info`, and without the mark of the last action.
 
     Its `render()` marks where the last action pointed with a red cross, which would show a world model the
@@ -86,16 +81,6 @@ class PushTState(gymnasium.Wrapper[Any, Any, Any, Any]):
     Args:
         env: the environment, wrapped or not.
     """
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """As the environment, with the block's velocity."""
-        observation, info = self.env.reset(seed=seed, options=options)
-        return observation, info | self._velocity()
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """As the environment, with the block's velocity."""
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        return observation, reward, terminated, truncated, info | self._velocity()
 
     def render(self) -> Any:
         """The board without the mark of the last action."""
@@ -121,10 +106,10 @@ class PushTState(gymnasium.Wrapper[Any, Any, Any, Any]):
         base.block.velocity, base.block.angular_velocity = speed[:2], speed[2]
         for body in (base.agent, base.block):
             base.space.reindex_shapes_for_body(body)
-        info = base._get_info() | self._velocity()
+        info = base._get_info() | self._variables()
         del info["n_contacts"]  # of the step before, which is not known
         return base.get_obs(), info
 
-    def _velocity(self) -> dict[str, NDArray[np.float64]]:
+    def _variables(self) -> dict[str, NDArray[np.float64]]:
         block: Any = getattr(self.unwrapped, "block")  # noqa: B009 (not part of Gymnasium's interface)
         return {"block_velocity": np.array([*block.velocity, block.angular_velocity])}

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from jepaworld.envs.frames import MOST_DIFFERING, Frame, differing, image_to_frame
+from jepaworld.envs.frames import MOST_DIFFERING, Frame, as_picture, differing, image_to_frame
 from jepaworld.envs.player import Lane
 from jepaworld.envs.seeding import episode_seeds
 from jepaworld.envs.state import States, extract_state
@@ -55,11 +55,7 @@ class DrawnStart:
 
 
 def draw_start(lane: Lane, seed: int, options: Mapping[str, Any]) -> DrawnStart:
-    """Let the environment draw a start, and leave the lane there.
-
-    Raises:
-        EnvironmentFailedError: the environment failed.
-    """
+    """Let the environment draw a start, and leave the lane there."""
     lane.reset(seed, options=options, place=_drawn_place(seed, options))
     return DrawnStart(seed, options, lane.frame())
 
@@ -69,10 +65,6 @@ def restore(lane: Lane, start: RecordedStart | DrawnStart) -> None:
 
     A replay seeds the generators of Python, numpy and torch; `kept_random_state` puts them back.
 
-    Args:
-        lane: of the environment that the start was recorded in, reading frames from the same source.
-        start: where to.
-
     Raises:
         RestoreError: the frame or a state variable found there is another one.
         EnvironmentFailedError: the environment failed.
@@ -81,10 +73,11 @@ def restore(lane: Lane, start: RecordedStart | DrawnStart) -> None:
         lane.reset(start.seed, options=start.options, place=_drawn_place(start.seed, start.options))
         require_same(f"start of {lane.place}", lane.frame(), start.frame)
         return
-    how = "set by its state" if start.method == "state" else "replayed from its seed and actions"
+    by_state = start.method == "state"
+    how = "set by its state" if by_state else "replayed from its seed and actions"
     place = f"episode {start.episode} of the dataset at step {len(start.actions)}, {how}"
     seeds = episode_seeds(start.seed, start.episode)
-    if start.method == "state":
+    if by_state:
         # A reset begins the episode for wrappers, and draws again whatever is no state variable.
         lane.reset(seeds.environment, place=place)
         lane.restore_state({name: value for name, value in start.states.items() if np.isfinite(value).all()})
@@ -93,12 +86,12 @@ def restore(lane: Lane, start: RecordedStart | DrawnStart) -> None:
         for action in start.actions:
             lane.step(action)
     # An observation may be made of more than what was set, as MuJoCo's of positions that are a substep old.
-    found = extract_state(None, lane.info) if start.method == "state" else lane.states()
-    cause = "the state variables are not all there is" if start.method == "state" else "it is not deterministic"
+    found = extract_state(None, lane.info) if by_state else lane.states()
     if (share := differing(lane.frame(), start.frame)) > MOST_DIFFERING:
         problem = f"{share:.1%} of the frame differ from the recorded one (allowed are {MOST_DIFFERING:.1%})"
     elif (problem := _state_problem(start.states, found)) is None:
         return
+    cause = "the state variables are not all there is" if by_state else "it is not deterministic"
     raise RestoreError(f"{place}: {problem}. The environment cannot be restored: {cause}.")
 
 
@@ -106,22 +99,14 @@ def goal_frame(lane: Lane, like: Frame) -> Frame:
     """What the environment shows at its goal, in the size and the channels of another frame (C, S, S).
 
     Raises:
-        RestoreError: `goal_image` gives something else than a uint8 image (H, W, 3).
-        EnvironmentFailedError: it failed.
+        EnvironmentNotUsableError: `goal_image` failed, or gives no picture.
     """
-    image: Any = lane.call("goal_image")
-    if not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3):
-        found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise RestoreError(f"{lane.name}: goal_image() gives {found}; expected a uint8 array (H, W, 3).")
+    image = as_picture(lane.call("goal_image"), f"{lane.name}: goal_image()")
     return image_to_frame(image, like.shape[1], like.shape[0])
 
 
 def require_same(what: str, found: Frame, expected: Frame) -> None:
-    """Refuse a frame that is clearly another one than the first time.
-
-    Raises:
-        RestoreError: it is.
-    """
+    """Refuse a frame that is clearly another one than the first time, by a `RestoreError`."""
     if (share := differing(found, expected)) > MOST_DIFFERING:
         raise RestoreError(
             f"another {what} the second time ({share:.1%} of the frame differ): the environment is not deterministic."
@@ -139,9 +124,6 @@ def _state_problem(recorded: States, found: States) -> str | None:
             continue
         allowed = _STATE_TOLERANCE * np.maximum(1.0, np.abs(expected))
         if value.shape != expected.shape or not (np.abs(value - expected) <= allowed).all():
-            return f"the state variable {name} is {_short(value)}, recorded was {_short(expected)}"
+            with np.printoptions(precision=5, threshold=6):
+                return f"the state variable {name} is {value}, recorded was {expected}"
     return None
-
-
-def _short(value: NDArray[np.float32]) -> str:
-    return np.array2string(value, precision=5, threshold=6, separator=", ").replace("\n", "")

@@ -14,11 +14,9 @@ import numpy as np
 class EpisodeSeeds(NamedTuple):
     """The random numbers of one episode, the same whoever plays it and when."""
 
-    environment: int
-    """Below 2**31, which the C generators of some environments need."""
+    environment: int  # below 2**31, which the C generators of some environments need
     policy: np.random.Generator
-    everything_else: int
-    """For environments and policies that use the generators of Python, numpy or torch."""
+    everything_else: int  # for environments and policies that use the generators of Python, numpy or torch
 
 
 def episode_seeds(seed: int, episode: int) -> EpisodeSeeds:
@@ -35,8 +33,7 @@ def seed_everything_else(seed: int) -> None:
     """Seed the generators of Python, numpy and, where it is loaded, torch."""
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 (exactly the generator that others may use)
-    # Not imported here: who does not use torch should not wait for it. A policy that samples with it has
-    # loaded it.
+    # Not imported here: who does not use torch should not wait for it, and a policy that samples with it has it.
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(seed)
 

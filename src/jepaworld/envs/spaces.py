@@ -15,44 +15,32 @@ from jepaworld.errors import EnvironmentNotUsableError
 if TYPE_CHECKING:
     from jepaworld.config import Config
 
-UNBOUNDED = 1e6
-"""A bound from here on stands for none: spaces without limits often carry the largest float instead of infinity."""
+UNBOUNDED = 1e6  # from here on a bound is none: spaces without limits often carry the largest float, not infinity
 
 
 def space_to_dict(space: Space) -> dict[str, Any]:
     """A Box or Discrete space as values that JSON can hold.
-
-    Args:
-        space: Box of any shape and dtype, or Discrete.
 
     Returns:
         `{"type": "Box", "shape", "low", "high", "dtype"}` with the bounds flat in C order and infinities as
         the strings `"inf"` and `"-inf"`, or `{"type": "Discrete", "n", "start"}`.
 
     Raises:
-        EnvironmentNotUsableError: the space is of another kind.
+        EnvironmentNotUsableError: as `check_action_space`.
     """
-    if isinstance(space, Box):
-        return {
-            "type": "Box",
-            "shape": list(space.shape),
-            "low": [_bound_to_json(bound) for bound in space.low.ravel().tolist()],
-            "high": [_bound_to_json(bound) for bound in space.high.ravel().tolist()],
-            "dtype": str(space.dtype),
-        }
+    check_action_space(space)
     if isinstance(space, Discrete):
         return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
-    raise _unsupported(space)
+    assert isinstance(space, Box)
+    low, high = (
+        [bound if math.isfinite(bound) else str(bound) for bound in bounds.ravel().tolist()]
+        for bounds in (space.low, space.high)
+    )
+    return {"type": "Box", "shape": list(space.shape), "low": low, "high": high, "dtype": str(space.dtype)}
 
 
 def space_from_dict(fields: Mapping[str, Any]) -> Box | Discrete:
-    """The space that `space_to_dict` described; equal to the original.
-
-    Args:
-        fields: what `space_to_dict` returned, also after a round trip through JSON.
-
-    Returns:
-        The Box or Discrete space.
+    """The space that `space_to_dict` described, also after a round trip through JSON; equal to the original.
 
     Raises:
         ValueError: an entry is missing, or its value does not describe a space.
@@ -61,7 +49,8 @@ def space_from_dict(fields: Mapping[str, Any]) -> Box | Discrete:
         if fields["type"] == "Box":
             shape, dtype = tuple(fields["shape"]), np.dtype(fields["dtype"])
             low, high = (
-                np.array([_bound_from_json(bound) for bound in fields[side]], dtype=dtype).reshape(shape)
+                # Only infinities are strings; whole numbers stay whole, which float64 could not hold.
+                np.array([float(b) if isinstance(b, str) else b for b in fields[side]], dtype=dtype).reshape(shape)
                 for side in ("low", "high")
             )
             return Box(low=low, high=high, shape=shape, dtype=dtype.type)
@@ -75,23 +64,14 @@ def space_from_dict(fields: Mapping[str, Any]) -> Box | Discrete:
 class ActionBounds(NamedTuple):
     """Flat float64 arrays over the numbers of an action block (A,), in the environment's units."""
 
-    low: np.ndarray
-    """-inf where there is none."""
-    high: np.ndarray
-    """inf where there is none."""
-    center: np.ndarray
-    """Middle of the bounds; 0 for an entry that does not have two different ones."""
-    half_range: np.ndarray
-    """Half their distance; 1 for an entry that does not have two different ones."""
+    low: np.ndarray  # -inf where there is none
+    high: np.ndarray  # inf where there is none
+    center: np.ndarray  # middle of the bounds; 0 for an entry that does not have two different ones
+    half_range: np.ndarray  # half their distance; 1 for an entry that does not have two different ones
 
 
 def action_bounds(space: Box, frame_skipping: int = 1) -> ActionBounds:
-    """The bounds by which actions are scaled to [-1, 1], everywhere: (action - center) / half_range.
-
-    Args:
-        space: of the environment.
-        frame_skipping: environment steps in an action block.
-    """
+    """The bounds by which actions are scaled to [-1, 1], everywhere: (action - center) / half_range."""
     low = np.tile(space.low.astype(np.float64).ravel(), frame_skipping)
     high = np.tile(space.high.astype(np.float64).ravel(), frame_skipping)
     low, high = np.where(low > -UNBOUNDED, low, -np.inf), np.where(high < UNBOUNDED, high, np.inf)
@@ -108,25 +88,19 @@ def check_action_space(space: Space) -> None:
         EnvironmentNotUsableError: the space is neither Box nor Discrete, or a Box without entries.
     """
     if not isinstance(space, Box | Discrete):
-        raise _unsupported(space)
+        remedy = "Wrap the environment so that it takes one of these (gymnasium.wrappers.TransformAction)."
+        raise EnvironmentNotUsableError(f"action space {space} is not supported: Box and Discrete are. {remedy}")
     if isinstance(space, Box) and 0 in space.shape:
-        raise EnvironmentNotUsableError(
-            f"the action space {space} has no entries (shape {space.shape}). Choose an environment with actions."
-        )
+        raise EnvironmentNotUsableError(f"action space {space} has no entries. Choose an environment with actions.")
 
 
 def block_size(space: Space, frame_skipping: int) -> int:
     """Width A of one stored action: the actions of `frame_skipping` environment steps side by side.
 
-    Args:
-        space: Box or Discrete.
-        frame_skipping: environment steps from one stored frame to the next, at least 1.
-
-    Returns:
-        `frame_skipping * prod(shape)` for Box, `frame_skipping` for Discrete.
+    `frame_skipping * prod(shape)` numbers for Box, `frame_skipping` for Discrete.
 
     Raises:
-        EnvironmentNotUsableError: the space is not supported.
+        EnvironmentNotUsableError: as `check_action_space`.
     """
     check_action_space(space)
     assert frame_skipping >= 1, frame_skipping
@@ -145,11 +119,7 @@ class Spaces:
 
     @classmethod
     def of(cls, config: Config, action_space: Space) -> Self:
-        """The spaces of a configured environment.
-
-        Raises:
-            EnvironmentNotUsableError: the action space is not supported.
-        """
+        """The spaces of a configured environment; raises as `check_action_space`."""
         check_action_space(action_space)
         side = config.image_size
         return cls((config.input_channels, side, side), action_space, config.frame_skipping)
@@ -167,18 +137,3 @@ class Spaces:
             return mean, np.where(std > 0, std, 1.0)  # a number that never changes stays finite
         bounds = action_bounds(self.action_space, self.frame_skipping)
         return bounds.center, bounds.half_range
-
-
-def _unsupported(space: Space) -> EnvironmentNotUsableError:
-    return EnvironmentNotUsableError(
-        f"action space {space} is not supported: Box and Discrete are. Wrap the environment so that it "
-        "takes one of these (gymnasium.wrappers.TransformAction)."
-    )
-
-
-def _bound_to_json(bound: float) -> float | str:
-    return bound if math.isfinite(bound) else str(bound)
-
-
-def _bound_from_json(bound: float | str) -> float:
-    return float(bound) if isinstance(bound, str) else bound

@@ -11,31 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_OBSERVATION_SIZE = 512
-States = Mapping[str, NDArray[np.float32]]
-"""State variables by name."""
+States = Mapping[str, NDArray[np.float32]]  # state variables by name
 
 
 def extract_state(observation: Any, info: Mapping[str, Any]) -> dict[str, NDArray[np.float32]]:
     """Numeric variables of `info`, and the observation where it is a short vector, as float32.
 
-    From `info` come numbers, bools, and numeric or bool arrays, lists and tuples of any shape; nested
-    mappings are flattened with dots ("ball.x"). The observation is added as "observation" where it is a
-    number or a vector of at most 512 numbers; images and everything larger are not state. Left out without a
-    word, because `info` may hold
-    anything: text, None, complex numbers, ragged lists, other objects, arrays without entries, and the masks
-    ("_name" beside "name") of Gymnasium's vector environments.
-
-    Args:
-        observation: what `reset` or `step` returned.
-        info: what it returned with it.
+    From `info` come numbers, bools, and numeric or bool arrays, lists and tuples of any shape; nested mappings are
+    flattened with dots ("ball.x"). The observation is added as "observation" where it is a number or a vector of at
+    most 512 numbers. Left out without a word, because `info` may hold anything: text, None, complex numbers, ragged
+    lists, other objects, arrays without entries, and the masks ("_name" beside "name") of vector environments.
 
     Returns:
         Arrays by name, in the order of `info`. Names are fit for file names: characters other than letters,
         digits, ".", "_" and "-" are replaced by "_"; names that become equal get "-2", "-3" and so on.
     """
     found = list(_numeric_entries(info, prefix=""))
-    vector = _numeric(observation)
-    if vector is not None and vector.ndim <= 1 and vector.size <= MAX_OBSERVATION_SIZE:
+    if (vector := _numeric(observation)) is not None and vector.ndim <= 1 and vector.size <= MAX_OBSERVATION_SIZE:
         found.append(("observation", vector))
     states: dict[str, NDArray[np.float32]] = {}
     for name, value in found:

@@ -1,16 +1,17 @@
-"""`jepaworld/TwoRoom-v0`: a disc in two rooms joined by a door, seen as a 64x64 image.
+"""`jepaworld/TwoRoom-v0`: a disc in two rooms joined by a door, seen from above.
 
 The scalar environment is a vector environment of one lane: lane i of the vector environment, reset with a seed, gives
 the same bits as the scalar environment reset with that seed.
 
-Shapes: N lanes; states, goals, walls (N, 2) float32 in pixels, x then y; images uint8 (64, 64, 3).
+Shapes: N lanes; S side of an image, 64 (published rules: 65); states, goals, walls (N, 2) float32 in pixels, x then y;
+images uint8 (S, S, 3).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Box
@@ -19,20 +20,24 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
+from jepaworld.envs import two_room_published as published
 from jepaworld.envs import two_room_world as world
 from jepaworld.envs.disc import (
+    RENDER_MODES,
     DiscEnv,
     Float32Array,
     Float64Array,
+    check_choice,
     check_positive,
-    check_render_mode,
     frames_to_images,
-    paint_discs,
+    read_actions,
+    read_options,
     within,
 )
-from jepaworld.envs.two_room_world import Geometry, GoalRoom
+from jepaworld.envs.two_room_world import Geometry, GoalRoom, Rules
 
 _RESTORABLE = ("state", "goal", "wall")
+_RULES = {"jepaworld": world.RULES, "published": published.RULES}
 
 
 class TwoRoomVectorEnv(VectorEnv[NDArray[np.uint8], Float32Array, NDArray[Any]]):
@@ -44,13 +49,13 @@ class TwoRoomVectorEnv(VectorEnv[NDArray[np.uint8], Float32Array, NDArray[Any]])
     (2,) for all lanes; "goal_room" is one for all. `info` holds the entries of `TwoRoomEnv` stacked over lanes,
     with Gymnasium's masks (`"_state"`, all True).
 
-    Images are stored channels first; the observation (N, 64, 64, 3) is a view with the channels last. To skip
+    Images are stored channels first; the observation (N, S, S, 3) is a view with the channels last. To skip
     images that nobody looks at, call `advance` instead of `step`, and `frames_chw` when one is wanted.
 
     Args:
         num_envs: lanes.
         max_episode_steps: steps until truncation; None or -1 for never.
-        render_mode, max_speed, random_wall, goal_room, terminate_on_success: as of `TwoRoomEnv`.
+        render_mode, rules, max_speed, random_wall, goal_room, terminate_on_success: as of `TwoRoomEnv`.
 
     Raises:
         ValueError: an argument, action, seed or option is not possible.
@@ -70,29 +75,34 @@ class TwoRoomVectorEnv(VectorEnv[NDArray[np.uint8], Float32Array, NDArray[Any]])
         max_episode_steps: int | None = 200,
         render_mode: str | None = None,
         *,
-        max_speed: float = 2.5,
-        random_wall: bool = False,
-        goal_room: GoalRoom = "any",
+        rules: str = "jepaworld",
+        max_speed: float | None = None,
+        random_wall: bool | None = None,
+        goal_room: GoalRoom | None = None,
         terminate_on_success: bool = False,
     ) -> None:
-        check_render_mode(render_mode)
-        if num_envs < 1:
-            raise ValueError(f"num_envs is {num_envs}; it must be at least 1.")
+        check_choice("rules", rules, tuple(_RULES))
+        self.rules = _RULES[rules]
+        max_speed = self.rules.max_speed if max_speed is None else max_speed
+        random_wall = self.rules.random_wall if random_wall is None else random_wall
+        goal_room = self.rules.goal_rooms[0] if goal_room is None else goal_room
+        check_choice("render_mode", render_mode, RENDER_MODES)
+        check_choice("goal_room", goal_room, self.rules.goal_rooms)
+        check_positive("num_envs", num_envs)
         check_positive("max_speed", max_speed)
-        _check_goal_room("goal_room", goal_room)
         self.num_envs, self.render_mode = num_envs, render_mode
         self.max_episode_steps = math.inf if max_episode_steps in (None, -1) else max_episode_steps
         self.terminate_on_success, self.fixed_length = terminate_on_success, not terminate_on_success
         # Spaces of its own, so that seeding one environment's leaves the others' alone.
         self.single_action_space = Box(-1.0, 1.0, (2,), np.float32)
-        self.single_observation_space = Box(0, 255, (world.SIZE, world.SIZE, 3), np.uint8)
+        self.single_observation_space = Box(0, 255, (self.rules.size, self.rules.size, 3), np.uint8)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self._max_speed, self._random_wall, self._goal_room = float(max_speed), bool(random_wall), goal_room
+        self.generators: list[np.random.Generator | None] = [None] * num_envs
         self.state, self.goal = np.zeros((num_envs, 2), np.float32), np.zeros((num_envs, 2), np.float32)
-        self.wall = np.tile(np.array(world.FIXED_WALL, np.float32), (num_envs, 1))
-        self._geometry, self.rooms = Geometry.of(self.wall), world.paint_walls(self.wall)
-        self._generators: list[np.random.Generator | None] = [None] * num_envs
+        self.wall = np.tile(np.array(self.rules.fixed_wall, np.float32), (num_envs, 1))
+        self._geometry, self.rooms = self.rules.geometry(self.wall), self.rules.paint_walls(self.wall)
         self._steps = np.zeros(num_envs, np.int64)
 
     def reset(
@@ -100,53 +110,58 @@ class TwoRoomVectorEnv(VectorEnv[NDArray[np.uint8], Float32Array, NDArray[Any]])
     ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
         """Start episodes, drawn or restored, in all lanes or in those of the mask; see the class."""
         options = dict(options or {})
-        lanes = np.flatnonzero(_read_mask(options.pop("reset_mask", None), self.num_envs))
-        restore, goal_room = _read_options(options, self.num_envs)
-        seeds = _read_seeds(seed, self.num_envs)
-        draws = np.stack([self.generator(lane, seeds[lane]).random(world.DRAWS_PER_RESET) for lane in lanes.tolist()])
-        self._begin(lanes, draws, {name: rows[lanes] for name, rows in restore.items()}, goal_room)
-        return self._images(), self.info(self._success())
+        mask = np.asarray(options.pop("reset_mask", np.ones(self.num_envs, np.bool_)))
+        if mask.shape != (self.num_envs,) or mask.dtype != np.bool_ or not mask.any():
+            raise ValueError(f"options['reset_mask'] is {mask!r}; expected bools ({self.num_envs},), one of them True.")
+        goal_room = options.pop("goal_room", self._goal_room)
+        check_choice("options['goal_room']", goal_room, self.rules.goal_rooms)
+        given = read_options(options, (*_RESTORABLE, "goal_room"), self.num_envs)
+        seeds = seed
+        if seeds is None or isinstance(seeds, int | np.integer):
+            seeds = [None if seeds is None else int(seeds) + lane for lane in range(self.num_envs)]
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"seed has {len(seeds)} entries for {self.num_envs} lanes; give one each, or one number.")
+        lanes = np.flatnonzero(mask)
+        draws = np.stack([self._generator(lane, seeds[lane]).random(world.DRAWS_PER_RESET) for lane in lanes.tolist()])
+        self._begin(lanes, draws, {name: rows[lanes] for name, rows in given.items()}, goal_room)
+        return self._images(), self.info()
+
+    def _generator(self, lane: int, seed: int | None = None) -> np.random.Generator:
+        generator = self.generators[lane]
+        if generator is None or seed is not None:
+            generator = self.generators[lane] = np_random(None if seed is None else int(seed))[0]
+        return generator
 
     def _begin(
-        self,
-        lanes: NDArray[np.intp],
-        draws: Float64Array,
-        restore: Mapping[str, Float32Array],
-        goal_room: GoalRoom | None,
+        self, lanes: NDArray[np.intp], draws: Float64Array, given: Mapping[str, Float32Array], goal_room: GoalRoom
     ) -> None:
-        """Start an episode in `lanes` (M,) from uniform numbers (M, 10) and what is restored (M, 2).
-
-        Goals are drawn from `goal_room`, `None` for the environment's own.
-        """
-        if "wall" in restore:
-            wall = restore["wall"]
-        elif self._random_wall:
-            wall = world.draw_walls(draws[:, :2])
-        else:
-            wall = np.tile(np.array(world.FIXED_WALL, np.float32), (len(lanes), 1))
-        _check_wall(wall)
-        geometry = Geometry.of(wall)
-        state = restore["state"] if "state" in restore else world.draw_positions(draws[:, 2:6], geometry)
+        """Start an episode in `lanes` (M,) from uniform numbers (M, 10) and what is given (M, 2)."""
+        rules = self.rules
+        fixed = np.tile(np.array(rules.fixed_wall, np.float32), (len(lanes), 1))
+        wall = given.get("wall", world.draw_walls(draws[:, :2]) if self._random_wall else fixed)
+        _check_wall(wall, rules)
+        geometry = rules.geometry(wall)
+        state = given.get("state", rules.draw_positions(draws[:, 2:6], geometry, None))
         on_left = state[:, 0] < geometry.centre
-        goal_side = {"any": None, "same": on_left, "other": ~on_left}[goal_room or self._goal_room]
-        goal = restore["goal"] if "goal" in restore else world.draw_positions(draws[:, 6:10], geometry, goal_side)
+        goal_side = {"any": None, "same": on_left, "other": ~on_left}[goal_room]
+        goal = given.get("goal", rules.draw_positions(draws[:, 6:10], geometry, goal_side))
         _check_free("state", state, wall, geometry)
         _check_free("goal", goal, wall, geometry)
         self.state[lanes], self.goal[lanes], self.wall[lanes] = state, goal, wall
-        self._geometry, self.rooms[lanes], self._steps[lanes] = Geometry.of(self.wall), world.paint_walls(wall), 0
+        self._geometry, self.rooms[lanes], self._steps[lanes] = rules.geometry(self.wall), rules.paint_walls(wall), 0
 
     def advance(self, actions: ArrayLike) -> tuple[Float64Array, NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
         """`step` without painting: rewards, terminated, truncated, each (N,), and infos."""
-        actions = np.asarray(actions, dtype=np.float64)
-        if actions.shape != self.state.shape or not np.isfinite(actions).all():
-            raise ValueError(f"expected finite actions of shape {self.state.shape} (lanes, 2), got {actions}.")
-        displacement = np.clip(actions, -1, 1) * self._max_speed
-        _, end = world.move(self.state.astype(np.float64), displacement, self._geometry)
+        steps = read_actions(actions, self.state.shape)
+        if self.rules.by_length:
+            steps /= np.maximum(1.0, np.linalg.norm(steps, axis=1, keepdims=True))
+        start = self.state.astype(np.float64)
+        end = self.rules.move(start, self._max_speed * steps, self._geometry, self._normals)
         self.state = end.astype(np.float32)
         self._steps += 1
-        success = self._success()
-        terminated, truncated = success & self.terminate_on_success, self._steps >= self.max_episode_steps
-        return success.astype(np.float64), terminated, truncated, self.info(success)
+        info = self.info()
+        success, truncated = info["success"], self._steps >= self.max_episode_steps
+        return success.astype(np.float64), success & self.terminate_on_success, truncated, info
 
     def step(
         self, actions: ArrayLike
@@ -155,54 +170,33 @@ class TwoRoomVectorEnv(VectorEnv[NDArray[np.uint8], Float32Array, NDArray[Any]])
         rewards, terminated, truncated, info = self.advance(actions)
         return self._images(), rewards, terminated, truncated, info
 
-    def frames_chw(self, out: NDArray[np.uint8] | None = None, states: ArrayLike | None = None) -> NDArray[np.uint8]:
-        """Images (N, 3, 64, 64), channels first and contiguous.
+    def _normals(self, lanes: NDArray[np.intp]) -> Float64Array:
+        """Standard normal numbers (M, 2), those of each lane from its own generator."""
+        return np.stack([self._generator(lane).standard_normal(2) for lane in lanes.tolist()])
 
-        Args:
-            out: uint8 (N, 3, 64, 64), C-contiguous, to write into; None for a new array.
-            states: (N, 2) where the agents are painted; None for where they are.
-
-        Returns:
-            `out`, or the new array.
-        """
-        frames = np.empty_like(self.rooms) if out is None else out
-        np.copyto(frames, self.rooms)
-        paint_discs(frames, self.state if states is None else states)
+    def frames_chw(self, states: ArrayLike | None = None) -> NDArray[np.uint8]:
+        """Images (N, 3, S, S), channels first, with the agents where they are or at `states` (N, 2)."""
+        frames = self.rooms.copy()
+        self.rules.paint_discs(frames, self.state if states is None else states)
         return frames
 
     def render(self) -> tuple[NDArray[np.uint8], ...] | None:
-        """One image (64, 64, 3) per lane in mode "rgb_array", else None."""
+        """One image (S, S, 3) per lane in mode "rgb_array", else None."""
         return tuple(self._images()) if self.render_mode == "rgb_array" else None
-
-    def render_state(self, states: ArrayLike) -> NDArray[np.uint8]:
-        """Images (N, 64, 64, 3) with each lane's agent at its row of `states` (N, 2), e.g. its goal."""
-        return self.frames_chw(states=states).transpose(0, 2, 3, 1)
 
     def set_goal(self, goal: Float32Array) -> None:
         """Make positions (N, 2) the goals of the lanes."""
         _check_free("goal", goal, self.wall, self._geometry)
         self.goal = goal.copy()
 
-    def generator(self, lane: int, seed: int | np.random.Generator | None) -> np.random.Generator:
-        """The generator of a lane from now on: the one given, a new one from a seed, or the one that it has."""
-        generator = seed if isinstance(seed, np.random.Generator) else self._generators[lane]
-        if generator is None or (seed is not None and seed is not generator):
-            generator = np_random(None if seed is None else int(seed))[0]  # pyright: ignore[reportArgumentType]
-        self._generators[lane] = generator
-        return generator
-
-    def info(self, success: NDArray[np.bool_] | None = None) -> dict[str, Any]:
-        """The infos of now; `success` (N,) where it is known already."""
-        info = {"state": self.state.copy(), "goal": self.goal.copy(), "wall": self.wall.copy()}
-        info["success"] = self._success() if success is None else success
+    def info(self) -> dict[str, Any]:
+        """The infos of now, copies."""
+        info = {name: getattr(self, name).copy() for name in _RESTORABLE}
+        info["success"] = within(world.SUCCESS_DISTANCE, self.state, self.goal)
         return info | {f"_{name}": np.ones(self.num_envs, np.bool_) for name in info}
 
     def _images(self) -> NDArray[np.uint8]:
         return self.frames_chw().transpose(0, 2, 3, 1)
-
-    def _success(self) -> NDArray[np.bool_]:
-        """Which lanes are within `SUCCESS_DISTANCE` of their goal, (N,)."""
-        return within(world.SUCCESS_DISTANCE, self.state, self.goal)
 
 
 class TwoRoomEnv(DiscEnv):
@@ -213,6 +207,12 @@ class TwoRoomEnv(DiscEnv):
     Action: Box (2,) in [-1, 1], velocity (x right, y down) in units of `max_speed`; values outside are
     clipped. The agent collides as a square of side 5 px that is swept along its path, so it passes no wall at
     any speed; on contact the motion that is left goes on along the surface.
+
+    With `rules="published"` it is the world of `jepaworld.envs.two_room_published`, which others publish figures for:
+    65x65 pixels, walls in green and the disc a red Gaussian of 1.3 px that collides as a point, steps of at most
+    2.45 px, walls that end a move and throw it back at random instead of letting it slide, start and goal always in
+    different rooms and 2.6 px from all walls. The throws are drawn from the environment's own generator, so a replay
+    needs the seed of the episode: after a restored state the same actions lead elsewhere where they meet a wall.
 
     Reward: 1.0 in each step that ends within 4.5 px of the goal, else 0.0. An episode does not end at the
     goal (data and "success at any time" want whole episodes) unless `terminate_on_success`. `gymnasium.make`
@@ -227,89 +227,57 @@ class TwoRoomEnv(DiscEnv):
 
     Args:
         render_mode: "rgb_array" or None.
-        max_speed: pixels per step at action 1 on one axis; any finite positive number.
-        random_wall: draw wall x in [20, 44] and door y in [10, 54] anew in every episode; otherwise both are
-            32.
-        goal_room: "any", "other" (than the start's) or "same"; a room includes its half of the door.
-        terminate_on_success: end the episode at the goal.
+        rules: "jepaworld" (default) or "published".
+        max_speed: pixels per step at action 1 on one axis (published: of length 1); any finite positive number. By
+            default 2.5, published 2.45.
+        random_wall: draw wall x in [20, 44] and door y in [10, 54], whole numbers, anew in every episode; otherwise
+            they are 32 and 32, published 32 and 10. By default false, published true.
+        goal_room: "any" (default), "other" (than the start's) or "same"; a room includes its half of the door.
+            Published: "other" alone.
+        terminate_on_success: end the episode at the goal; by default it goes on.
 
     Raises:
         ValueError: an argument, action or option is not possible.
     """
 
     restorable, required = _RESTORABLE, ("state",)
+    success_distance = world.SUCCESS_DISTANCE
 
-    def __init__(
-        self,
-        render_mode: str | None = None,
-        *,
-        max_speed: float = 2.5,
-        random_wall: bool = False,
-        goal_room: GoalRoom = "any",
-        terminate_on_success: bool = False,
-    ) -> None:
-        self._lane = TwoRoomVectorEnv(
-            1,
-            None,
-            render_mode,
-            max_speed=max_speed,
-            random_wall=random_wall,
-            goal_room=goal_room,
-            terminate_on_success=terminate_on_success,
-        )
-        super().__init__(render_mode)
+    def __init__(self, render_mode: str | None = None, **settings: Any) -> None:
+        self._lane = TwoRoomVectorEnv(1, None, render_mode, **settings)
+        super().__init__(render_mode, self._lane.rules.size)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
         """Start an episode, drawn or restored; see the class."""
         super().reset(seed=seed)
-        self._lane.generator(0, self.np_random)
+        self._lane.generators[0] = self.np_random
         self._lane.reset(options=options)
         return self._image(), self._info()
 
     def step(self, action: ArrayLike) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
         """Move by one action (2,); see the class."""
-        reward, terminated, _, info = self._lane.advance(np.asarray(action)[None])
-        return self._image(), float(reward[0]), bool(terminated[0]), False, self._info(info)
-
-    def render_state(self, state: ArrayLike) -> NDArray[np.uint8]:
-        """Images of the agent elsewhere in the current rooms, for example at the goal; nothing moves.
-
-        Args:
-            state: agent x, y in pixels, (2,) or (M, 2).
-
-        Returns:
-            uint8 (64, 64, 3), or (M, 64, 64, 3).
-        """
-        states = np.asarray(state, dtype=np.float32)
-        frames = np.repeat(self._lane.rooms, states.size // 2, axis=0)
-        paint_discs(frames, states.reshape(-1, 2))
-        images = frames_to_images(frames)
-        return images if states.ndim == 2 else images[0]
+        reward, terminated, _, _ = self._lane.advance(np.asarray(action)[None])
+        return self._image(), float(reward[0]), bool(terminated[0]), False, self._info()
 
     def goal_state(self) -> dict[str, Float32Array]:
         """The state variables at the goal: "state" and "wall"."""
-        return {"state": self._lane.goal[0].copy(), "wall": self._lane.wall[0].copy()}
+        variables = self._variables()
+        return {"state": variables["goal"], "wall": variables["wall"]}
+
+    def _variables(self) -> dict[str, Float32Array]:
+        return {name: getattr(self._lane, name)[0].copy() for name in _RESTORABLE}
 
     def _place_goal(self, position: ArrayLike) -> None:
-        self._lane.set_goal(np.asarray(position, np.float32).reshape(1, 2))
+        self._lane.set_goal(read_options({"goal": position}, _RESTORABLE)["goal"])
 
     def _image(self, position: ArrayLike | None = None) -> NDArray[np.uint8]:
-        return self.render_state(self._lane.state[0] if position is None else position)
-
-    def _info(self, info: dict[str, Any] | None = None) -> dict[str, Any]:
-        info = self._lane.info() if info is None else info
-        return {name: info[name][0] for name in _RESTORABLE} | {"success": bool(info["success"][0])}
+        return frames_to_images(self._lane.frames_chw(None if position is None else np.asarray(position)[None]))[0]
 
 
-def _check_goal_room(name: str, goal_room: object) -> None:
-    if goal_room not in get_args(GoalRoom):
-        raise ValueError(f"{name} is {goal_room!r}; it must be one of {', '.join(get_args(GoalRoom))}.")
-
-
-def _check_wall(wall: Float32Array) -> None:
-    (x_low, x_high), (y_low, y_high) = world.WALL_X_LIMITS, world.DOOR_Y_LIMITS
+def _check_wall(wall: Float32Array, rules: Rules) -> None:
+    (x_low, x_high), (y_low, y_high) = rules.wall_limits
     x, y = wall.T
     possible = (x >= x_low) & (x <= x_high) & (y >= y_low) & (y <= y_high)
     if not possible.all():
@@ -324,42 +292,5 @@ def _check_free(name: str, positions: Float32Array, wall: Float32Array, geometry
     if not free.all():
         raise ValueError(
             f"options['{name}'] = {positions[~free][0].tolist()} is not in free space: x and y must be in "
-            f"[{world.LOW}, {world.HIGH}] and outside the wall (wall x, door y = {wall[~free][0].tolist()})."
+            f"[{geometry.low[0]}, {geometry.high[0]}], not in the wall (wall x, door y = {wall[~free][0].tolist()})."
         )
-
-
-def _read_options(options: Mapping[str, Any], num_lanes: int) -> tuple[dict[str, Float32Array], GoalRoom | None]:
-    """What is to be restored, as (N, 2) float32 each, and the room of the goal."""
-    restore, goal_room = {}, options.get("goal_room")
-    if "goal_room" in options:
-        _check_goal_room("options['goal_room']", goal_room)
-    for name, value in options.items():
-        if name == "goal_room":
-            continue
-        if name not in _RESTORABLE:
-            known = ", ".join((*_RESTORABLE, "goal_room"))
-            raise ValueError(f"options[{name!r}] is not known; reset takes {known}.")
-        rows = np.asarray(value, dtype=np.float32)
-        if rows.shape not in ((2,), (num_lanes, 2)):
-            raise ValueError(f"options[{name!r}] has shape {rows.shape}; expected (2,) or ({num_lanes}, 2).")
-        restore[name] = np.broadcast_to(rows, (num_lanes, 2))
-    return restore, goal_room
-
-
-def _read_mask(mask: Any, num_lanes: int) -> NDArray[np.bool_]:
-    if mask is None:
-        return np.ones(num_lanes, np.bool_)
-    mask = np.asarray(mask)
-    if mask.shape != (num_lanes,) or mask.dtype != np.bool_ or not mask.any():
-        raise ValueError(
-            f"options['reset_mask'] must be a bool array of shape ({num_lanes},) with at least one True, got {mask!r}."
-        )
-    return mask
-
-
-def _read_seeds(seed: int | Sequence[int | None] | None, num_lanes: int) -> Sequence[int | None]:
-    if seed is None or isinstance(seed, int | np.integer):
-        return [None if seed is None else int(seed) + lane for lane in range(num_lanes)]
-    if len(seed) != num_lanes:
-        raise ValueError(f"seed has {len(seed)} entries for {num_lanes} lanes; give one each, or a single number.")
-    return seed

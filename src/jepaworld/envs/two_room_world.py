@@ -1,19 +1,20 @@
 """The world behind `jepaworld/TwoRoom-v0`: geometry, exact collisions and painting, for N lanes at once.
 
-Units are those of `jepaworld.envs.disc`. A lane is one world with its own wall, goal and agent. Everything here is
-elementwise over lanes, so that one lane computes the same bits alone as among others.
+Units are those of `jepaworld.envs.disc`. Everything here is elementwise over lanes, each with a wall of its own, so
+that one lane computes the same bits alone as among others.
 
 Shapes: N lanes; states, goals, walls (N, 2) float32; frames (N, 3, 64, 64) uint8.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from jepaworld.envs.disc import BACKGROUND, RADIUS, SIZE, WALL_COLOUR, Float32Array, Float64Array
+from jepaworld.envs.disc import BACKGROUND, RADIUS, SIZE, WALL_COLOUR, Float32Array, Float64Array, paint_discs
 
 GoalRoom = Literal["any", "other", "same"]
 
@@ -22,7 +23,6 @@ WALL_HALF = 2  # half the thickness of the wall between the rooms
 DOOR_HALF = 6  # half the height of the door
 SUCCESS_DISTANCE = 4.5
 LOW, HIGH = BORDER + RADIUS, SIZE - BORDER - RADIUS  # where the agent's centre may be, on both axes
-FIXED_WALL = (32.0, 32.0)  # wall x, door y
 WALL_X_LIMITS = (12.0, 52.0)  # both rooms stay wide enough to turn in
 DOOR_Y_LIMITS = (BORDER + DOOR_HALF, SIZE - BORDER - DOOR_HALF)  # the whole door is inside the border
 DRAWS_PER_RESET = 10  # uniform numbers that one reset of one lane consumes, whatever the settings
@@ -34,10 +34,12 @@ _RANDOM_DOOR_Y = (10, 54)
 class Geometry(NamedTuple):
     """Faces of the obstacles, grown by the radius, as the agent's centre meets them; each (N,) float64.
 
-    Every face is a float32 number, rounded away from the obstacle. Positions are rounded to float32 after a
-    move, and rounding is monotone, so it cannot carry a position across a face.
+    Every face is a float32 number, rounded away from the obstacle. Positions are rounded to float32 after a move, and
+    rounding is monotone, so it cannot carry a position across a face.
     """
 
+    low: Float64Array  # inner faces of the border, on both axes
+    high: Float64Array
     left: Float64Array  # x of the wall's faces
     right: Float64Array
     door_low: Float64Array  # smallest and largest y in the door
@@ -45,11 +47,17 @@ class Geometry(NamedTuple):
     centre: Float64Array  # x of the middle of the wall, where one room's side ends and the other's begins
 
     @classmethod
-    def of(cls, wall: Float32Array) -> Geometry:
-        """The geometry of walls (N, 2), each wall x and door y."""
+    def of(
+        cls,
+        wall: Float32Array,
+        border: tuple[float, float] = (LOW, HIGH),
+        reach: float = WALL_HALF + RADIUS,
+        opening: float = DOOR_HALF - RADIUS,
+    ) -> Geometry:
+        """The geometry of walls (N, 2), each wall x and door y; `reach` is half the wall's grown width."""
         x, y = wall.astype(np.float64).T
-        reach, opening = WALL_HALF + RADIUS, DOOR_HALF - RADIUS
         return cls(
+            *(np.full(len(wall), face) for face in border),
             left=_float32_at_most(x - reach),
             right=-_float32_at_most(-x - reach),
             door_low=-_float32_at_most(opening - y),
@@ -66,7 +74,8 @@ class Geometry(NamedTuple):
         low, high = np.minimum(start, end), np.maximum(start, end)
         beside = (high[:, 0] < self.left) | (low[:, 0] > self.right)
         in_door = (low[:, 1] > self.door_low) & (high[:, 1] < self.door_high)
-        return ~((beside | in_door) & (low > LOW).all(axis=1) & (high < HIGH).all(axis=1))
+        inside = (low > self.low[:, None]).all(axis=1) & (high < self.high[:, None]).all(axis=1)
+        return ~((beside | in_door) & inside)
 
     def in_wall(self, position: Float64Array) -> NDArray[np.bool_]:
         """Whether centres (N, 2) are strictly inside the wall; touching it is not."""
@@ -75,7 +84,8 @@ class Geometry(NamedTuple):
 
     def is_free(self, position: Float64Array) -> NDArray[np.bool_]:
         """Whether centres (N, 2) are in free space: inside the border and not in the wall."""
-        return ((position >= LOW) & (position <= HIGH)).all(axis=1) & ~self.in_wall(position)
+        inside = (position >= self.low[:, None]) & (position <= self.high[:, None])
+        return inside.all(axis=1) & ~self.in_wall(position)
 
 
 def _float32_at_most(values: Float64Array) -> Float64Array:
@@ -88,13 +98,8 @@ def _float32_at_most(values: Float64Array) -> Float64Array:
 def move(start: Float64Array, displacement: Float64Array, geometry: Geometry) -> tuple[Float64Array, Float64Array]:
     """Move straight up to the first contact, then slide along what was hit with the motion that is left.
 
-    The path is swept exactly, so nothing is jumped over at any speed. On a slide only the motion along the
-    surface is left; it ends at the next obstacle.
-
-    Args:
-        start: (N, 2) centres in free space.
-        displacement: (N, 2) pixels, finite, of any length.
-        geometry: obstacles of the N lanes.
+    The path from `start` (N, 2) in free space by `displacement` (N, 2), of any length, is swept exactly, so nothing is
+    jumped over. On a slide only the motion along the surface is left; it ends at the next obstacle.
 
     Returns:
         The point of first contact (the end, where nothing was hit) and the end, both (N, 2).
@@ -104,20 +109,22 @@ def move(start: Float64Array, displacement: Float64Array, geometry: Geometry) ->
     meeting = np.flatnonzero(geometry.may_meet(start, contact))
     if len(meeting):  # most moves meet nothing
         obstacles = geometry.of_lanes(meeting)
-        contact[meeting], rest = _straight(start[meeting], displacement[meeting], obstacles)
-        end[meeting], _ = _straight(contact[meeting], rest, obstacles)
+        contact[meeting], blocked, left = straight(start[meeting], displacement[meeting], obstacles)
+        along = np.where(blocked, 0.0, left[:, None] * displacement[meeting])
+        end[meeting], _, _ = straight(contact[meeting], along, obstacles)
     return contact, end
 
 
-def _straight(start: Float64Array, displacement: Float64Array, geometry: Geometry) -> tuple[Float64Array, Float64Array]:
-    """One straight leg: where it ends, and the motion left along the surface hit (zero without a hit)."""
+def straight(
+    start: Float64Array, displacement: Float64Array, geometry: Geometry
+) -> tuple[Float64Array, NDArray[np.bool_], Float64Array]:
+    """One straight leg up to the first contact: where it ends (N, 2), the axis blocked (N, 2), the share left (N,)."""
     time, axis, face = _first_contact(start, displacement, geometry)
     hit = time < 1
     end = start + np.minimum(time, 1)[:, None] * displacement
     blocked = hit[:, None] & (axis[:, None] == np.arange(2))
     end = np.where(blocked, face[:, None], end)
-    left_over = np.where(hit, 1 - time, 0)[:, None] * displacement
-    return _clear_of_rounding(end, geometry), np.where(blocked, 0.0, left_over)
+    return _clear_of_rounding(end, geometry), blocked, np.where(hit, 1 - time, 0)
 
 
 def _first_contact(
@@ -125,7 +132,7 @@ def _first_contact(
 ) -> tuple[Float64Array, NDArray[np.intp], Float64Array]:
     """First contact: time (fraction of the displacement, inf for never), axis, face coordinate; each (N,)."""
     (x, y), (dx, dy) = start.T, displacement.T
-    borders = np.where(displacement.T > 0, HIGH, LOW)
+    borders = np.where(displacement.T > 0, geometry.high, geometry.low)
     # The wall's faces in the order in which the agent meets them.
     near, far = np.where(dx > 0, [geometry.left, geometry.right], [geometry.right, geometry.left])
     between = (x > geometry.left) & (x < geometry.right)
@@ -159,7 +166,7 @@ def _time_to(face: Float64Array, coordinate: Float64Array, velocity: Float64Arra
 
 def _clear_of_rounding(position: Float64Array, geometry: Geometry) -> Float64Array:
     """Put positions that float arithmetic left less than 1e-9 px inside an obstacle onto its nearest face."""
-    position = np.clip(position, LOW, HIGH)
+    position = np.clip(position, geometry.low[:, None], geometry.high[:, None])
     inside = geometry.in_wall(position)
     if not inside.any():
         return position
@@ -182,12 +189,9 @@ def draw_walls(draws: Float64Array) -> Float32Array:
 
 
 def draw_positions(draws: Float64Array, geometry: Geometry, on_left: NDArray[np.bool_] | None = None) -> Float32Array:
-    """Positions (N, 2), uniform over the free space or over one side of it.
+    """Positions (N, 2) from uniform numbers (N, 4), uniform over the free space or over one side of the wall's middle.
 
-    Args:
-        draws: (N, 4) uniform numbers in [0, 1).
-        geometry: obstacles of the N lanes.
-        on_left: (N,) side of the wall's middle to stay on; None for both.
+    `on_left` (N,) says which side, None both.
     """
     height = HIGH - LOW
     half_door = (geometry.centre - geometry.left) * (geometry.door_high - geometry.door_low)
@@ -209,7 +213,7 @@ def draw_positions(draws: Float64Array, geometry: Geometry, on_left: NDArray[np.
 
 
 def paint_walls(wall: Float32Array) -> NDArray[np.uint8]:
-    """Images (N, 3, 64, 64) of the rooms without an agent; a wall between pixels is drawn by area."""
+    """Frames (N, 3, 64, 64) of the rooms without an agent; a wall between pixels is drawn by area."""
     pixels = np.arange(SIZE, dtype=np.float32)
 
     def overlap(low: Float32Array, high: Float32Array) -> Float32Array:
@@ -221,3 +225,40 @@ def paint_walls(wall: Float32Array) -> NDArray[np.uint8]:
     solid = np.where(edge | edge[:, None], np.float32(1), solid)[:, None]
     floor, colour = (np.array(c, np.float32).reshape(3, 1, 1) for c in (BACKGROUND, WALL_COLOUR))
     return (floor + solid * (colour - floor) + np.float32(0.5)).astype(np.uint8)
+
+
+# --- the rules ----------------------------------------------------------------------------------------------
+
+
+class Rules(NamedTuple):
+    """What differs between the rules by which two rooms are played."""
+
+    size: int  # S
+    max_speed: float  # pixels a step
+    by_length: bool  # whether that bounds the length of a step, or each of its axes
+    random_wall: bool  # unless the argument says otherwise
+    goal_rooms: tuple[GoalRoom, ...]  # possible ones, the usual one first
+    fixed_wall: tuple[float, float]  # wall x, door y
+    wall_limits: tuple[tuple[float, float], tuple[float, float]]  # of wall x and door y
+    geometry: Callable[[Float32Array], Geometry]
+    draw_positions: Callable[[Float64Array, Geometry, NDArray[np.bool_] | None], Float32Array]
+    paint_walls: Callable[[Float32Array], NDArray[np.uint8]]
+    paint_discs: Callable[[NDArray[np.uint8], ArrayLike], None]
+    # Start, displacement, obstacles, and what draws standard normal numbers (M, 2) for M of the lanes -> end.
+    move: Callable[[Float64Array, Float64Array, Geometry, Callable[[NDArray[np.intp]], Float64Array]], Float64Array]
+
+
+RULES = Rules(
+    size=SIZE,
+    max_speed=2.5,
+    by_length=False,
+    random_wall=False,
+    goal_rooms=("any", "other", "same"),
+    fixed_wall=(32.0, 32.0),
+    wall_limits=(WALL_X_LIMITS, DOOR_Y_LIMITS),
+    geometry=Geometry.of,
+    draw_positions=draw_positions,
+    paint_walls=paint_walls,
+    paint_discs=paint_discs,
+    move=lambda start, displacement, geometry, _: move(start, displacement, geometry)[1],
+)

@@ -27,7 +27,7 @@ def failures(doing: str, kind: type[JepaworldError] = ConfigError) -> Iterator[N
     except JepaworldError:
         raise
     except Exception as error:
-        problem = kind(f"{doing} failed: {type(error).__name__}: {error}")
+        problem = kind(f"{doing} failed: {type(error).__name__}: {str(error).rstrip('.')}.")
         problem.add_note(traceback.format_exc())
         raise problem from error
 
@@ -57,7 +57,7 @@ def import_module(name: str, setting: str, kind: type[JepaworldError] = ConfigEr
             remedy = f"Install it, or start in the folder that holds it (this is {folder})."
         else:
             remedy = f"Install {missing}, which it imports."
-        raise kind(f"{problem}. {remedy}") from problem.__cause__
+        raise kind(f"{problem} {remedy}") from problem.__cause__
 
 
 def import_attribute(name: str, setting: str) -> Any:
