@@ -18,7 +18,7 @@ from jepaworld.envs.spaces import Spaces
 from jepaworld.evaluation.encoding import encode_frames, paint, sample_rows
 from jepaworld.evaluation.entries import declared_periods
 from jepaworld.evaluation.imagination import imagination_error, imagine
-from jepaworld.evaluation.probes import mean_r2, probe_states
+from jepaworld.evaluation.probes import choose_state_probes, mean_r2, probe_states
 from jepaworld.evaluation.results import (
     DatasetSummary,
     HeadlineProbe,
@@ -29,7 +29,6 @@ from jepaworld.evaluation.results import (
     Results,
     read_planning,
 )
-from jepaworld.evaluation.state_probes import choose_state_probes
 from jepaworld.losses.collapse import judge_collapse
 from jepaworld.models import build, load, load_decoder
 from jepaworld.models.protocol import encoder_of

@@ -9,7 +9,7 @@ from typing import Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from jepaworld.evaluation.scores import interval_95, resample_counts
+from jepaworld.evaluation.scores import episode_sums, interval_95, resample_counts
 
 Z_95 = 1.959963984540054
 """Quantile of the standard normal distribution at 0.975."""
@@ -18,14 +18,8 @@ Z_95 = 1.959963984540054
 class Rate(BaseModel):
     """Share of episodes that succeeded, with a 95 % interval.
 
-    Attributes:
-        successes: Episodes that did.
-        episodes: All, at least 1.
-        rate: Share of successes, 0 to 1.
-        low: Lower end of the interval.
-        high: Upper end.
-        interval: "wilson": Wilson's interval, which takes episodes for independent. "bootstrap": where several tasks
-            come from one recorded episode and are alike, the wider of Wilson's and that of resampled recordings.
+    The interval is Wilson's, which takes episodes for independent. Where several tasks come from one recorded episode,
+    and are alike, it is the wider of Wilson's and that of resampled recordings ("bootstrap").
 
     Example:
         >>> rate = Rate.of([True, True, False])
@@ -51,17 +45,21 @@ class Rate(BaseModel):
             owners: The recorded episode that each one's start and goal come from, if they do.
         """
         successes, episodes = sum(map(bool, outcomes)), len(outcomes)
-        low, high = wilson(successes, episodes)
-        kind: Literal["wilson", "bootstrap"] = "wilson"
-        if len(set(owners)) < len(owners) and None not in owners:
-            kind = "bootstrap"
+        ends, alike = wilson(successes, episodes), len(set(owners)) < len(owners) and None not in owners
+        if alike:
+            counted = episode_sums(np.column_stack([outcomes, np.ones(episodes)]), np.asarray(owners))
+            reached, played = (resample_counts(len(counted)) @ counted).T
             # With all or none reached, every resample is the same: Wilson's interval is then the wider one.
-            resampled = _resampled_rates(np.asarray(outcomes, np.float64), np.asarray(owners))
-            ends = interval_95(resampled)
-            assert ends is not None, "rates are finite"
-            low, high = min(low, ends[0]), max(high, ends[1])
-        rate = successes / episodes
-        return cls(successes=successes, episodes=episodes, rate=rate, low=low, high=high, interval=kind)
+            low, high = interval_95(reached / played) or ends
+            ends = min(ends[0], low), max(ends[1], high)
+        return cls(
+            successes=successes,
+            episodes=episodes,
+            rate=successes / episodes,
+            low=ends[0],
+            high=ends[1],
+            interval="bootstrap" if alike else "wilson",
+        )
 
 
 def wilson(successes: int, episodes: int) -> tuple[float, float]:
@@ -72,10 +70,3 @@ def wilson(successes: int, episodes: int) -> tuple[float, float]:
     half = scale * Z_95 * math.sqrt(p * (1.0 - p) / n + Z_95**2 / (4 * n**2))
     # Rounding must not put the rate itself outside.
     return min(p, max(0.0, middle - half)), max(p, min(1.0, middle + half))
-
-
-def _resampled_rates(outcomes: np.ndarray, owners: np.ndarray) -> np.ndarray:
-    """Rates over recorded episodes drawn with replacement, all tasks of a drawn one together: (resamples,)."""
-    _, codes = np.unique(owners, return_inverse=True)
-    drawn = resample_counts(int(codes.max()) + 1)
-    return drawn @ np.bincount(codes, outcomes) / (drawn @ np.bincount(codes))

@@ -30,16 +30,9 @@ def r2_score(y: np.ndarray, y_hat: np.ndarray, starts: np.ndarray | None = None)
     assert y.shape == y_hat.shape
     residual = by_entry(((y - y_hat) ** 2).sum(axis=0), starts)
     total = by_entry(((y - y.mean(axis=0)) ** 2).sum(axis=0), starts)
-    varying = by_entry(~constant_columns(y), starts)
     with np.errstate(divide="ignore", invalid="ignore"):
-        scores = np.where(varying > 0, 1.0 - residual / total, np.nan)
+        scores = np.where(varying_entries(y, starts), 1.0 - residual / total, np.nan)
     return [float(score) if np.isfinite(score) else None for score in scores]
-
-
-def by_entry(columns: np.ndarray, starts: np.ndarray | None) -> np.ndarray:
-    """Sums over the columns (..., K) of each entry: float64 (..., V)."""
-    columns = np.asarray(columns, dtype=np.float64)
-    return columns if starts is None else np.add.reduceat(columns, starts, axis=-1)
 
 
 def bootstrap_r2(
@@ -59,20 +52,21 @@ def bootstrap_r2(
     """
     y, y_hat = as_matrix(y), as_matrix(y_hat)
     y, y_hat = y - y.mean(axis=0), y_hat - y.mean(axis=0)
-    _, codes = np.unique(owners, return_inverse=True)
-    episodes = int(codes.max()) + 1
-
-    def per_episode(values: np.ndarray) -> np.ndarray:
-        sums = np.zeros((episodes, values.shape[1]))
-        np.add.at(sums, codes, values)
-        return sums
-
-    drawn = resample_counts(episodes, seed=seed)
-    count = drawn @ np.bincount(codes)[:, None]
-    residual = by_entry(drawn @ per_episode((y - y_hat) ** 2), starts)
-    total = by_entry(drawn @ per_episode(y**2) - (drawn @ per_episode(y)) ** 2 / count, starts)
+    frames = episode_sums(np.ones((len(y), 1)), owners)
+    drawn = resample_counts(len(frames), seed=seed)
+    residual = by_entry(drawn @ episode_sums((y - y_hat) ** 2, owners), starts)
+    mean_squared = (drawn @ episode_sums(y, owners)) ** 2 / (drawn @ frames)
+    total = by_entry(drawn @ episode_sums(y**2, owners) - mean_squared, starts)
     constant = total <= 1e-12 * by_entry((y**2).sum(axis=0), starts)
     return np.where(constant, np.nan, 1.0 - residual / np.where(constant, 1.0, total))
+
+
+def episode_sums(values: np.ndarray, owners: np.ndarray) -> np.ndarray:
+    """Sums (E, K) of values (N, K) over each episode, given that of each row (N,)."""
+    episodes, codes = np.unique(owners, return_inverse=True)
+    sums = np.zeros((len(episodes), values.shape[1]))
+    np.add.at(sums, codes, values)
+    return sums
 
 
 def resample_counts(episodes: int, *, seed: int = 0) -> np.ndarray:
@@ -96,6 +90,17 @@ def as_matrix(values: np.ndarray | torch.Tensor) -> np.ndarray:
     return array.astype(np.float64).reshape(len(array), -1)
 
 
+def by_entry(columns: np.ndarray, starts: np.ndarray | None) -> np.ndarray:
+    """Sums over the columns (..., K) of each entry: float64 (..., V)."""
+    columns = np.asarray(columns, dtype=np.float64)
+    return columns if starts is None else np.add.reduceat(columns, starts, axis=-1)
+
+
 def constant_columns(values: np.ndarray) -> np.ndarray:
     """Which columns of (N, K) do not change by more than float32 rounding."""
     return np.ptp(values, axis=0) <= 1e-6 * np.abs(values).max(axis=0)
+
+
+def varying_entries(values: np.ndarray, starts: np.ndarray | None) -> np.ndarray:
+    """Which entries (V,) change in a column at least, of values (N, K)."""
+    return by_entry(~constant_columns(values), starts) > 0

@@ -14,9 +14,8 @@ from markupsafe import Markup, escape
 
 from jepaworld.config.loading import dump_yaml
 from jepaworld.evaluation.measure import UNTRAINED, Pictures
-from jepaworld.evaluation.probes import PIXELS
+from jepaworld.evaluation.probes import PIXELS, READABLE
 from jepaworld.evaluation.results import PlanningResults, Results
-from jepaworld.evaluation.state_probes import READABLE
 from jepaworld.report import figures, headline
 from jepaworld.report.figures import MODEL, OTHER, Chart
 from jepaworld.utils import text
