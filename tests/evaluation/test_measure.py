@@ -128,8 +128,8 @@ def test_probes_are_judged_on_evaluation_episodes_alone(home: Path, measured: tu
     split = measured[0].dataset
     assert split is not None and measured[0].heldout is not None and measured[0].heldout.split == "evaluation"
     for probe in measured[0].probes:
-        assert probe.num_train_episodes == split.train_episodes
-        assert probe.num_heldout_episodes == split.evaluation_episodes
+        assert probe.num_train_episodes == split["train_episodes"]
+        assert probe.num_heldout_episodes == split["evaluation_episodes"]
     run = RunFolder.open(home / "run")
     dataset = run.open_dataset()
     assert dataset is not None

@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from typing import Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from jepaworld.evaluation.scores import episode_sums, interval_95, resample_counts
+from jepaworld.utils.records import Record
 
 Z_95 = 1.959963984540054
 """Quantile of the standard normal distribution at 0.975."""
 
 
-class Rate(BaseModel):
+class Rate(Record, allow_inf_nan=False):
     """Share of episodes that succeeded, with a 95 % interval.
 
     The interval is Wilson's, which takes episodes for independent. Where several tasks come from one recorded episode,
@@ -26,8 +27,6 @@ class Rate(BaseModel):
         >>> rate.rate, round(rate.low, 2), round(rate.high, 2)
         (0.6666666666666666, 0.21, 0.94)
     """
-
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     successes: int = Field(ge=0)
     episodes: int = Field(ge=1)

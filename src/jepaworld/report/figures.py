@@ -45,8 +45,9 @@ _STYLE: Any = {
     "legend.fontsize": 9,
     "lines.linewidth": 1.8,
 }
-_SIZE = (5.4, 2.9)
-_MAX_POINTS = 400
+_DASHED: Any = {"color": PLAIN, "linestyle": (0, (4, 3))}
+_WIDTH, _HEIGHT = 5.4, 2.9  # inches
+_MAX_POINTS = 400  # of a scatter plot
 
 
 class Chart(NamedTuple):
@@ -58,8 +59,7 @@ class Chart(NamedTuple):
 
 def picture(image: np.ndarray) -> str:
     """A uint8 image (C, H, W) with 1 or 3 channels as a PNG data URI."""
-    array = image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0)
-    return _png(Image.fromarray(np.ascontiguousarray(array)))
+    return _png(Image.fromarray(image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0)))
 
 
 def animation(content: bytes) -> tuple[str, str]:
@@ -78,7 +78,7 @@ def epoch_chart(
     best: int | None = None,
     logarithmic: bool = False,
 ) -> Chart | None:
-    """Metrics over epochs.
+    """Metrics over epochs; None if no epoch has any of them.
 
     Args:
         epochs: Records of the metrics log.
@@ -86,9 +86,6 @@ def epoch_chart(
         title: Of the chart.
         best: Epoch to mark.
         logarithmic: A logarithmic axis, if all values are positive and spread over more than a factor of ten.
-
-    Returns:
-        The chart, or None if no epoch has any of the keys.
     """
     lines = []
     for key, label, colour in series:
@@ -128,24 +125,41 @@ def std_histogram(collapse: CollapseDiagnostics) -> Chart:
 
 def imagination_chart(found: Imagination) -> Chart:
     """Imagination error by step with its interval, beside copying and the mean."""
-    with _axes() as axes:
-        axes.fill_between(found.step, found.error_low_95, found.error_high_95, color=MODEL, alpha=0.2, linewidth=0)
-        axes.plot(found.step, found.error, color=MODEL, marker="o", markersize=3.5, label="imagined (95 % interval)")
-        axes.plot(found.step, found.copy_error, color=OTHER, label="copy of the first frame")
-        axes.axhline(1.0, color=PLAIN, linewidth=1.2, linestyle=(0, (4, 3)), label="mean embedding (= 1)")
-        return _by_step(axes, "Imagination error by step, in embedding space", "squared error / variance")
+    copied = ("copy of the first frame", found.copy_error, {"color": OTHER})
+    mean = ("mean embedding (= 1)", [1.0] * len(found.step), _DASHED)
+    title, ends = "Imagination error by step, in embedding space", (found.error_low_95, found.error_high_95)
+    return _by_step(title, "squared error / variance", found.error, ends, [copied, mean])
 
 
 def state_error_chart(state: StateError) -> Chart:
     """Distance between true state and the one read from imagination."""
+    encoded = ("from the real frame", state.encoded, _DASHED)
+    copied = ("copy of the first state", state.copied, {"color": OTHER})
+    title = f"Error of {state.name}, read by the {PROBE_NAMES[state.probe]}"
+    ends = (state.imagined_low_95, state.imagined_high_95)
+    return _by_step(title, "distance, in its own unit", state.imagined, ends, [encoded, copied])
+
+
+def _by_step(
+    title: str,
+    unit: str,
+    imagined: Sequence[float],
+    ends: tuple[Sequence[float], Sequence[float]],
+    others: Sequence[tuple[str, Sequence[float], Any]],
+) -> Chart:
+    """A curve over imagined steps with its interval; others with label and style."""
+    steps = range(1, len(imagined) + 1)
     with _axes() as axes:
-        steps = range(1, len(state.imagined) + 1)
-        axes.fill_between(steps, state.imagined_low_95, state.imagined_high_95, color=MODEL, alpha=0.2, linewidth=0)
-        axes.plot(steps, state.imagined, color=MODEL, marker="o", markersize=3.5, label="from imagination (95 %)")
-        axes.plot(steps, state.encoded, color=PLAIN, linestyle=(0, (4, 3)), label="from the real frame")
-        axes.plot(steps, state.copied, color=OTHER, label="copy of the first state")
-        title = f"Error of {state.name}, read by the {PROBE_NAMES[state.probe]}"
-        return _by_step(axes, title, "distance, in its own unit")
+        axes.fill_between(steps, *ends, color=MODEL, alpha=0.2, linewidth=0)
+        axes.plot(steps, imagined, color=MODEL, marker="o", markersize=3.5, label="imagined (95 % interval)")
+        for label, values, style in others:
+            axes.plot(steps, values, label=label, **style)
+        axes.set_ylim(bottom=0.0)
+        axes.set_xlabel("imagined steps")
+        axes.set_ylabel(unit)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend()
+        return _chart(axes, title)
 
 
 def success_chart(planning: PlanningResults) -> Chart:
@@ -153,7 +167,7 @@ def success_chart(planning: PlanningResults) -> Chart:
     agents = [agent for agent in planning.agents if agent.missing is None]
     rows = ["all", *planning.groups]
     colours = {"planner": MODEL, "random": OTHER}
-    with _axes((_SIZE[0], 1.4 + 0.55 * len(rows))) as axes:
+    with _axes(1.4 + 0.55 * len(rows)) as axes:
         for place, agent in enumerate(agents):
             shown = [(y, agent.any[row]) for y, row in enumerate(rows) if row in agent.any]
             heights = [y + 0.22 * (place - (len(agents) - 1) / 2) for y, _ in shown]
@@ -173,12 +187,12 @@ def success_chart(planning: PlanningResults) -> Chart:
 def probe_scatter(probe: Probe) -> Chart:
     """True against read values of an entry of the state on held-out frames."""
     every = max(1, len(probe.truth) // _MAX_POINTS)
-    readings = [("linear", probe.prediction, MODEL), *([("MLP", probe.mlp.prediction, OTHER)] if probe.mlp else [])]
-    truth, *reads = (_values(columns)[::every] for columns in (probe.truth, *(read for _, read, _ in readings)))
+    reads = {"linear": probe.prediction, **({"MLP": probe.mlp.prediction} if probe.mlp else {})}
+    truth, *points = (_values(columns)[::every] for columns in (probe.truth, *reads.values()))
+    ends = [f([f(values) for values in (truth, *points)]) for f in (min, max)]
     with _axes() as axes:
-        low, high = min(map(np.min, (truth, *reads))), max(map(np.max, (truth, *reads)))
-        axes.plot([low, high], [low, high], color=PLAIN, linewidth=1.0)
-        for (label, _, colour), read in zip(readings, reads, strict=True):
+        axes.plot(ends, ends, color=PLAIN, linewidth=1.0)
+        for label, read, colour in zip(reads, points, (MODEL, OTHER), strict=False):
             axes.scatter(truth, read, s=6, color=colour, alpha=0.45, linewidths=0, label=label)
         axes.set_xlabel(f"true {probe.variable}")
         axes.set_ylabel("read by the probes")
@@ -192,24 +206,15 @@ def _values(columns: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def _axes(size: tuple[float, float] = _SIZE) -> Iterator[Axes]:
+def _axes(height: float = _HEIGHT) -> Iterator[Axes]:
     with matplotlib.rc_context(_STYLE):
-        yield Figure(figsize=size, layout="constrained").add_subplot()
+        yield Figure(figsize=(_WIDTH, height), layout="constrained").add_subplot()
 
 
 def _figure_of(axes: Axes) -> Figure:
     figure = axes.get_figure()
     assert isinstance(figure, Figure)
     return figure
-
-
-def _by_step(axes: Axes, title: str, label: str) -> Chart:
-    axes.set_ylim(bottom=0.0)
-    axes.set_xlabel("imagined steps")
-    axes.set_ylabel(label)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend()
-    return _chart(axes, title)
 
 
 def _chart(axes: Axes, title: str) -> Chart:

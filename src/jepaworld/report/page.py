@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 from jepaworld.config.loading import dump_yaml
 from jepaworld.evaluation.measure import UNTRAINED, Pictures
 from jepaworld.evaluation.probes import PIXELS, READABLE
-from jepaworld.evaluation.results import PlanningResults, Results
+from jepaworld.evaluation.results import Imagination, PlanningResults, Results
 from jepaworld.report import figures, headline
 from jepaworld.report.figures import MODEL, OTHER, Chart
 from jepaworld.utils import text
@@ -31,7 +31,6 @@ SECTIONS = {
     "data": "Data",
     "run": "Run",
 }
-SHOWN_STEPS = (1, 2, 4, 8, 16)
 MAX_STATE_CHARTS = 4
 """Charts of state variables; more are in the table only."""
 
@@ -57,8 +56,8 @@ def render_page(results: Results, pictures: Pictures) -> str:
         heldout=results.heldout.label if results.heldout else "held-out",
         agent_names=headline.AGENT_NAMES,
         videos=[] if results.planning is None else _videos(results.planning),
-        imagination_rows=_imagination_rows(results),
-        state_rows=_state_rows(results),
+        imagination_rows=_imagination_rows(results.imagination),
+        state_rows=_state_rows(results.imagination),
         readable=READABLE,
         probe_rows=_probe_rows(results),
         constant=[probe.variable for probe in results.probes if probe.r2 is None],
@@ -124,24 +123,20 @@ def _charts(results: Results) -> dict[str, list[Chart]]:
     return {name: [chart for chart in some if chart] for name, some in charts.items()}
 
 
-def _imagination_rows(results: Results) -> list[Sequence[str]]:
-    found = results.imagination
+def _imagination_rows(found: Imagination | None) -> list[Sequence[str]]:
     if found is None:
         return []
-    columns = zip(
-        found.step, found.error, found.error_low_95, found.error_high_95, found.copy_error,
-        found.num_windows, found.num_episodes, strict=True,
-    )  # fmt: skip
-    return [
-        (str(step), with_interval(error, (low, high)), number(copy), str(windows), str(episodes))
-        for step, error, low, high, copy, windows, episodes in columns
-        if step in (*SHOWN_STEPS, found.step[-1])
-    ]
-
-
-def _state_rows(results: Results) -> list[Sequence[str]]:
     rows = []
-    for state in results.imagination.states if results.imagination else []:
+    for i in found.shown:
+        error = with_interval(found.error[i], (found.error_low_95[i], found.error_high_95[i]))
+        counts = found.num_windows[i], found.num_episodes[i]
+        rows.append((str(found.step[i]), error, number(found.copy_error[i]), *map(str, counts)))
+    return rows
+
+
+def _state_rows(found: Imagination | None) -> list[Sequence[str]]:
+    rows = []
+    for state in found.states if found else []:
         last = len(state.imagined) - 1
         for i in sorted({0, min(3, last), last}):
             names = (state.name, headline.PROBE_NAMES[state.probe]) if i == 0 else ("", "")
