@@ -21,15 +21,9 @@ MAX_PROBED = 1024
 def sample_rows(
     dataset: EpisodeDataset, episodes: np.ndarray, max_frames: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Frames of some episodes, drawn without replacement if there are too many.
+    """Frames of some episodes (E,), drawn without replacement if there are more than `max_frames`.
 
     The last frame of an episode is left out: no action and no reward follow it.
-
-    Args:
-        dataset: The stored episodes.
-        episodes: int (E,) episode indices.
-        max_frames: Draw at most so many.
-        seed: Seed of the draw.
 
     Returns:
         `rows`, int64 (N,) global rows in rising order, and `owners`, int64 (N,) the episode of each.
@@ -64,9 +58,9 @@ def encode_frames(
     """Encode stored frames one by one, without gradients and in eval mode.
 
     Args:
-        model: The world model; its mode is restored afterwards.
+        model: The world model.
         dataset: The stored episodes.
-        rows: int64 (N,) global rows.
+        rows: int64 (N,) global rows, at least one.
         encode: Which of the model's encodings; None takes `model.encode`, which the predictor takes.
         batch_size: Frames at once.
 
@@ -74,8 +68,7 @@ def encode_frames(
         (N, *latent) float32 on the CPU, in the order of `rows`.
     """
     assert len(rows), "no frames to encode"
-    encode, device = encode or model.encode, device_of(model)
-    parts = []
+    encode, device, parts = encode or model.encode, device_of(model), []
     with torch.no_grad(), in_eval_mode(model):
         for first in range(0, len(rows), batch_size):
             frames = torch.from_numpy(dataset.gather("frames", rows[first : first + batch_size]))

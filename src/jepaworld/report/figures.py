@@ -25,22 +25,19 @@ from jepaworld.report.headline import AGENT_NAMES, PROBE_NAMES
 from jepaworld.utils.text import number
 
 MODEL, OTHER, PLAIN = "#2f7fd6", "#de7326", "#8a929c"
-_STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "jepaworld",
+_THIN = ("axes.linewidth", "grid.linewidth", "xtick.major.width", "ytick.major.width")
+_STYLE: Any = dict.fromkeys(_THIN, 0.6) | {
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "jepaworld",  # the same chart gives the same file
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.titlelocation": "left",
     "axes.titlepad": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.linewidth": 0.6,
     "axes.grid": True,
     "grid.color": "black",
     "grid.alpha": 0.12,
-    "grid.linewidth": 0.6,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
     "legend.frameon": False,
     "legend.fontsize": 9,
     "lines.linewidth": 1.8,
@@ -66,8 +63,7 @@ def animation(content: bytes) -> tuple[str, str]:
     """An animated WebP as a data URI, and its last frame as one that stands still."""
     with Image.open(io.BytesIO(content)) as moving:
         moving.seek(getattr(moving, "n_frames", 1) - 1)
-        still = _png(moving.convert("RGB"))
-    return _data_uri("webp", content), still
+        return _data_uri("webp", content), _png(moving.convert("RGB"))
 
 
 def epoch_chart(
@@ -116,8 +112,7 @@ def std_histogram(collapse: CollapseDiagnostics) -> Chart:
         bins = min(30, max(8, len(collapse.std) // 2))
         axes.hist(collapse.std, bins=bins, range=(0.0, top), color=MODEL, alpha=0.85)
         axes.axvline(collapse.std_mean, color=OTHER, linewidth=1.4, label=f"mean {collapse.std_mean:.3g}")
-        axes.set_xlabel("standard deviation over held-out frames")
-        axes.set_ylabel("dimensions")
+        axes.set(xlabel="standard deviation over held-out frames", ylabel="dimensions")
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend()
         return _chart(axes, "Standard deviation of each dimension")
@@ -140,14 +135,8 @@ def state_error_chart(state: StateError) -> Chart:
     return _by_step(title, "distance, in its own unit", state.imagined, ends, [encoded, copied])
 
 
-def _by_step(
-    title: str,
-    unit: str,
-    imagined: Sequence[float],
-    ends: tuple[Sequence[float], Sequence[float]],
-    others: Sequence[tuple[str, Sequence[float], Any]],
-) -> Chart:
-    """A curve over imagined steps with its interval; others with label and style."""
+def _by_step(title: str, unit: str, imagined: Sequence[float], ends: Any, others: Sequence[Any]) -> Chart:
+    """A curve over imagined steps with its interval; beside it others with label, values and style."""
     steps = range(1, len(imagined) + 1)
     with _axes() as axes:
         axes.fill_between(steps, *ends, color=MODEL, alpha=0.2, linewidth=0)
@@ -155,8 +144,7 @@ def _by_step(
         for label, values, style in others:
             axes.plot(steps, values, label=label, **style)
         axes.set_ylim(bottom=0.0)
-        axes.set_xlabel("imagined steps")
-        axes.set_ylabel(unit)
+        axes.set(xlabel="imagined steps", ylabel=unit)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend()
         return _chart(axes, title)
@@ -177,9 +165,7 @@ def success_chart(planning: PlanningResults) -> Chart:
             colour, label = colours.get(agent.name, PLAIN), AGENT_NAMES.get(agent.name, agent.name)
             axes.errorbar(rate, heights, xerr=np.abs(ends - rate), color=colour, label=label, **style)
         axes.set_yticks(range(len(rows)), ["all goals" if row == "all" else row for row in rows])
-        axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set_xlim(-2, 102)
-        axes.set_xlabel("% of goals reached at any time")
+        axes.set(ylim=(len(rows) - 0.5, -0.5), xlim=(-2, 102), xlabel="% of goals reached at any time")
         _figure_of(axes).legend(loc="outside lower center", ncols=3)
         return _chart(axes, "Goals reached, with 95 % intervals")
 
@@ -194,8 +180,7 @@ def probe_scatter(probe: Probe) -> Chart:
         axes.plot(ends, ends, color=PLAIN, linewidth=1.0)
         for label, read, colour in zip(reads, points, (MODEL, OTHER), strict=False):
             axes.scatter(truth, read, s=6, color=colour, alpha=0.45, linewidths=0, label=label)
-        axes.set_xlabel(f"true {probe.variable}")
-        axes.set_ylabel("read by the probes")
+        axes.set(xlabel=f"true {probe.variable}", ylabel="read by the probes")
         axes.legend(markerscale=2)
         return _chart(axes, f"{probe.variable} on held-out frames (linear R² {number(probe.r2)})")
 

@@ -76,9 +76,9 @@ def _imagination(results: Results) -> Iterator[str]:
         return
     curves = [("embedding error", found.error), ("  if nothing moved", found.copy_error)]
     for state in found.states:
-        curves.append((f"error of {state.name}, read by the {PROBE_NAMES[state.probe]}", state.imagined))
-        curves.append(("  read from the real frame", state.encoded))
-        curves.append(("  if nothing moved", state.copied))
+        title = f"error of {state.name}, read by the {PROBE_NAMES[state.probe]}"
+        read = (title, state.imagined), ("  read from the real frame", state.encoded)
+        curves += [*read, ("  if nothing moved", state.copied)]
     rows = [["imagined steps", *(str(found.step[place]) for place in found.shown)]]
     rows += [[title, *(number(curve[place]) for place in found.shown)] for title, curve in curves]
     yield from columns(rows)
