@@ -64,18 +64,15 @@ def choose_windows(
         seed: Seed of the draw.
         context: Frames of the episode that must be there before the first step, the first frame included.
     """
-    rng = np.random.default_rng(seed)
-    rows, owners, lengths = [], [], []
+    rng, windows = np.random.default_rng(seed), []
     for episode in np.asarray(episodes, dtype=np.int64):
         available = int(dataset.episode_lengths[episode]) - (context - 1)
         if available < 1:
             continue
-        starts = max(1, available - horizon + 1)
+        starts, first = max(1, available - horizon + 1), dataset.episode_starts[episode] + context - 1
         for start in np.sort(rng.choice(starts, size=min(per_episode, starts), replace=False)):
-            rows.append(dataset.episode_starts[episode] + context - 1 + start)
-            owners.append(episode)
-            lengths.append(min(horizon, available))
-    return Windows(np.array(rows, np.int64), np.array(owners, np.int64), np.array(lengths, np.int64), context)
+            windows.append((first + start, episode, min(horizon, available)))
+    return Windows(*np.array(windows, np.int64).reshape(-1, 3).T, context=context)
 
 
 def imagine(model: WorldModel, dataset: EpisodeDataset, windows: Windows, horizon: int) -> Tensor:
@@ -185,7 +182,8 @@ def _compare(
         with torch.no_grad(), in_eval_mode(model):
             target = model.encode_target(_gather(dataset, "frames", rows).to(device_of(model))).float().cpu()
         now, real = target[:, :1], target[:, 1:]
-        errors[:, batch] = _squared_error(imagined, real), _squared_error(now, real)
+        for kind, z in enumerate((imagined, now)):
+            errors[kind, batch] = (z.double() - real.double()).square().flatten(2).mean(dim=2).numpy()
         variance.add(real[torch.from_numpy(counts)])
         for probe, distance in zip(probes, away, strict=True):
             distance[:, batch] = _state_distances(dataset, rows, imagined, real, probe)
@@ -215,11 +213,6 @@ class _Variance:
         return float(np.mean(self.squares / self.count - (self.sums / self.count) ** 2))
 
 
-def _squared_error(z: Tensor, target: Tensor) -> np.ndarray:
-    """Mean squared error over the latent's axes: (n, P, *latent) to (n, P)."""
-    return (z.double() - target.double()).square().flatten(2).mean(dim=2).numpy()
-
-
 def _state_distances(
     dataset: EpisodeDataset, rows: np.ndarray, imagined: Tensor, real: Tensor, probe: StateProbe
 ) -> np.ndarray:
@@ -235,11 +228,8 @@ def _mean_by_step(
     """Mean over windows (N, P) of each step, and its 95 % interval from resampled episodes, NaN with fewer than two."""
     sums, counts = episode_sums(np.where(valid, values, 0.0), owners), episode_sums(valid, owners)
     drawn = resample_counts(len(sums), seed=seed)
-    several = (counts > 0).sum(axis=0) >= 2
-    resampled = np.where(several, _ratio(drawn @ sums, drawn @ counts), np.nan)
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN where no episode reaches a step
+        mean, resampled = sums.sum(axis=0) / counts.sum(axis=0), (drawn @ sums) / (drawn @ counts)
+    resampled[:, (counts > 0).sum(axis=0) < 2] = np.nan
     ends = np.array([interval_95(column) or (np.nan, np.nan) for column in resampled.T])
-    return _ratio(sums.sum(axis=0), counts.sum(axis=0)).tolist(), ends[:, 0].tolist(), ends[:, 1].tolist()
-
-
-def _ratio(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+    return mean.tolist(), ends[:, 0].tolist(), ends[:, 1].tolist()

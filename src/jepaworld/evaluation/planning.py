@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -88,13 +88,9 @@ def evaluate_planning(
         stage = _Stage(tasks, player.lanes, settings.max_steps, progress)
         planner, played, recordings = _play_planner(stage, controller, config, num_recordings)
         agents = [planner]
-        for agent, label in _baselines(config, tasks, space):
-            result, found = _play_baseline(stage, agent, label)
+        for result, found in _play_baselines(stage, config, space):
             agents.append(result)
             played += found
-    if tasks.goals == "environment":
-        missing = "the environment drew the goals, nobody went there"
-        agents.append(AgentResult(name="recorded", label="the recorded actions", missing=missing))
     return PlanningResults(
         seed=settings.seed,
         training_seed=config.seed,
@@ -126,19 +122,6 @@ def _threads_for(model: Any) -> AbstractContextManager[None]:
 
 
 # --- who plays -------------------------------------------------------------------------------------------------------
-
-
-class Agent(Protocol):
-    """Who acts in a group of environments."""
-
-    name: str  # as in `AgentResult`
-
-    def reset(self, numbers: Sequence[int], tasks: Sequence[Task]) -> None:
-        """Begin these tasks, whose places in the evaluation are `numbers`."""
-
-    def act(self, frames: NDArray[np.uint8]) -> Actions:
-        """What to play next in each environment, given what is seen, uint8 (B, C, H, W)."""
-        ...
 
 
 class PlanningAgent:
@@ -178,12 +161,15 @@ class ScriptedAgent:
 
     def reset(self, numbers: Sequence[int], tasks: Sequence[Task]) -> None:
         """Find the tasks' actions."""
-        self.actions = [self.actions_of(number, task) for number, task in zip(numbers, tasks, strict=True)]
+        self.actions = list(map(self.actions_of, numbers, tasks))
 
     def act(self, frames: NDArray[np.uint8]) -> Actions:  # noqa: ARG002 (it does not look)
         """All actions at first, nothing afterwards."""
         actions, self.actions = self.actions, [one[:0] for one in self.actions]
         return actions
+
+
+Agent = PlanningAgent | ScriptedAgent
 
 
 def _play_planner(
@@ -204,32 +190,32 @@ def _play_planner(
     return result, played, (*recordings, *(one for one in again if not one.played.any))
 
 
-def _baselines(config: Config, tasks: TaskSet, space: gymnasium.Space[Any]) -> Iterator[tuple[Agent, str]]:
-    """The agents beside the planner, with a label each."""
-    settings = config.evaluation
+def _play_baselines(
+    stage: _Stage, config: Config, space: gymnasium.Space[Any]
+) -> Iterator[tuple[AgentResult, list[PlayedTask]]]:
+    """What the agents beside the planner reached, and their tasks."""
+    settings, recorded = config.evaluation, "the recorded actions"
     smoothness = config.collection.smoothness if config.collection.policy == "smooth_random" else 0.0
     policy = RandomPolicy(space, smoothness)
 
-    def random(number: int, task: Task) -> NDArray[Any]:  # noqa: ARG001 (the interface's)
+    def draw(number: int, task: Task) -> NDArray[Any]:  # noqa: ARG001 (whatever the task is)
         return policy.sequence(np.random.default_rng((settings.seed, number)), settings.max_steps)
 
-    def recorded(number: int, task: Task) -> NDArray[Any]:  # noqa: ARG001 (the interface's)
-        assert task.actions is not None, "goals are recorded"
-        return task.actions
-
     label = f"random actions (smoothness {smoothness:g})" if smoothness else "random actions"
-    yield ScriptedAgent("random", random), label
-    if tasks.goals == "recorded":
-        yield ScriptedAgent("recorded", recorded), "the recorded actions"
-
-
-def _play_baseline(stage: _Stage, agent: Agent, label: str) -> tuple[AgentResult, list[PlayedTask]]:
-    try:
-        played, seconds, _ = stage.play(agent, label)
-    except EnvironmentFailedError as error:  # what the planner did is not lost by that
-        stage.progress.warn(f"no {label}: {error}")
-        return AgentResult(name=agent.name, label=label, missing=str(error)), []
-    return AgentResult.of(label, played, seconds), played
+    agents = [(ScriptedAgent("random", draw), label)]
+    if stage.tasks.goals == "recorded":
+        agents.append((ScriptedAgent("recorded", lambda _, task: np.asarray(task.actions)), recorded))
+    for agent, label in agents:
+        try:
+            played, seconds, _ = stage.play(agent, label)
+        except EnvironmentFailedError as error:  # what the planner did is not lost by that
+            stage.progress.warn(f"no {label}: {error}")
+            yield AgentResult(name=agent.name, label=label, missing=str(error)), []
+        else:
+            yield AgentResult.of(label, played, seconds), played
+    if stage.tasks.goals == "environment":
+        missing = "the environment drew the goals, nobody went there"
+        yield AgentResult(name="recorded", label=recorded, missing=missing), []
 
 
 # --- playing ---------------------------------------------------------------------------------------------------------
@@ -306,8 +292,7 @@ class _Stage:
         """
         tasks, began = self.tasks.tasks, time.perf_counter()
         numbers = range(len(tasks)) if numbers is None else numbers
-        played: list[PlayedTask] = []
-        recordings: list[Recording] = []
+        played, recordings = [], []
         self.progress.start(title, len(numbers))
         try:
             for first in range(0, len(numbers), len(self.lanes)):

@@ -64,17 +64,22 @@ class AgentResult(Record, allow_inf_nan=False):
         cls, label: str, played: Sequence[PlayedTask], seconds: float, seconds_per_plan: float | None = None
     ) -> Self:
         """The result of the tasks that one agent played in `seconds`."""
-        selections = {"all": list(played)}
         groups = dict.fromkeys(task.group for task in played)
-        if len(groups) > 1:
-            selections |= {group: [task for task in played if task.group == group] for group in groups}
-        owners = {name: [task.episode for task in tasks] for name, tasks in selections.items()}
+        selections = {group: [task for task in played if task.group == group] for group in groups}
+        selections = {"all": played} | (selections if len(groups) > 1 else {})
+
+        def rates(outcome: Literal["any", "end"]) -> dict[str, Rate]:
+            return {
+                name: Rate.of([getattr(task, outcome) for task in tasks], [task.episode for task in tasks])
+                for name, tasks in selections.items()
+            }
+
         steps = [task.steps for task in played if task.steps is not None]
         return cls(
             name=played[0].agent,
             label=label,
-            any={name: Rate.of([task.any for task in tasks], owners[name]) for name, tasks in selections.items()},
-            end={name: Rate.of([task.end for task in tasks], owners[name]) for name, tasks in selections.items()},
+            any=rates("any"),
+            end=rates("end"),
             median_steps_to_success=float(np.median(steps)) if steps else None,
             seconds_per_episode=seconds / len(played),
             seconds_per_plan=seconds_per_plan,
