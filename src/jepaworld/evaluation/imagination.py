@@ -127,26 +127,10 @@ def imagination_error(
     errors, away, variance = _compare(model, dataset, windows, horizon, batch_size, state_probes)
     errors = np.where(valid, errors / (variance or np.nan), np.nan)
 
-    def by_step(values: np.ndarray) -> tuple[list[float], list[float], list[float]]:
+    def by_step(values: np.ndarray) -> _Curve:
         return _mean_by_step(values, valid, windows.owners, seed)
 
     (error, low, high), (copy_error, _, _) = map(by_step, errors)
-    states = []
-    for probe, distance in zip(state_probes, away, strict=True):
-        (imagined, imagined_low, imagined_high), (encoded, _, _), (copied, _, _) = map(by_step, distance)
-        states.append(
-            StateError(
-                variable=probe.variable,
-                name=probe.name,
-                entries=probe.indices,
-                probe=probe.kind,
-                imagined=imagined,
-                imagined_low_95=imagined_low,
-                imagined_high_95=imagined_high,
-                encoded=encoded,
-                copied=copied,
-            )
-        )
     return Imagination(
         context_frames=windows.context,
         step=list(range(1, horizon + 1)),
@@ -157,7 +141,7 @@ def imagination_error(
         num_windows=valid.sum(axis=0).tolist(),
         num_episodes=[len(np.unique(windows.owners[column])) for column in valid.T],
         target_variance=variance,
-        states=states,
+        states=[_state_error(probe, *map(by_step, one)) for probe, one in zip(state_probes, away, strict=True)],
         windows=windows,
         window_errors=np.where(valid, errors[0], 0.0).sum(axis=1) / windows.lengths,
     )
@@ -222,9 +206,25 @@ def _state_distances(
     return np.stack([distances(guess, truth[:, 1:], probe.entries) for guess in (*guesses, truth[:, :1])])
 
 
-def _mean_by_step(
-    values: np.ndarray, valid: np.ndarray, owners: np.ndarray, seed: int
-) -> tuple[list[float], list[float], list[float]]:
+_Curve = tuple[list[float], list[float], list[float]]
+"""Mean by step, and the ends of its interval."""
+
+
+def _state_error(probe: StateProbe, imagined: _Curve, encoded: _Curve, copied: _Curve) -> StateError:
+    return StateError(
+        variable=probe.variable,
+        name=probe.name,
+        entries=probe.indices,
+        probe=probe.kind,
+        imagined=imagined[0],
+        imagined_low_95=imagined[1],
+        imagined_high_95=imagined[2],
+        encoded=encoded[0],
+        copied=copied[0],
+    )
+
+
+def _mean_by_step(values: np.ndarray, valid: np.ndarray, owners: np.ndarray, seed: int) -> _Curve:
     """Mean over windows (N, P) of each step, and its 95 % interval from resampled episodes, NaN with fewer than two."""
     sums, counts = episode_sums(np.where(valid, values, 0.0), owners), episode_sums(valid, owners)
     drawn = resample_counts(len(sums), seed=seed)

@@ -66,16 +66,14 @@ def evaluate_planning(
         dataset: The dataset that recorded starts and goals come from; None with goals of the environment.
         episodes: Its held-out episodes, those of `evaluation.split`.
         bf16: Imagine in bf16 autocast.
-        num_recordings: Episodes to record for videos in each group: so many from the beginning, which the seed chose,
-            and over all groups at most so many more that failed.
+        num_recordings: Episodes to record for videos: the first so many of each group, and so many that failed.
         progress: What the user sees.
 
     Returns:
         The results with `recordings`; whatever is about a run folder is the caller's to add.
 
     Raises:
-        JepaworldError: a subclass for each problem that the user can mend, as `draw_tasks`, `begin` and `Controller`;
-            an environment that fails while the planner plays.
+        JepaworldError: as `draw_tasks`, `begin` and `Controller`; an environment that fails while the planner plays.
     """
     progress, settings, began = progress or Progress(), config.evaluation, time.perf_counter()
     num_lanes, skip = min(settings.num_envs, settings.num_episodes), config.frame_skipping

@@ -59,8 +59,6 @@ def mean_r2(probes: Sequence[Probe], *, kind: ProbeKind = "linear", seed: int = 
         return None, None
     readings = [reading for probe in measurable if (reading := probe if kind == "linear" else probe.mlp) is not None]
     mean = float(np.mean([reading.r2 for reading in readings if reading.r2 is not None]))
-    if measurable[0].num_heldout_episodes < 2:
-        return mean, None
     y, y_hat = (np.concatenate(c, axis=1) for c in ([p.truth for p in measurable], [r.prediction for r in readings]))
     starts = np.cumsum([0, *(probe.truth.shape[1] for probe in measurable[:-1])])
     resampled = bootstrap_r2(y, y_hat, measurable[0].owners, starts=starts, seed=seed)
@@ -85,12 +83,11 @@ def probe_states(
     Args:
         model: The trained model.
         dataset: The stored episodes.
-        train_episodes: (E,) episodes to fit the probes on.
-        heldout_episodes: (E,) episodes to judge them on.
+        train_episodes: (E,) to fit the probes on.
+        heldout_episodes: (E,) to judge them on.
         max_frames: At most so many frames on each side.
         seed: Seed of the drawn frames, of the MLP and of the bootstrap.
-        baseline_models: Models whose embeddings are probed in the same way, by name: a randomly initialised
-            one shows what the architecture gives without training.
+        baseline_models: Models, by name, that are probed in the same way: one with random weights, say.
         pixel_baseline: Also probe the frames themselves, pooled to at most 16 x 16 pixels.
         mlp: Also fit an MLP on each of these; a second or two each.
         periods: Periods of known angles; others are found by their jumps.
@@ -98,46 +95,36 @@ def probe_states(
     Returns:
         One result for each entry of each state variable, then the reward.
     """
-    train_rows, train_owners = sample_rows(dataset, train_episodes, max_frames, seed)
-    rows, owners = sample_rows(dataset, heldout_episodes, max_frames, seed + 1)
     entries = state_entries(dataset, train_episodes, periods)
     starts = column_starts(entries)
+    train_rows, train_owners = sample_rows(dataset, train_episodes, max_frames, seed)
+    rows, owners = sample_rows(dataset, heldout_episodes, max_frames, seed + 1)
     y_train, y = (read_columns(dataset, entries, some) for some in (train_rows, rows))
     fitted = varying_entries(y_train, starts)  # of others there is nothing to learn, whatever held-out episodes say
 
     def judge(y_hat: np.ndarray) -> _Judged:
         scores = [r2 if learned else None for learned, r2 in zip(fitted, r2_score(y, y_hat, starts), strict=True)]
-        several = len(np.unique(owners)) >= 2
-        return _Judged(y_hat, scores, bootstrap_r2(y, y_hat, owners, starts=starts, seed=seed) if several else None)
+        return _Judged(y_hat, scores, bootstrap_r2(y, y_hat, owners, starts=starts, seed=seed))
 
-    sources = {"": model, **(baseline_models or {}), **({PIXELS: None} if pixel_baseline else {})}
     linear, networks, ridge = {}, {}, {}
-    for name, source in sources.items():
+    for name, source in {"": model, **(baseline_models or {}), **({PIXELS: None} if pixel_baseline else {})}.items():
         z_train, z = (_inputs(source, dataset, some) for some in (train_rows, rows))
         probe = fit_linear_probe(z_train, y_train)
         linear[name], ridge[name] = judge(probe.predict(z)), np.maximum.reduceat(probe.ridge, starts)
         if mlp:
             networks[name] = judge(fit_mlp_probe(z_train, y_train, train_owners, seed=seed).predict(z))
-
-    def probe_of(v: int, entry: Entry) -> Probe:
-        columns = slice(starts[v], starts[v] + entry.width)
-        reading, floor = _reading(linear, v, columns), linear[""]
-        return Probe(
-            variable=entry.name,
-            state=entry.variable,
-            angle=entry.period is not None,
-            **reading,
-            ridge=float(ridge[""][v]),
-            num_train_episodes=len(np.unique(train_owners)),
-            num_train_frames=len(train_rows),
-            num_heldout_episodes=len(np.unique(owners)),
-            num_heldout_frames=len(rows),
-            truth=y[:, columns],
-            owners=owners,
-            mlp=MLPReading(**_reading(networks, v, columns), **_gain(networks[""], floor, v)) if mlp else None,
-        )
-
-    return [probe_of(v, entry) for v, entry in enumerate(entries)]
+    about = {
+        "num_train_episodes": len(np.unique(train_owners)),
+        "num_train_frames": len(train_rows),
+        "num_heldout_episodes": len(np.unique(owners)),
+        "num_heldout_frames": len(rows),
+        "owners": owners,
+    }
+    spans = [slice(start, start + entry.width) for start, entry in zip(starts, entries, strict=True)]
+    return [
+        _probe(entry, v, span, linear, networks, truth=y[:, span], ridge=float(ridge[""][v]), **about)
+        for v, (entry, span) in enumerate(zip(entries, spans, strict=True))
+    ]
 
 
 class _Judged(NamedTuple):
@@ -145,27 +132,34 @@ class _Judged(NamedTuple):
 
     prediction: np.ndarray  # (N, K)
     r2: list[float | None]  # (V,)
-    resampled: np.ndarray | None  # (RESAMPLES, V); None with a single episode
+    resampled: np.ndarray  # (RESAMPLES, V)
 
 
-def _reading(judged: Mapping[str, _Judged], v: int, columns: slice) -> dict[str, Any]:
-    """The fields of a `Reading` of an entry: of the model's own embedding, beside the baselines."""
+def _probe(
+    entry: Entry, v: int, span: slice, linear: Mapping[str, _Judged], networks: Mapping[str, _Judged], **about: Any
+) -> Probe:
+    """What both kinds of probe read of one entry; the model's own embedding is named ""."""
+    mlp = None
+    if networks:
+        network, floor, gain = networks[""], linear[""], {}
+        if (r2 := network.r2[v]) is not None and (linear_r2 := floor.r2[v]) is not None:
+            gain["gain"] = r2 - linear_r2
+            # Resamples are the same of both, so that what one episode adds to both cancels.
+            gain["gain_interval_95"] = interval_95(network.resampled[:, v] - floor.resampled[:, v])
+        mlp = MLPReading(**_reading(networks, v, span), **gain)
+    angle = entry.period is not None
+    return Probe(variable=entry.name, state=entry.variable, angle=angle, mlp=mlp, **_reading(linear, v, span), **about)
+
+
+def _reading(judged: Mapping[str, _Judged], v: int, span: slice) -> dict[str, Any]:
+    """The fields of a `Reading` of an entry."""
     own = judged[""]
     return {
         "r2": own.r2[v],
-        "interval_95": None if own.resampled is None or own.r2[v] is None else interval_95(own.resampled[:, v]),
+        "interval_95": None if own.r2[v] is None else interval_95(own.resampled[:, v]),
         "baselines_r2": {name: one.r2[v] for name, one in judged.items() if name},
-        "prediction": own.prediction[:, columns],
+        "prediction": own.prediction[:, span],
     }
-
-
-def _gain(network: _Judged, linear: _Judged, v: int) -> dict[str, Any]:
-    """How much more of an entry the MLP reads, with an interval from resamples that both share."""
-    if (r2 := network.r2[v]) is None or (floor := linear.r2[v]) is None:
-        return {}
-    if network.resampled is None or linear.resampled is None:
-        return {"gain": r2 - floor}
-    return {"gain": r2 - floor, "gain_interval_95": interval_95(network.resampled[:, v] - linear.resampled[:, v])}
 
 
 def _inputs(model: WorldModel | None, dataset: EpisodeDataset, rows: np.ndarray) -> torch.Tensor:

@@ -48,7 +48,7 @@ def bootstrap_r2(
         seed: Seed of the draws.
 
     Returns:
-        (RESAMPLES, V); NaN where all drawn episodes together are constant.
+        (RESAMPLES, V); NaN where all drawn episodes together are constant, and of a single one, which tells no spread.
     """
     y, y_hat = as_matrix(y), as_matrix(y_hat)
     y, y_hat = y - y.mean(axis=0), y_hat - y.mean(axis=0)
@@ -57,8 +57,8 @@ def bootstrap_r2(
     residual = by_entry(drawn @ episode_sums((y - y_hat) ** 2, owners), starts)
     mean_squared = (drawn @ episode_sums(y, owners)) ** 2 / (drawn @ frames)
     total = by_entry(drawn @ episode_sums(y**2, owners) - mean_squared, starts)
-    constant = total <= 1e-12 * by_entry((y**2).sum(axis=0), starts)
-    return np.where(constant, np.nan, 1.0 - residual / np.where(constant, 1.0, total))
+    unknown = (total <= 1e-12 * by_entry((y**2).sum(axis=0), starts)) | (len(frames) < 2)
+    return np.where(unknown, np.nan, 1.0 - residual / np.where(unknown, 1.0, total))
 
 
 def episode_sums(values: np.ndarray, owners: np.ndarray) -> np.ndarray:
