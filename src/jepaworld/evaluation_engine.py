@@ -19,7 +19,6 @@ from PIL import Image
 
 from jepaworld.config import Config, load_config
 from jepaworld.config.changes import EVALUATION, require_equal
-from jepaworld.data.store import EpisodeDataset
 from jepaworld.envs.frames import image_to_frame
 from jepaworld.envs.player import Player
 from jepaworld.errors import PlanningError
@@ -62,7 +61,14 @@ def evaluate_run(
     with torch.random.fork_rng(devices=[]):  # models draw their first weights; the caller's numbers go on as before
         model = load(folder.path, device)
         decoder = _decoder(folder, device)  # before minutes of playing, as it may be damaged
-    dataset, episodes = _heldout(folder, config, progress)
+    dataset, episodes = folder.open_dataset(), np.empty(0, np.int64)
+    if dataset is not None:
+        episodes = getattr(folder.split(dataset), config.evaluation.split)
+    else:
+        progress.warn(
+            f"{folder.dataset_path}: the run's dataset is missing. Goals that the environment draws need none; for "
+            "recorded ones restore it."
+        )
     bf16 = use_bf16(config.mixed_precision, device, model)
     results = evaluate_planning(model, config, dataset, episodes, bf16=bf16, progress=progress)
     target = folder.planning_file.parent
@@ -153,18 +159,6 @@ def _config(folder: RunFolder, overrides: Sequence[str]) -> Config:
     config = load_config(folder.config_file, overrides)
     require_equal(folder.config, config, EVALUATION, f"What can be changed here: {', '.join(EVALUATION)}.")
     return config
-
-
-def _heldout(run: RunFolder, config: Config, progress: Progress) -> tuple[EpisodeDataset | None, NDArray[np.int64]]:
-    """The run's dataset, None if it is gone, and its episodes of `evaluation.split`."""
-    dataset = run.open_dataset()
-    if dataset is None:
-        progress.warn(
-            f"{run.dataset_path}: the run's dataset is missing. Goals that the environment draws need none; for "
-            "recorded ones restore it."
-        )
-        return None, np.empty(0, np.int64)
-    return dataset, getattr(run.split(dataset), config.evaluation.split)
 
 
 def _decoder(folder: RunFolder, device: torch.device) -> JEPAStateDecoder | None:

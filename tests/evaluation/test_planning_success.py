@@ -16,8 +16,8 @@ from jepaworld.data.collect import collect
 from jepaworld.data.store import EpisodeDataset
 from jepaworld.errors import ConfigError, EnvironmentNotUsableError, PlanningError
 from jepaworld.evaluation.planning import evaluate_planning
-from jepaworld.evaluation.rates import Z_95, Rate, wilson
 from jepaworld.evaluation.results import PlanningResults, PlayedTask
+from jepaworld.evaluation.scores import Z_95, Rate, wilson
 from jepaworld.planning import Controller
 from tests.planning.toy_models import TwoRoomOracle
 

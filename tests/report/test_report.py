@@ -15,8 +15,8 @@ from jepaworld.data.collect import collect
 from jepaworld.errors import CheckpointError, DatasetError
 from jepaworld.evaluation import probes
 from jepaworld.evaluation.measure import Pictures
-from jepaworld.evaluation.rates import Rate
 from jepaworld.evaluation.results import Imagination, MLPReading, Probe, Results, read_planning
+from jepaworld.evaluation.scores import Rate
 from jepaworld.report import write_report
 from jepaworld.report.headline import add_headline
 from jepaworld.report.page import render_page

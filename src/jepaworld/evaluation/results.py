@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from jepaworld.errors import CheckpointError
-from jepaworld.evaluation.rates import Rate
+from jepaworld.evaluation.scores import Rate
 from jepaworld.losses.collapse import CollapseDiagnostics
 from jepaworld.runs.folder import RunFolder
 from jepaworld.utils.records import Number, Record, beside
