@@ -1,10 +1,13 @@
 """Probes against linear algebra written another way, and on a model whose embedding is the state."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from dot_world import SIDE, DotModel
+from dot_world import SIDE, DotModel, moving_dot, write_dataset
 
+from jepaworld.data.shards import Episode
 from jepaworld.evaluation.encoding import encode_frames, sample_rows
 from jepaworld.evaluation.probes import choose_state_probes, mean_r2, probe_states
 from jepaworld.evaluation.regression import RIDGES, _leave_one_out_errors, fit_linear_probe
@@ -115,6 +118,19 @@ def test_one_heldout_episode_gives_no_interval(make_dataset) -> None:
     assert x.mlp is not None and x.mlp.interval_95 is None and x.mlp.gain_interval_95 is None
     assert x.mlp.baselines_r2["same"] == x.mlp.r2 and set(x.mlp.baselines_r2) == {"same", "pixels"}
     assert x.mlp.gain == pytest.approx((x.mlp.r2 or 0.0) - x.r2)
+
+
+def test_what_does_not_change_in_training_is_not_judged(tmp_path: Path) -> None:
+    def make(length: int, rng: np.random.Generator) -> Episode:
+        episode = moving_dot(length, rng)
+        if length > 20:  # those held out
+            episode.states["constant"][:] = rng.normal(size=length + 1)
+        return episode
+
+    dataset = write_dataset(tmp_path / "dataset", [20, 20, 30, 30], make=make)
+    constant, *_ = probe_states(DotModel(), dataset, np.arange(2), np.arange(2, 4), pixel_baseline=False)
+    assert constant.variable == "constant" and constant.r2 is None and constant.interval_95 is None
+    assert constant.mlp is not None and constant.mlp.r2 is None
 
 
 class Folded(DotModel):
