@@ -59,7 +59,7 @@ def run_one(mode: str, loss: str, seed: int, args: argparse.Namespace) -> dict:
     dataset = EpisodeDataset.open(args.dataset, verify_checksums=False)
     split = dataset.split(config.early_stopping.validation_split, config.evaluation_split, seed)
     rows, _ = sample_rows(dataset, split.evaluation, 2048, seed)
-    diagnostics = collapse_diagnostics(encode_frames(model, dataset, rows, encoder="encode_online"))
+    diagnostics = collapse_diagnostics(encode_frames(model, dataset, rows, encode=model.encode_online))
     probes = probe_states(model, dataset, split.train, split.evaluation, pixel_baseline=False)
     r2, interval = mean_r2([probe for probe in probes if probe.variable == "state"])
     return {

@@ -19,7 +19,6 @@ from PIL import Image
 
 from jepaworld.config import Config, load_config
 from jepaworld.config.changes import EVALUATION, require_equal
-from jepaworld.data.store import EpisodeDataset
 from jepaworld.envs.frames import image_to_frame
 from jepaworld.envs.player import Player
 from jepaworld.errors import PlanningError
@@ -27,7 +26,7 @@ from jepaworld.evaluation.encoding import paint
 from jepaworld.evaluation.planning import evaluate_planning
 from jepaworld.evaluation.results import PlanningResults
 from jepaworld.evaluation.videos import write_videos
-from jepaworld.models import checkpoints, load, load_decoder
+from jepaworld.models import load, load_decoder
 from jepaworld.models.state_decoder import JEPAStateDecoder
 from jepaworld.planning import WorldModelPolicy
 from jepaworld.runs.folder import RunFolder
@@ -36,8 +35,7 @@ from jepaworld.utils.pictures import save_rows
 from jepaworld.utils.progress import Progress
 from jepaworld.utils.storage import atomic_write_text, file_checksum, storage_errors
 
-# Of Pillow, which would cut their values off at 255.
-_MORE_THAN_8_BITS = ("I", "F")
+_MORE_THAN_8_BITS = ("I", "F")  # modes of Pillow, which would cut their values off at 255
 
 
 def evaluate_run(
@@ -60,11 +58,17 @@ def evaluate_run(
     progress, folder, began = progress or Progress(), RunFolder.open(run_dir), time.perf_counter()
     config = _config(folder, overrides)
     device = resolve_device(config.device)
-    checkpoint = checkpoints.load(folder.path, "jepa").path
     with torch.random.fork_rng(devices=[]):  # models draw their first weights; the caller's numbers go on as before
         model = load(folder.path, device)
         decoder = _decoder(folder, device)  # before minutes of playing, as it may be damaged
-    dataset, episodes = _heldout(folder, config, progress)
+    dataset, episodes = folder.open_dataset(), np.empty(0, np.int64)
+    if dataset is not None:
+        episodes = getattr(folder.split(dataset), config.evaluation.split)
+    else:
+        progress.warn(
+            f"{folder.dataset_path}: the run's dataset is missing. Goals that the environment draws need none; for "
+            "recorded ones restore it."
+        )
     bf16 = use_bf16(config.mixed_precision, device, model)
     results = evaluate_planning(model, config, dataset, episodes, bf16=bf16, progress=progress)
     target = folder.planning_file.parent
@@ -74,7 +78,7 @@ def evaluate_run(
             old.unlink(missing_ok=True)
         videos = write_videos(target, results.recordings, decoder, config.frame_skipping)
     about = {
-        "checkpoint_sha256": file_checksum(checkpoint),
+        "checkpoint_sha256": file_checksum(folder.checkpoint("jepa")),
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "videos": videos,
         "duration_seconds": round(time.perf_counter() - began, 1),
@@ -112,32 +116,29 @@ def plan_with_run(
     """
     progress, folder = progress or Progress(), RunFolder.open(run_dir)
     config = _config(folder, overrides)
-    changed = [
-        f"planning={json.dumps(config.planning.model_dump(mode='json'))}",
-        f"mixed_precision={config.mixed_precision}",
-    ]
-    policy = WorldModelPolicy.from_pretrained(folder.path, changed, device=config.device, seed=config.evaluation.seed)
+    settings, seed = config.planning.model_dump(mode="json"), config.evaluation.seed
+    changed = [f"planning={json.dumps(settings)}", f"mixed_precision={config.mixed_precision}"]
+    policy = WorldModelPolicy.from_pretrained(folder.path, changed, device=config.device, seed=seed)
     goal_image = _read_picture(Path(goal), "the goal", config, progress)
     start_image = _first_frame(config) if start is None else _read_picture(Path(start), "the start", config, progress)
     decoder = _decoder(folder, policy.controller.device)
     policy.set_goal(goal_image)
     plan = policy.plan(start_image)
-    target = Path(out) if out is not None else folder.plan_folder
+    target = folder.plan_folder if out is None else Path(out)
     with storage_errors(target):
         target.mkdir(parents=True, exist_ok=True)
         for name in ("plan.json", "plan.png"):  # the picture of an earlier plan must not stand beside this one
             (target / name).unlink(missing_ok=True)
-    distances = (plan.imagined[0] - plan.goal[0]).square().flatten(1).mean(dim=1)
     content = {
         "actions": policy.controller.space.split(plan.actions)[0].tolist(),
         "shape": "plan step, environment step of its block, entries of the action",
         "cost": float(plan.cost[0]),
         "goal": str(goal),
         "start": None if start is None else str(start),
-        "seed": config.evaluation.seed,
+        "seed": seed,
         "start_distance": float((plan.start[0] - plan.goal[0]).square().mean()),
-        "imagined_distances": distances.tolist(),
-        "planning": config.planning.model_dump(mode="json"),
+        "imagined_distances": (plan.imagined[0] - plan.goal[0]).square().flatten(1).mean(dim=1).tolist(),
+        "planning": settings,
     }
     atomic_write_text(target / "plan.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
     if decoder is None:
@@ -145,9 +146,8 @@ def plan_with_run(
             f"the run has no state decoder, so the plan is not painted; `jepaworld decode {folder.path}` trains one"
         )
     else:
-        imagined = paint(decoder, plan.imagined[0])
-        ends = [image.transpose(2, 0, 1) for image in (start_image, goal_image)]
-        save_rows(target / "plan.png", [np.stack([ends[0], *imagined, ends[1]])])
+        first, last = (image.transpose(2, 0, 1) for image in (start_image, goal_image))
+        save_rows(target / "plan.png", [np.stack([first, *paint(decoder, plan.imagined[0]), last])])
     return target
 
 
@@ -159,18 +159,6 @@ def _config(folder: RunFolder, overrides: Sequence[str]) -> Config:
     config = load_config(folder.config_file, overrides)
     require_equal(folder.config, config, EVALUATION, f"What can be changed here: {', '.join(EVALUATION)}.")
     return config
-
-
-def _heldout(run: RunFolder, config: Config, progress: Progress) -> tuple[EpisodeDataset | None, NDArray[np.int64]]:
-    """The run's dataset, None if it is gone, and its episodes of `evaluation.split`."""
-    dataset = run.open_dataset()
-    if dataset is None:
-        progress.warn(
-            f"{run.dataset_path}: the run's dataset is missing. Goals that the environment draws need none; for "
-            "recorded ones restore it."
-        )
-        return None, np.empty(0, np.int64)
-    return dataset, getattr(run.split(dataset), config.evaluation.split)
 
 
 def _decoder(folder: RunFolder, device: torch.device) -> JEPAStateDecoder | None:
@@ -189,13 +177,13 @@ def _read_picture(path: Path, what: str, config: Config, progress: Progress) -> 
         raise PlanningError(
             f"{path}: {what} cannot be read as a picture ({error}). Give a PNG or JPEG file with 8 bits per channel."
         ) from error
-    height, width = image.shape[:2]
-    if (height, width) != (config.image_size, config.image_size):
+    side, (height, width) = config.image_size, image.shape[:2]
+    if (height, width) != (side, side):
         progress.warn(
-            f"{path}: {what} is {width} x {height} pixels and is resized to the model's {config.image_size} x "
-            f"{config.image_size}; it should show what a frame of {config.environment_name} shows."
+            f"{path}: {what} is {width} x {height} pixels and is resized to the model's {side} x {side}; it should "
+            f"show what a frame of {config.environment_name} shows."
         )
-    return image_to_frame(image, config.image_size, config.input_channels).transpose(1, 2, 0)
+    return image_to_frame(image, side, config.input_channels).transpose(1, 2, 0)
 
 
 def _first_frame(config: Config) -> NDArray[np.uint8]:

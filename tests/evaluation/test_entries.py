@@ -12,8 +12,7 @@ from jepaworld.config.planning import SuccessCondition
 from jepaworld.data.store import Episode, EpisodeDataset
 from jepaworld.evaluation.entries import Entry, declared_periods, distances, from_columns, state_entries, to_columns
 from jepaworld.evaluation.imagination import imagination_error
-from jepaworld.evaluation.probes import mean_r2, probe_states
-from jepaworld.evaluation.state_probes import choose_state_probes
+from jepaworld.evaluation.probes import choose_state_probes, mean_r2, probe_states
 
 SHADES = 250
 

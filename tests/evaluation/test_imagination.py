@@ -8,9 +8,9 @@ from dot_world import DotModel
 from jepaworld.evaluation.encoding import encode_frames, sample_rows
 from jepaworld.evaluation.entries import Entry
 from jepaworld.evaluation.imagination import Windows, choose_windows, imagination_error, imagine
-from jepaworld.evaluation.linear_probe import fit_linear_probe
+from jepaworld.evaluation.probes import StateProbe
+from jepaworld.evaluation.regression import fit_linear_probe
 from jepaworld.evaluation.results import Imagination
-from jepaworld.evaluation.state_probes import StateProbe
 
 
 def test_exact_model_has_no_error_and_copying_has(make_dataset) -> None:

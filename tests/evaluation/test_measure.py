@@ -15,7 +15,7 @@ from torch import Tensor
 
 from jepaworld import run_training
 from jepaworld.config import Config
-from jepaworld.evaluation import state_probes
+from jepaworld.evaluation import probes
 from jepaworld.evaluation.measure import UNTRAINED, Pictures, measure
 from jepaworld.evaluation.probes import probe_states
 from jepaworld.evaluation.results import Results
@@ -28,7 +28,7 @@ from tests.conftest import fresh_model
 def _everything_is_followed() -> Iterator[None]:
     """An epoch teaches the model nothing; its states are followed through imagination all the same."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(state_probes, "READABLE", -1e9)
+        patch.setattr(probes, "READABLE", -1e9)
         yield
 
 
@@ -128,8 +128,8 @@ def test_probes_are_judged_on_evaluation_episodes_alone(home: Path, measured: tu
     split = measured[0].dataset
     assert split is not None and measured[0].heldout is not None and measured[0].heldout.split == "evaluation"
     for probe in measured[0].probes:
-        assert probe.num_train_episodes == split.train_episodes
-        assert probe.num_heldout_episodes == split.evaluation_episodes
+        assert probe.num_train_episodes == split["train_episodes"]
+        assert probe.num_heldout_episodes == split["evaluation_episodes"]
     run = RunFolder.open(home / "run")
     dataset = run.open_dataset()
     assert dataset is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import count
 from typing import Any
 
 import gymnasium
@@ -16,8 +17,8 @@ from jepaworld.data.collect import collect
 from jepaworld.data.store import EpisodeDataset
 from jepaworld.errors import ConfigError, EnvironmentNotUsableError, PlanningError
 from jepaworld.evaluation.planning import evaluate_planning
-from jepaworld.evaluation.rates import Z_95, Rate, wilson
 from jepaworld.evaluation.results import PlanningResults, PlayedTask
+from jepaworld.evaluation.scores import Z_95, Rate, wilson
 from jepaworld.planning import Controller
 from tests.planning.toy_models import TwoRoomOracle
 
@@ -288,6 +289,17 @@ def test_a_plan_that_is_played_over_several_blocks_is_shown_from_where_it_is(
         assert torch.equal(once[:-1], made[1:]) and torch.equal(once[-1], made[-1])
         assert torch.equal(twice[:-2], made[2:])
         assert not torch.equal(new[:-3], made[3:])
+
+
+def test_the_time_of_a_plan_is_that_of_a_search_over_its_environments(
+    tiny_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = count()
+    monkeypatch.setattr(Controller, "_clock", lambda _: float(next(ticks)))  # each search takes a second
+    config = rooms(tiny_config, num_episodes=4, max_steps=18)
+    planning = config.planning.model_dump() | {"replan_every": 3}
+    config = Config.model_validate(config.to_dict() | {"planning": planning})
+    assert evaluate_planning(Blind(), config, None, NOBODY).agents[0].seconds_per_plan == 1 / 4
 
 
 def test_without_the_dataset_the_protocol_claims_less(tiny_config: Callable[..., Config]) -> None:

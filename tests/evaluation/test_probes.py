@@ -1,16 +1,18 @@
 """Probes against linear algebra written another way, and on a model whose embedding is the state."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from dot_world import SIDE, DotModel
+from dot_world import SIDE, DotModel, moving_dot, write_dataset
 
-from jepaworld.evaluation.encoding import encode_frames, evaluation_mode, sample_rows
-from jepaworld.evaluation.linear_probe import RIDGES, _leave_one_out_errors, fit_linear_probe
-from jepaworld.evaluation.probes import mean_r2, probe_states
+from jepaworld.data.shards import Episode
+from jepaworld.evaluation.encoding import encode_frames, sample_rows
+from jepaworld.evaluation.probes import choose_state_probes, mean_r2, probe_states
+from jepaworld.evaluation.regression import RIDGES, _leave_one_out_errors, fit_linear_probe
 from jepaworld.evaluation.results import Probe
 from jepaworld.evaluation.scores import bootstrap_r2, interval_95, r2_score
-from jepaworld.evaluation.state_probes import choose_state_probes
 
 RNG = np.random.default_rng(0)
 
@@ -118,6 +120,19 @@ def test_one_heldout_episode_gives_no_interval(make_dataset) -> None:
     assert x.mlp.gain == pytest.approx((x.mlp.r2 or 0.0) - x.r2)
 
 
+def test_what_does_not_change_in_training_is_not_judged(tmp_path: Path) -> None:
+    def make(length: int, rng: np.random.Generator) -> Episode:
+        episode = moving_dot(length, rng)
+        if length > 20:  # those held out
+            episode.states["constant"][:] = rng.normal(size=length + 1)
+        return episode
+
+    dataset = write_dataset(tmp_path / "dataset", [20, 20, 30, 30], make=make)
+    constant, *_ = probe_states(DotModel(), dataset, np.arange(2), np.arange(2, 4), pixel_baseline=False)
+    assert constant.variable == "constant" and constant.r2 is None and constant.interval_95 is None
+    assert constant.mlp is not None and constant.mlp.r2 is None
+
+
 class Folded(DotModel):
     """Embeds each coordinate as a point on a circle that is walked three steps at a time: not linear in it."""
 
@@ -200,8 +215,4 @@ def test_encoding_is_batched_and_restores_each_mode(make_dataset) -> None:
     rows = np.array([4, 0, 17, 9])
     z = encode_frames(model, dataset, rows, batch_size=3)
     np.testing.assert_array_equal(z.numpy(), dataset.rows("position", 0, dataset.num_frames)[rows])
-    assert model.training and not model.dropout.training
-    with pytest.raises(ZeroDivisionError), evaluation_mode(model):
-        assert not model.training and not torch.is_grad_enabled()
-        raise ZeroDivisionError
-    assert model.training and torch.is_grad_enabled()
+    assert model.training and not model.dropout.training and not z.requires_grad

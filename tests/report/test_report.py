@@ -13,10 +13,10 @@ import torch
 from jepaworld.config import load_config, to_commented_yaml
 from jepaworld.data.collect import collect
 from jepaworld.errors import CheckpointError, DatasetError
-from jepaworld.evaluation import state_probes
+from jepaworld.evaluation import probes
 from jepaworld.evaluation.measure import Pictures
-from jepaworld.evaluation.rates import Rate
 from jepaworld.evaluation.results import Imagination, MLPReading, Probe, Results, read_planning
+from jepaworld.evaluation.scores import Rate
 from jepaworld.report import write_report
 from jepaworld.report.headline import add_headline
 from jepaworld.report.page import render_page
@@ -125,7 +125,7 @@ def test_numbers_are_those_of_the_run(run: Path) -> None:
 
 
 def test_states_are_followed_through_imagination(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state_probes, "READABLE", -100.0)  # two epochs teach this model nothing
+    monkeypatch.setattr(probes, "READABLE", -100.0)  # two epochs teach this model nothing
     page, numbers = page_and_numbers(run)
     first, *others = numbers["imagination"]["states"]
     assert first["variable"] == "state" and first["entries"] == [0, 1] and first["probe"] in ("linear", "mlp")

@@ -5,42 +5,25 @@ Shapes: N frames, C H W image, *latent is (D,) or (tokens, D).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from jepaworld.data.store import EpisodeDataset
+from jepaworld.models.protocol import WorldModel
 from jepaworld.utils.modules import device_of, in_eval_mode
 
-if TYPE_CHECKING:
-    from jepaworld.data.store import EpisodeDataset
-    from jepaworld.models.protocol import WorldModel
-
 MAX_PROBED = 1024
-
-
-@contextmanager
-def evaluation_mode(model: Any) -> Iterator[None]:
-    """Every submodule in eval mode and no gradients; afterwards each is back in the mode it had."""
-    with in_eval_mode(model), torch.no_grad():
-        yield
 
 
 def sample_rows(
     dataset: EpisodeDataset, episodes: np.ndarray, max_frames: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Frames of some episodes, drawn without replacement if there are too many.
+    """Frames of some episodes (E,), drawn without replacement if there are more than `max_frames`.
 
     The last frame of an episode is left out: no action and no reward follow it.
-
-    Args:
-        dataset: The stored episodes.
-        episodes: int (E,) episode indices.
-        max_frames: Draw at most so many.
-        seed: Seed of the draw.
 
     Returns:
         `rows`, int64 (N,) global rows in rising order, and `owners`, int64 (N,) the episode of each.
@@ -57,21 +40,11 @@ def sample_rows(
 
 
 def paint(decoder: nn.Module, z: Tensor) -> np.ndarray:
-    """Decode embeddings to pictures, in eval mode.
-
-    Args:
-        decoder: The state decoder; its mode is restored afterwards.
-        z: (N, *latent), on any device.
-
-    Returns:
-        uint8 (N, C, H, W).
-    """
+    """Decode embeddings (N, *latent), on any device, to pictures uint8 (N, C, H, W); in eval mode."""
     device = device_of(decoder)
-    with evaluation_mode(decoder):
-        parts = [
-            decoder(part.to(device).float()).clamp(0.0, 1.0).mul(255.0).round().byte().cpu() for part in z.split(256)
-        ]
-    return torch.cat(parts).numpy()
+    with torch.no_grad(), in_eval_mode(decoder):
+        images = (decoder(part.to(device).float()).clamp(0.0, 1.0) for part in z.split(256))
+        return torch.cat([image.mul(255.0).round().byte().cpu() for image in images]).numpy()
 
 
 def encode_frames(
@@ -85,9 +58,9 @@ def encode_frames(
     """Encode stored frames one by one, without gradients and in eval mode.
 
     Args:
-        model: The world model; its mode is restored afterwards.
+        model: The world model.
         dataset: The stored episodes.
-        rows: int64 (N,) global rows.
+        rows: int64 (N,) global rows, at least one.
         encode: Which of the model's encodings; None takes `model.encode`, which the predictor takes.
         batch_size: Frames at once.
 
@@ -95,9 +68,8 @@ def encode_frames(
         (N, *latent) float32 on the CPU, in the order of `rows`.
     """
     assert len(rows), "no frames to encode"
-    encode, device = encode or model.encode, device_of(model)
-    parts = []
-    with evaluation_mode(model):
+    encode, device, parts = encode or model.encode, device_of(model), []
+    with torch.no_grad(), in_eval_mode(model):
         for first in range(0, len(rows), batch_size):
             frames = torch.from_numpy(dataset.gather("frames", rows[first : first + batch_size]))
             parts.append(encode(frames.to(device).unsqueeze(1))[:, 0].float().cpu())

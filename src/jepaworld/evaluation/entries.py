@@ -9,15 +9,13 @@ Its sine and cosine do not jump, so that these are read in its place, and errors
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from jepaworld.config.planning import SuccessCondition
+from jepaworld.data.store import EpisodeDataset
 from jepaworld.evaluation.scores import as_matrix
-
-if TYPE_CHECKING:
-    from jepaworld.config.planning import SuccessCondition
-    from jepaworld.data.store import EpisodeDataset
 
 TURN = 2 * np.pi
 REWARD = "reward"
@@ -29,22 +27,21 @@ _FEWEST_VALUES = 10  # a gripper that is 0 or 6 jumps like an angle
 
 
 class Entry(NamedTuple):
-    """One number of a state variable, or the reward.
-
-    Attributes:
-        variable: Name of the variable.
-        place: Which number of it, None if it has one only.
-        period: Of an angle; None for anything else.
-    """
+    """One number of a state variable, or the reward."""
 
     variable: str
-    place: int | None = None
-    period: float | None = None
+    place: int | None = None  # which number of the variable, None if it has one only
+    period: float | None = None  # of an angle, None for anything else
 
     @property
     def name(self) -> str:
         """`position[0]`, `pose[2] (angle)`."""
         return self.variable + ("" if self.place is None else f"[{self.place}]") + (" (angle)" if self.period else "")
+
+    @property
+    def width(self) -> int:
+        """How many columns it has."""
+        return 2 if self.period else 1
 
 
 def declared_periods(conditions: Sequence[SuccessCondition] | None, dataset: EpisodeDataset) -> Periods:
@@ -99,26 +96,29 @@ def read_entries(dataset: EpisodeDataset, entries: Sequence[Entry], rows: np.nda
 
 def column_starts(entries: Sequence[Entry]) -> np.ndarray:
     """(V,) first column of each entry."""
-    return np.cumsum([0, *(2 if entry.period else 1 for entry in entries[:-1])])
+    return np.cumsum([0, *(entry.width for entry in entries[:-1])])
 
 
 def to_columns(values: np.ndarray, entries: Sequence[Entry]) -> np.ndarray:
     """Values (N, V) as what probes read (N, K): sine and cosine in place of an angle."""
     columns = []
     for value, entry in zip(values.T, entries, strict=True):
-        turn = value if entry.period is None else value * (TURN / entry.period)
-        columns += [value] if entry.period is None else [np.sin(turn), np.cos(turn)]
+        turn = value * (TURN / entry.period) if entry.period else value
+        columns += [np.sin(turn), np.cos(turn)] if entry.period else [value]
     return np.stack(columns, axis=1)
+
+
+def read_columns(dataset: EpisodeDataset, entries: Sequence[Entry], rows: np.ndarray) -> np.ndarray:
+    """What probes read at global rows (N,): float64 (N, K)."""
+    return to_columns(read_entries(dataset, entries, rows), entries)
 
 
 def from_columns(columns: np.ndarray, entries: Sequence[Entry]) -> np.ndarray:
     """The values (N, V) of columns (N, K); angles within half a period of 0."""
     values = []
     for start, entry in zip(column_starts(entries), entries, strict=True):
-        if entry.period is None:
-            values.append(columns[:, start])
-        else:
-            values.append(np.arctan2(columns[:, start], columns[:, start + 1]) * (entry.period / TURN))
+        value = columns[:, start]
+        values.append(np.arctan2(value, columns[:, start + 1]) * (entry.period / TURN) if entry.period else value)
     return np.stack(values, axis=1)
 
 

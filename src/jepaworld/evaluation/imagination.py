@@ -11,40 +11,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from jepaworld.evaluation.encoding import evaluation_mode
+from jepaworld.data.store import EpisodeDataset
 from jepaworld.evaluation.entries import distances, read_entries
+from jepaworld.evaluation.probes import StateProbe
 from jepaworld.evaluation.results import Imagination, StateError
-from jepaworld.evaluation.scores import interval_95, resample_counts
-from jepaworld.evaluation.state_probes import StateProbe
-from jepaworld.models.protocol import context_length
-from jepaworld.utils.modules import device_of
-
-if TYPE_CHECKING:
-    from jepaworld.data.store import EpisodeDataset
-    from jepaworld.models.protocol import WorldModel
+from jepaworld.evaluation.scores import episode_sums, interval_95, resample_counts
+from jepaworld.models.protocol import WorldModel, context_length
+from jepaworld.utils.modules import device_of, in_eval_mode
 
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """Where imagination begins, and how far it can be compared.
+    """Where imagination begins, and how far it can be compared."""
 
-    Attributes:
-        rows: int64 (N,) global row of each window's first frame.
-        owners: int64 (N,) its episode.
-        lengths: int64 (N,) recorded transitions from there that count.
-        context: K, frames that the model sees: the first one and the K - 1 before it in the episode.
-    """
-
-    rows: np.ndarray
-    owners: np.ndarray
-    lengths: np.ndarray
-    context: int = 1
+    rows: np.ndarray  # int64 (N,) global row of each window's first frame
+    owners: np.ndarray  # int64 (N,) its episode
+    lengths: np.ndarray  # int64 (N,) recorded transitions from there that count
+    context: int = 1  # K, frames that the model sees: the first one and the K - 1 before it in the episode
 
     def __len__(self) -> int:
         """N."""
@@ -76,44 +64,32 @@ def choose_windows(
         seed: Seed of the draw.
         context: Frames of the episode that must be there before the first step, the first frame included.
     """
-    rng = np.random.default_rng(seed)
-    rows, owners, lengths = [], [], []
+    rng, windows = np.random.default_rng(seed), []
     for episode in np.asarray(episodes, dtype=np.int64):
         available = int(dataset.episode_lengths[episode]) - (context - 1)
         if available < 1:
             continue
-        starts = max(1, available - horizon + 1)
+        starts, first = max(1, available - horizon + 1), dataset.episode_starts[episode] + context - 1
         for start in np.sort(rng.choice(starts, size=min(per_episode, starts), replace=False)):
-            rows.append(dataset.episode_starts[episode] + context - 1 + start)
-            owners.append(episode)
-            lengths.append(min(horizon, available))
-    return Windows(np.array(rows, np.int64), np.array(owners, np.int64), np.array(lengths, np.int64), context)
+            windows.append((first + start, episode, min(horizon, available)))
+    return Windows(*np.array(windows, np.int64).reshape(-1, 3).T, context=context)
 
 
 def imagine(model: WorldModel, dataset: EpisodeDataset, windows: Windows, horizon: int) -> Tensor:
     """Imagine the recorded actions from frames and what was before them.
 
-    Args:
-        model: The model; its mode is restored afterwards.
-        dataset: The stored episodes.
-        windows: N of them.
-        horizon: P.
-
     Returns:
         (N, P, *latent) imagined embeddings on the CPU. Those past a window's end repeat its last action and have
         no real counterpart.
     """
-
-    def gather(name: str, rows: np.ndarray) -> Tensor:
-        return torch.from_numpy(dataset.gather(name, rows.reshape(-1))).unflatten(0, rows.shape).to(device)
-
     device = device_of(model)
     future = windows.rows[:, None] + np.minimum(np.arange(horizon), windows.lengths[:, None] - 1)
     past = windows.rows[:, None] + np.arange(1 - windows.context, 1)
-    played = {"context_actions": gather("actions", past[:, :-1])} if windows.context > 1 else {}
-    with evaluation_mode(model):
-        z = model.encode(gather("frames", past))
-        return model.rollout(z, gather("actions", future), **played).float().cpu()
+    frames, actions = _gather(dataset, "frames", past).to(device), _gather(dataset, "actions", future).to(device)
+    # Only a model that looks back must know this argument.
+    played = {"context_actions": _gather(dataset, "actions", past[:, :-1]).to(device)} if windows.context > 1 else {}
+    with torch.no_grad(), in_eval_mode(model):
+        return model.rollout(model.encode(frames), actions, **played).float().cpu()
 
 
 def imagination_error(
@@ -128,8 +104,6 @@ def imagination_error(
     state_probes: Sequence[StateProbe] = (),
 ) -> Imagination:
     """Compare imagined embeddings with those of the real frames, step by step.
-
-    Embeddings are held for one batch of windows only; of all windows the errors are kept.
 
     Args:
         model: The trained model.
@@ -150,40 +124,59 @@ def imagination_error(
         windows = choose_windows(dataset, episodes, horizon, windows_per_episode, seed)
     assert len(windows), "no episode has a transition"
     valid = windows.steps(horizon)[1]
-    errors, copies = np.full((2, len(windows), horizon), np.nan)
-    away = np.full((len(state_probes), 3, len(windows), horizon), np.nan)
-    variance = _Variance()
-    for first in range(0, len(windows), batch_size):
-        batch = slice(first, first + batch_size)
-        rows, counts = windows[batch].steps(horizon)
-        imagined = imagine(model, dataset, windows[batch], horizon)
-        frames = torch.from_numpy(dataset.gather("frames", rows.reshape(-1))).unflatten(0, rows.shape)
-        with evaluation_mode(model):
-            target = model.encode_target(frames.to(device_of(model))).float().cpu()  # the first frame included
-        errors[batch], copies[batch] = (_squared_error(z, target[:, 1:]) for z in (imagined, target[:, :1]))
-        variance.add(target[:, 1:][torch.from_numpy(counts)])
-        for probe, distance in zip(state_probes, away, strict=True):
-            distance[:, batch] = _state_distances(dataset, rows, imagined, target[:, 1:], probe)
-    scale = variance.mean or np.nan
-    errors, copies = (np.where(valid, values / scale, np.nan) for values in (errors, copies))
-    error, low, high = _mean_by_step(errors, valid, windows.owners, seed)
+    errors, away, variance = _compare(model, dataset, windows, horizon, batch_size, state_probes)
+    errors = np.where(valid, errors / (variance or np.nan), np.nan)
+
+    def by_step(values: np.ndarray) -> _Curve:
+        return _mean_by_step(values, valid, windows.owners, seed)
+
+    (error, low, high), (copy_error, _, _) = map(by_step, errors)
     return Imagination(
         context_frames=windows.context,
         step=list(range(1, horizon + 1)),
         error=error,
         error_low_95=low,
         error_high_95=high,
-        copy_error=_mean_by_step(copies, valid, windows.owners, seed)[0],
+        copy_error=copy_error,
         num_windows=valid.sum(axis=0).tolist(),
         num_episodes=[len(np.unique(windows.owners[column])) for column in valid.T],
-        target_variance=variance.mean,
-        states=[
-            _state_error(probe, *(_mean_by_step(one, valid, windows.owners, seed) for one in distance))
-            for probe, distance in zip(state_probes, away, strict=True)
-        ],
+        target_variance=variance,
+        states=[_state_error(probe, *map(by_step, one)) for probe, one in zip(state_probes, away, strict=True)],
         windows=windows,
-        window_errors=np.where(valid, errors, 0.0).sum(axis=1) / windows.lengths,
+        window_errors=np.where(valid, errors[0], 0.0).sum(axis=1) / windows.lengths,
     )
+
+
+def _compare(
+    model: WorldModel,
+    dataset: EpisodeDataset,
+    windows: Windows,
+    horizon: int,
+    batch_size: int,
+    probes: Sequence[StateProbe],
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Squared errors (2, N, P), imagined and of the copy; distances of each probe (.., 3, N, P); target variance."""
+    errors, away = np.empty((2, len(windows), horizon)), np.empty((len(probes), 3, len(windows), horizon))
+    variance = _Variance()
+    # Embeddings are held for one batch of windows only; of all windows the errors are kept.
+    for first in range(0, len(windows), batch_size):
+        batch = slice(first, first + batch_size)
+        rows, counts = windows[batch].steps(horizon)
+        imagined = imagine(model, dataset, windows[batch], horizon)
+        with torch.no_grad(), in_eval_mode(model):
+            target = model.encode_target(_gather(dataset, "frames", rows).to(device_of(model))).float().cpu()
+        now, real = target[:, :1], target[:, 1:]
+        for kind, z in enumerate((imagined, now)):
+            errors[kind, batch] = (z.double() - real.double()).square().flatten(2).mean(dim=2).numpy()
+        variance.add(real[torch.from_numpy(counts)])
+        for probe, distance in zip(probes, away, strict=True):
+            distance[:, batch] = _state_distances(dataset, rows, imagined, real, probe)
+    return errors, away, variance.mean
+
+
+def _gather(dataset: EpisodeDataset, name: str, rows: np.ndarray) -> Tensor:
+    """Stored values at rows (N, P): (N, P, ...)."""
+    return torch.from_numpy(dataset.gather(name, rows.reshape(-1))).unflatten(0, rows.shape)
 
 
 class _Variance:
@@ -204,11 +197,6 @@ class _Variance:
         return float(np.mean(self.squares / self.count - (self.sums / self.count) ** 2))
 
 
-def _squared_error(z: Tensor, target: Tensor) -> np.ndarray:
-    """Mean squared error over the latent's axes: (n, P, *latent) to (n, P)."""
-    return (z.double() - target.double()).square().flatten(2).mean(dim=2).numpy()
-
-
 def _state_distances(
     dataset: EpisodeDataset, rows: np.ndarray, imagined: Tensor, real: Tensor, probe: StateProbe
 ) -> np.ndarray:
@@ -216,6 +204,10 @@ def _state_distances(
     truth = read_entries(dataset, probe.entries, rows.reshape(-1)).reshape(*rows.shape, -1)
     guesses = [probe.read(z.flatten(0, 1)).reshape(truth[:, 1:].shape) for z in (imagined, real)]
     return np.stack([distances(guess, truth[:, 1:], probe.entries) for guess in (*guesses, truth[:, :1])])
+
+
+_Curve = tuple[list[float], list[float], list[float]]
+"""Mean by step, and the ends of its interval."""
 
 
 def _state_error(probe: StateProbe, imagined: _Curve, encoded: _Curve, copied: _Curve) -> StateError:
@@ -232,24 +224,12 @@ def _state_error(probe: StateProbe, imagined: _Curve, encoded: _Curve, copied: _
     )
 
 
-_Curve = tuple[list[float], list[float], list[float]]
-
-
 def _mean_by_step(values: np.ndarray, valid: np.ndarray, owners: np.ndarray, seed: int) -> _Curve:
-    """Mean over windows (N, P) of each step, and its 95 % interval from resampled episodes."""
-    _, codes = np.unique(owners, return_inverse=True)
-    sums, counts = np.zeros((2, int(codes.max()) + 1, values.shape[1]))
-    np.add.at(sums, codes, np.where(valid, values, 0.0))
-    np.add.at(counts, codes, valid.astype(np.float64))
-    mean = _ratio(sums.sum(axis=0), counts.sum(axis=0))
+    """Mean over windows (N, P) of each step, and its 95 % interval from resampled episodes, NaN with fewer than two."""
+    sums, counts = episode_sums(np.where(valid, values, 0.0), owners), episode_sums(valid, owners)
     drawn = resample_counts(len(sums), seed=seed)
-    nothing = (np.nan, np.nan)
-    ends = [
-        (interval_95(column) or nothing) if (counts[:, step] > 0).sum() >= 2 else nothing
-        for step, column in enumerate(_ratio(drawn @ sums, drawn @ counts).T)
-    ]
-    return mean.tolist(), [low for low, _ in ends], [high for _, high in ends]
-
-
-def _ratio(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN where no episode reaches a step
+        mean, resampled = sums.sum(axis=0) / counts.sum(axis=0), (drawn @ sums) / (drawn @ counts)
+    resampled[:, (counts > 0).sum(axis=0) < 2] = np.nan
+    ends = np.array([interval_95(column) or (np.nan, np.nan) for column in resampled.T])
+    return mean.tolist(), ends[:, 0].tolist(), ends[:, 1].tolist()

@@ -5,7 +5,6 @@ Shapes: N frames or windows, P steps, C H W image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -18,18 +17,8 @@ from jepaworld.envs.spaces import Spaces
 from jepaworld.evaluation.encoding import encode_frames, paint, sample_rows
 from jepaworld.evaluation.entries import declared_periods
 from jepaworld.evaluation.imagination import imagination_error, imagine
-from jepaworld.evaluation.probes import mean_r2, probe_states
-from jepaworld.evaluation.results import (
-    DatasetSummary,
-    HeadlineProbe,
-    Heldout,
-    Imagination,
-    Probe,
-    Reconstruction,
-    Results,
-    read_planning,
-)
-from jepaworld.evaluation.state_probes import choose_state_probes
+from jepaworld.evaluation.probes import choose_state_probes, mean_r2, probe_states
+from jepaworld.evaluation.results import HeadlineProbe, Heldout, Imagination, Reconstruction, Results, read_planning
 from jepaworld.losses.collapse import judge_collapse
 from jepaworld.models import build, load, load_decoder
 from jepaworld.models.protocol import encoder_of
@@ -93,26 +82,30 @@ def measure(run: RunFolder, device: str) -> tuple[Results, Pictures]:
         CheckpointError: a checkpoint is damaged.
         DatasetError: the dataset is damaged, or is not the one that the run was trained on.
     """
-    config = run.config
-    results, pictures = (
-        Results(
-            environment=config.environment_name,
-            description=_description(config),
-            path=str(run.path),
-            finished=run.finished,
-            best_epoch=run.best_epoch,
-            epochs=run.epochs,
-            run=run.info,
-            notices=config.notices(),
-            config=config.to_dict(),
-        ),
-        Pictures(),
+    config, where, pictures = run.config, resolve_device(device), Pictures()
+    results = Results(
+        environment=config.environment_name,
+        description=_description(config),
+        path=str(run.path),
+        finished=run.finished,
+        best_epoch=run.best_epoch,
+        epochs=run.epochs,
+        run=run.info,
+        notices=config.notices(),
+        config=config.to_dict(),
     )
-    model, decoder = _load_model(run, device, results), _load_decoder(run, device, results)
+    model = load(run.path, where) if _is_there(run, "jepa", "JEPA", results) else None
+    decoder = None
+    if not config.jepa_decoder_training.enabled:
+        results.missing.append(
+            "There is no state decoder (jepa_decoder_training.enabled is false), so nothing can be painted: "
+            f"no reconstructions, no decoded imagination. `jepaworld decode {run.path}` trains one."
+        )
+    elif _is_there(run, "jepa_decoder", "state decoder", results):
+        decoder = load_decoder(run.path, where)
     planning, problem = read_planning(run)
-    if planning is not None:
-        results.planning = planning.model_copy(update={"episodes": []})  # they stay in planning.json
-    results.missing += [] if problem is None else [problem]
+    results.planning = planning and planning.model_copy(update={"episodes": []})  # they stay in planning.json
+    results.missing += [problem] if problem else []
     dataset = run.open_dataset()
     if dataset is None:
         results.missing.append(
@@ -122,17 +115,20 @@ def measure(run: RunFolder, device: str) -> tuple[Results, Pictures]:
         return results, pictures
     split = run.split(dataset)
     results.dataset = _summarise(dataset, split)
-    name, episodes = _heldout(split)
-    results.heldout = Heldout(split=name, episodes=len(episodes))
+    # A run that keeps no episodes for evaluation is measured on what comes next to it.
+    splits = {"evaluation": split.evaluation, "validation": split.validation, "training": split.train}
+    name, heldout = next((name, episodes) for name, episodes in splits.items() if len(episodes))
+    results.heldout = Heldout(split=name, episodes=len(heldout))
     if name != "evaluation":
         results.missing.append(
             f"This run keeps no evaluation episodes (evaluation_split is {config.evaluation_split:g}): everything "
             f"below is measured on {name} episodes, and may flatter the model."
         )
     if model is not None:
-        _measure_model(config, model, dataset, split.train, episodes, results)
+        _measure_model(config, model, dataset, split.train, heldout, results)
         if decoder is not None and results.imagination is not None:
-            _measure_decoder(config, model, decoder, dataset, episodes, results.imagination, results, pictures)
+            painted = _paint(config, model, decoder, dataset, heldout, results.imagination)
+            results.reconstruction, pictures = painted
     return results, pictures
 
 
@@ -147,129 +143,93 @@ def _description(config: Config) -> str:
     )
 
 
-def _load_model(run: RunFolder, device: str, results: Results) -> Any:
-    """The run's best model; None if there is none yet. Damage is not forgiven."""
-    return load(run.path, resolve_device(device)) if _is_there(run, "jepa", "JEPA", results) else None
-
-
-def _load_decoder(run: RunFolder, device: str, results: Results) -> Any:
-    training = run.config.jepa_decoder_training
-    if not training.enabled:
-        results.missing.append(
-            "There is no state decoder (jepa_decoder_training.enabled is false), so nothing can be painted: "
-            f"no reconstructions, no decoded imagination. `jepaworld decode {run.path}` trains one."
-        )
-    elif _is_there(run, "jepa_decoder", "state decoder", results):
-        return load_decoder(run.path, resolve_device(device))
-    return None
-
-
 def _is_there(run: RunFolder, kind: str, what: str, results: Results) -> bool:
+    """Whether there is a checkpoint to load; one that is damaged is an error then, and not missing."""
     path = run.checkpoint(kind)
-    if path.is_file():
-        return True
-    results.missing.append(
-        f"checkpoints/{path.name} does not exist: the {what} has not finished an epoch. Continue with "
-        f"`jepaworld train --run {run.path} --resume`."
-    )
-    return False
+    if not path.is_file():
+        results.missing.append(
+            f"checkpoints/{path.name} does not exist: the {what} has not finished an epoch. Continue with "
+            f"`jepaworld train --run {run.path} --resume`."
+        )
+    return path.is_file()
 
 
-def _heldout(split: Split) -> tuple[str, np.ndarray]:
-    for name, episodes in (("evaluation", split.evaluation), ("validation", split.validation)):
-        if len(episodes):
-            return name, episodes
-    return "training", split.train
-
-
-def _summarise(dataset: EpisodeDataset, split: Split) -> DatasetSummary:
+def _summarise(dataset: EpisodeDataset, split: Split) -> dict[str, Any]:
     lengths, spec, provenance = dataset.episode_lengths, dataset.spec, dataset.provenance
-    return DatasetSummary(
-        path=str(dataset.path),
-        fingerprint=dataset.fingerprint,
-        environment=provenance.environment_name,
-        policy=provenance.policy,
-        seed=provenance.seed,
-        complete=spec.complete,
-        episodes=len(lengths),
-        transitions=int(lengths.sum()),
-        frames=dataset.num_frames,
-        shortest_episode=int(lengths.min()),
-        median_episode=float(np.median(lengths)),
-        longest_episode=int(lengths.max()),
-        image=f"{spec.input_channels} x {spec.image_size} x {spec.image_size}",
-        frame_skipping=spec.frame_skipping,
-        action_space=str(dataset.action_space),
-        state_variables={name: list(shape) for name, shape in dataset.state_variables.items()},
-        train_episodes=len(split.train),
-        validation_episodes=len(split.validation),
-        evaluation_episodes=len(split.evaluation),
-    )
+    return {
+        "path": str(dataset.path),
+        "fingerprint": dataset.fingerprint,
+        "environment": provenance.environment_name,
+        "policy": provenance.policy,
+        "seed": provenance.seed,
+        "complete": spec.complete,
+        "episodes": len(lengths),
+        "transitions": int(lengths.sum()),
+        "frames": dataset.num_frames,
+        "shortest_episode": int(lengths.min()),
+        "median_episode": float(np.median(lengths)),
+        "longest_episode": int(lengths.max()),
+        "image": f"{spec.input_channels} x {spec.image_size} x {spec.image_size}",
+        "frame_skipping": spec.frame_skipping,
+        "action_space": str(dataset.action_space),
+        "state_variables": {name: list(shape) for name, shape in dataset.state_variables.items()},
+        "train_episodes": len(split.train),
+        "validation_episodes": len(split.validation),
+        "evaluation_episodes": len(split.evaluation),
+    }
 
 
 def _measure_model(
     config: Config, model: Any, dataset: EpisodeDataset, train: np.ndarray, heldout: np.ndarray, results: Results
 ) -> None:
-    seed = config.seed
-    rows, _ = sample_rows(dataset, heldout, MAX_FRAMES, seed)
+    """Fill in collapse, probes and imagination."""
+    rows, _ = sample_rows(dataset, heldout, MAX_FRAMES, config.seed)
     if len(rows) >= 2:
         results.collapse = judge_collapse(model, torch.from_numpy(dataset.gather("frames", rows)))
         if not results.collapse.finite:
             results.missing.append("The model gives NaN or infinite embeddings: nothing else can be measured.")
             return
-    options: dict[str, Any] = {
-        "max_frames": MAX_FRAMES,
-        "seed": seed,
-        "periods": declared_periods(config.evaluation.success, dataset),
-    }
-    untrained = {UNTRAINED: _untrained(config, dataset, device_of(model))}
-    results.probes = probe_states(model, dataset, train, heldout, baseline_models=untrained, **options)
-    results.headline_probe = _headline_probe(results.probes)
+    # The same architecture with other random weights than the run began with: what is read without training.
+    torch.manual_seed(config.seed + 1)
+    untrained = build(config, Spaces.of(config, dataset.action_space)).to(device_of(model))
+    periods = declared_periods(config.evaluation.success, dataset)
+    options: dict[str, Any] = {"max_frames": MAX_FRAMES, "seed": config.seed, "periods": periods}
+    results.probes = probe_states(model, dataset, train, heldout, baseline_models={UNTRAINED: untrained}, **options)
+    headline = results.headline_probe = _headline_probe(results)
     followed = choose_state_probes(model, dataset, train, **options)
-    if (headline := results.headline_probe) is not None:
+    if headline is not None:
         followed.sort(key=lambda probe: probe.variable != headline.variable)
     horizon = min(HORIZON, int(dataset.episode_lengths[heldout].max()))
-    results.imagination = imagination_error(model, dataset, heldout, horizon, seed=seed, state_probes=followed)
+    results.imagination = imagination_error(model, dataset, heldout, horizon, seed=config.seed, state_probes=followed)
 
 
-def _untrained(config: Config, dataset: EpisodeDataset, device: torch.device) -> Any:
-    """The same architecture with other random weights than the run began with."""
-    torch.manual_seed(config.seed + 1)
-    return build(config, Spaces.of(config, dataset.action_space)).to(device)
-
-
-def _headline_probe(probes: Sequence[Probe]) -> HeadlineProbe | None:
+def _headline_probe(results: Results) -> HeadlineProbe | None:
     """The state variable that stands for all, by its name; None if there is none of these names."""
-    names = {probe.state for probe in probes if probe.r2 is not None}
+    names = {probe.state for probe in results.probes if probe.r2 is not None}
     variable = next((name for name in PREFERRED_STATES if name in names), None)
     if variable is None:
         return None
-    entries = [probe for probe in probes if probe.state == variable]
+    entries = [probe for probe in results.probes if probe.state == variable]
     (r2, interval), (mlp, mlp_interval) = mean_r2(entries), mean_r2(entries, kind="mlp")
     return HeadlineProbe(variable=variable, r2=r2, interval_95=interval, mlp_r2=mlp, mlp_interval_95=mlp_interval)
 
 
-def _measure_decoder(
+def _paint(
     config: Config,
     model: Any,
     decoder: JEPAStateDecoder,
     dataset: EpisodeDataset,
     heldout: np.ndarray,
     imagination: Imagination,
-    results: Results,
-    pictures: Pictures,
-) -> None:
+) -> tuple[Reconstruction, Pictures]:
+    """Held-out frames and imagined ones as the decoder paints them."""
     encode = encoder_of(model, config.jepa_decoder_training.embedding_source)
     rows, owners = sample_rows(dataset, heldout, 512, config.seed)
     real = dataset.gather("frames", rows)
     decoded = paint(decoder, encode_frames(model, dataset, rows, encode=encode))
     pixels = real.astype(np.float32) / 255.0
     errors = ((decoded.astype(np.float32) / 255.0 - pixels) ** 2).mean(axis=(1, 2, 3))
-    results.reconstruction = Reconstruction(
-        mean_squared_error=float(errors.mean()),
-        mean_image_squared_error=float(((pixels - pixels.mean(axis=0)) ** 2).mean()),
-        num_frames=len(rows),
-    )
+    mean_image_error = float(((pixels - pixels.mean(axis=0)) ** 2).mean())
 
     def pair(i: int) -> FramePair:
         step = int(rows[i] - dataset.episode_starts[owners[i]])
@@ -278,14 +238,13 @@ def _measure_decoder(
     def strip(i: int) -> Strip:
         # Of all windows only the errors were kept, so that the few that are shown are imagined again.
         window = imagination.windows[i : i + 1]
-        row, length = window.rows[0], int(window.lengths[0])
+        row, episode, length = window.rows[0], window.owners[0], int(window.lengths[0])
         steps = sorted({step for step in SHOWN_STEPS if step <= length} | {length})
-        shown = row + np.array(steps)
-        first = encode_frames(model, dataset, window.rows)
+        shown, first = row + np.array(steps), encode_frames(model, dataset, window.rows)
         imagined = torch.cat([first, imagine(model, dataset, window, length)[0]])[steps]
         return Strip(
-            episode=int(window.owners[0]),
-            start=int(row - dataset.episode_starts[window.owners[0]]),
+            episode=int(episode),
+            start=int(row - dataset.episode_starts[episode]),
             error=float(imagination.window_errors[i]),
             steps=steps,
             real=dataset.gather("frames", shown),
@@ -294,9 +253,13 @@ def _measure_decoder(
         )
 
     rng = np.random.default_rng(config.seed)
-    pictures.frames = [pair(i) for i in np.sort(rng.choice(len(rows), size=min(8, len(rows)), replace=False))]
-    pictures.worst_frames = [pair(i) for i in np.argsort(-errors, kind="stable")[:4]]
-    count = len(imagination.windows)
-    pictures.strips = [strip(i) for i in np.sort(rng.choice(count, size=min(3, count), replace=False))]
-    worst = np.argsort(-np.nan_to_num(imagination.window_errors), kind="stable")[:2]
-    pictures.worst_strips = [strip(i) for i in worst]
+    windows, window_errors = len(imagination.windows), np.nan_to_num(imagination.window_errors)
+    pictures = Pictures(
+        frames=[pair(i) for i in np.sort(rng.choice(len(rows), size=min(8, len(rows)), replace=False))],
+        worst_frames=[pair(i) for i in np.argsort(-errors, kind="stable")[:4]],
+        strips=[strip(i) for i in np.sort(rng.choice(windows, size=min(3, windows), replace=False))],
+        worst_strips=[strip(i) for i in np.argsort(-window_errors, kind="stable")[:2]],
+    )
+    return Reconstruction(
+        mean_squared_error=float(errors.mean()), mean_image_squared_error=mean_image_error, num_frames=len(rows)
+    ), pictures

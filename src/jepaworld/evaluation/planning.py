@@ -1,16 +1,15 @@
 """How often plans reach their goals, beside a random policy and the recorded actions.
 
-Shapes: B environments side by side, k environment steps of an action block, A numbers of a block, C H W image, P plan
-steps, *D latent.
+Shapes: B environments side by side, k environment steps of an action block, C H W image, P plan steps, *D latent.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -21,11 +20,14 @@ from torch import nn
 from jepaworld.config import Config
 from jepaworld.data.policies import RandomPolicy
 from jepaworld.data.store import EpisodeDataset
-from jepaworld.envs.player import Lane, Player
+from jepaworld.envs.frames import Frame
+from jepaworld.envs.player import Lane
 from jepaworld.errors import EnvironmentFailedError
 from jepaworld.evaluation.results import AgentResult, PlanningResults, PlayedTask
+from jepaworld.evaluation.success import Criterion
 from jepaworld.evaluation.tasks import Task, TaskSet, begin, draw_tasks, make_task_player
 from jepaworld.planning import Controller, Planner, WorldModel
+from jepaworld.utils.devices import one_thread
 from jepaworld.utils.modules import device_of
 from jepaworld.utils.progress import Progress
 
@@ -36,82 +38,14 @@ _SMALL_MODEL = 5_000_000
 """Parameters below which one thread plans faster than several on a processor."""
 
 
-class Agent(Protocol):
-    """Who acts in a group of environments.
-
-    Attributes:
-        name: As in `AgentResult`.
-        needs_frames: Whether `act` needs frames.
-    """
-
-    name: str
-    needs_frames: bool
-
-    def reset(self, numbers: Sequence[int], tasks: Sequence[Task]) -> None:
-        """Begin these tasks, whose places in the evaluation are `numbers`."""
-        ...
-
-    def act(self, frames: NDArray[np.uint8] | None) -> Actions:
-        """What to play next in each environment, given what is seen, uint8 (B, C, H, W)."""
-        ...
-
-
-class PlanningAgent:
-    """Plays the first block of a plan, then plans again; see `Controller`."""
-
-    name, needs_frames = "planner", True
-
-    def __init__(self, controller: Controller) -> None:
-        self.controller = controller
-        self.num_plans = 0
-
-    def reset(self, numbers: Sequence[int], tasks: Sequence[Task]) -> None:
-        """Set the goals. A task's number decides its random numbers, whatever is played beside it."""
-        self.controller.reset(np.stack([task.goal_frame for task in tasks]), numbers)
-
-    def act(self, frames: NDArray[np.uint8] | None) -> Actions:
-        """The actions of the next block of each environment."""
-        assert frames is not None
-        searches = len(self.controller.seconds_per_plan)
-        blocks = self.controller.act(frames)
-        self.num_plans += (len(self.controller.seconds_per_plan) - searches) * len(frames)
-        return list(self.controller.space.split(blocks))
-
-
-class ScriptedAgent:
-    """Plays actions that stand fixed before a task begins, once."""
-
-    needs_frames = False
-
-    def __init__(self, name: str, actions_of: Callable[[int, Task], NDArray[Any]]) -> None:
-        self.name, self.actions_of = name, actions_of
-        self.actions: Actions = []
-
-    def reset(self, numbers: Sequence[int], tasks: Sequence[Task]) -> None:
-        """Find the tasks' actions."""
-        self.actions = [self.actions_of(number, task) for number, task in zip(numbers, tasks, strict=True)]
-
-    def act(self, frames: NDArray[np.uint8] | None) -> Actions:  # noqa: ARG002 (the interface's)
-        """All actions at first, nothing afterwards."""
-        actions, self.actions = self.actions, [one[:0] for one in self.actions]
-        return actions
-
-
 @dataclass
 class Recording:
-    """What was seen and planned in one of the planner's episodes, for a video.
-
-    Attributes:
-        played: What became of it.
-        goal: uint8 (C, H, W).
-        frames: uint8 (C, H, W) each, before every block and at the end.
-        plans: Imagined embeddings (P, *D) of the plan that is followed at each of the frames but the last.
-    """
+    """What was seen and planned in one of the planner's episodes, for a video."""
 
     played: PlayedTask
-    goal: NDArray[np.uint8]
-    frames: list[NDArray[np.uint8]] = field(default_factory=list)
-    plans: list[torch.Tensor] = field(default_factory=list)
+    goal: Frame  # uint8 (C, H, W)
+    frames: list[Frame]  # before every block and at the end
+    plans: list[torch.Tensor]  # imagined embeddings (P, *D) of the plan that is followed at each frame but the last
 
 
 def evaluate_planning(
@@ -132,46 +66,29 @@ def evaluate_planning(
         dataset: The dataset that recorded starts and goals come from; None with goals of the environment.
         episodes: Its held-out episodes, those of `evaluation.split`.
         bf16: Imagine in bf16 autocast.
-        num_recordings: Episodes to record for videos in each group: so many from the beginning, which the seed chose,
-            and over all groups at most so many more that failed.
+        num_recordings: Episodes to record for videos: the first so many of each group, and so many that failed.
         progress: What the user sees.
 
     Returns:
         The results with `recordings`; whatever is about a run folder is the caller's to add.
 
     Raises:
-        JepaworldError: a subclass for each problem that the user can mend, as `draw_tasks`, `begin` and `Controller`;
-            an environment that fails while the planner plays.
+        JepaworldError: as `draw_tasks`, `begin` and `Controller`; an environment that fails while the planner plays.
     """
     progress, settings, began = progress or Progress(), config.evaluation, time.perf_counter()
-    num_lanes = min(settings.num_envs, settings.num_episodes)
-    with make_task_player(config, dataset, num_lanes) as player, _few_threads(model):
-        controller = Controller(
-            model,
-            player.action_space,
-            config.planning,
-            frame_skipping=config.frame_skipping,
-            seed=settings.seed,
-            bf16=bf16,
-        )
+    num_lanes, skip = min(settings.num_envs, settings.num_episodes), config.frame_skipping
+    with make_task_player(config, dataset, num_lanes) as player, _threads_for(model):
+        space = player.action_space
+        controller = Controller(model, space, config.planning, frame_skipping=skip, seed=settings.seed, bf16=bf16)
         tasks = draw_tasks(config, player.lanes[0], dataset, episodes)
         for note in tasks.notes:
             progress.warn(note)
-        session = _Session(tasks, player, settings.max_steps, progress)
-        planner, played, recordings = _play_planner(session, controller, config, num_recordings)
+        stage = _Stage(tasks, player.lanes, settings.max_steps, progress)
+        planner, played, recordings = _play_planner(stage, controller, config, num_recordings)
         agents = [planner]
-        for agent, label in _baselines(config, tasks, player.action_space):
-            try:
-                found, seconds, _ = session.play(agent, label)
-            except EnvironmentFailedError as error:  # what the planner did is not lost by that
-                progress.warn(f"no {label}: {error}")
-                agents.append(AgentResult(name=agent.name, label=label, missing=str(error)))
-            else:
-                agents.append(AgentResult.of(label, found, seconds))
-                played += found
-    if tasks.goals == "environment":
-        missing = "the environment drew the goals, nobody went there"
-        agents.append(AgentResult(name="recorded", label="the recorded actions", missing=missing))
+        for result, found in _play_baselines(stage, config, space):
+            agents.append(result)
+            played += found
     return PlanningResults(
         seed=settings.seed,
         training_seed=config.seed,
@@ -192,143 +109,153 @@ def evaluate_planning(
     )
 
 
+def _threads_for(model: Any) -> AbstractContextManager[None]:
+    """One thread for a small model on a processor.
+
+    Its operations are short, and between them an environment is stepped in Python, after which threads have to wake up
+    again: 100 environments took 62 to 76 s with two threads and 17.8 s with one.
+    """
+    size = sum(parameter.numel() for parameter in model.parameters()) if isinstance(model, nn.Module) else 0
+    return one_thread() if device_of(model).type == "cpu" and size < _SMALL_MODEL else nullcontext()
+
+
+# --- who plays -------------------------------------------------------------------------------------------------------
+
+
+class PlanningAgent:
+    """Plays the first block of a plan, then plans again; see `Controller`."""
+
+    name = "planner"
+
+    def __init__(self, controller: Controller) -> None:
+        self.controller, self.num_plans = controller, 0
+
+    def reset(self, numbers: Sequence[int], tasks: Sequence[Task]) -> None:
+        """Set the goals. A task's number decides its random numbers, whatever is played beside it."""
+        self.controller.reset(np.stack([task.goal_frame for task in tasks]), numbers)
+
+    def act(self, frames: NDArray[np.uint8]) -> Actions:
+        """The actions of the next block of each environment."""
+        blocks = self.controller.act(frames)
+        self.num_plans += len(frames) if self.controller.steps_played == 1 else 0  # it was the first of new plans
+        return list(self.controller.space.split(blocks))
+
+    def expected(self, envs: Sequence[int]) -> torch.Tensor:
+        """What the model expects to see from now on in some environments, (b, P, *D) in half precision.
+
+        A plan that is played over several blocks ends sooner, and rests at its end.
+        """
+        imagined = self.controller.imagine(envs).imagined.half().cpu()
+        played, length = self.controller.steps_played - 1, imagined.shape[1]
+        return imagined[:, torch.arange(played, played + length).clamp(max=length - 1)]
+
+
+class ScriptedAgent:
+    """Plays actions that stand fixed before a task begins, once."""
+
+    def __init__(self, name: str, actions_of: Callable[[int, Task], NDArray[Any]]) -> None:
+        self.name, self.actions_of = name, actions_of
+        self.actions: Actions = []
+
+    def reset(self, numbers: Sequence[int], tasks: Sequence[Task]) -> None:
+        """Find the tasks' actions."""
+        self.actions = list(map(self.actions_of, numbers, tasks))
+
+    def act(self, frames: NDArray[np.uint8]) -> Actions:  # noqa: ARG002 (it does not look)
+        """All actions at first, nothing afterwards."""
+        actions, self.actions = self.actions, [one[:0] for one in self.actions]
+        return actions
+
+
+Agent = PlanningAgent | ScriptedAgent
+
+
 def _play_planner(
-    session: _Session, controller: Controller, config: Config, num_recordings: int
+    stage: _Stage, controller: Controller, config: Config, num_recordings: int
 ) -> tuple[AgentResult, list[PlayedTask], tuple[Recording, ...]]:
     """The planner's result, its tasks, and recordings: by seed, then failures."""
-    agent, tasks = PlanningAgent(controller), session.tasks.tasks
+    agent, tasks = PlanningAgent(controller), stage.tasks.tasks
     chosen: list[int] = []
-    for group in session.tasks.groups or ["all"]:
+    for group in stage.tasks.groups or ["all"]:
         chosen += [number for number, task in enumerate(tasks) if task.group == group][:num_recordings]
-    played, seconds, recordings = session.play(agent, "planning", record=chosen)
+    played, seconds, recordings = stage.play(agent, "planning", record=chosen)
     seconds_per_plan = sum(controller.seconds_per_plan) / agent.num_plans
     result = AgentResult.of(describe_planner(config, controller.planner), played, seconds, seconds_per_plan)
     # Which tasks fail is known afterwards only, and frames and plans of all would fill gigabytes: some of those that
     # failed are played once more, with the same random numbers.
     failed = [task.task for task in played if not task.any and task.task not in chosen][:num_recordings]
-    again = session.play(agent, "failures again, for videos", failed, record=failed)[2] if failed else []
+    again = stage.play(agent, "failures again, for videos", failed, record=failed)[2] if failed else []
     return result, played, (*recordings, *(one for one in again if not one.played.any))
 
 
-def _baselines(config: Config, tasks: TaskSet, space: gymnasium.Space[Any]) -> Iterator[tuple[Agent, str]]:
-    """The agents beside the planner, with a label each."""
-    settings = config.evaluation
+def _play_baselines(
+    stage: _Stage, config: Config, space: gymnasium.Space[Any]
+) -> Iterator[tuple[AgentResult, list[PlayedTask]]]:
+    """What the agents beside the planner reached, and their tasks."""
+    settings, recorded = config.evaluation, "the recorded actions"
     smoothness = config.collection.smoothness if config.collection.policy == "smooth_random" else 0.0
     policy = RandomPolicy(space, smoothness)
 
-    def random(number: int, task: Task) -> NDArray[Any]:  # noqa: ARG001 (the interface's)
+    def draw(number: int, task: Task) -> NDArray[Any]:  # noqa: ARG001 (whatever the task is)
         return policy.sequence(np.random.default_rng((settings.seed, number)), settings.max_steps)
 
-    def recorded(number: int, task: Task) -> NDArray[Any]:  # noqa: ARG001 (the interface's)
-        assert task.actions is not None, "goals are recorded"
-        return task.actions
-
     label = f"random actions (smoothness {smoothness:g})" if smoothness else "random actions"
-    yield ScriptedAgent("random", random), label
-    if tasks.goals == "recorded":
-        yield ScriptedAgent("recorded", recorded), "the recorded actions"
-
-
-class _Session:
-    """Plays tasks with an agent, as many at a time as there are lanes.
-
-    In groups: an episode goes on after its goal was reached, so that those of a group end together.
-    """
-
-    def __init__(self, tasks: TaskSet, player: Player, max_steps: int, progress: Progress) -> None:
-        self.tasks, self.lanes, self.max_steps, self.progress = tasks, player.lanes, max_steps, progress
-
-    def play(
-        self, agent: Agent, title: str, numbers: Sequence[int] | None = None, record: Collection[int] = ()
-    ) -> tuple[list[PlayedTask], float, list[Recording]]:
-        """Play tasks.
-
-        Args:
-            agent: Who acts.
-            title: What the user sees.
-            numbers: Which tasks; None for all.
-            record: The tasks that are recorded.
-
-        Returns:
-            What became of each task, the seconds that they took, and the recordings in the order of the tasks.
-        """
-        numbers = range(len(self.tasks.tasks)) if numbers is None else numbers
-        played: list[PlayedTask] = []
-        recordings: list[Recording] = []
-        began = time.perf_counter()
-        self.progress.start(title, len(numbers))
+    agents = [(ScriptedAgent("random", draw), label)]
+    if stage.tasks.goals == "recorded":
+        agents.append((ScriptedAgent("recorded", lambda _, task: np.asarray(task.actions)), recorded))
+    for agent, label in agents:
         try:
-            for first in range(0, len(numbers), len(self.lanes)):
-                group = [_Attempt(agent.name, n, self.tasks.tasks[n]) for n in numbers[first : first + len(self.lanes)]]
-                self._play_group(agent, group, record)
-                played += [attempt.result() for attempt in group]
-                recordings += [attempt.recording() for attempt in group if attempt.number in record]
-                self.progress.advance(len(group), f"reached {sum(task.any for task in played)}")
-        finally:
-            self.progress.finish()
-        return played, time.perf_counter() - began, recordings
+            played, seconds, _ = stage.play(agent, label)
+        except EnvironmentFailedError as error:  # what the planner did is not lost by that
+            stage.progress.warn(f"no {label}: {error}")
+            yield AgentResult(name=agent.name, label=label, missing=str(error)), []
+        else:
+            yield AgentResult.of(label, played, seconds), played
+    if stage.tasks.goals == "environment":
+        missing = "the environment drew the goals, nobody went there"
+        yield AgentResult(name="recorded", label=recorded, missing=missing), []
 
-    def _play_group(self, agent: Agent, group: Sequence[_Attempt], record: Collection[int]) -> None:
-        for lane, attempt in zip(self.lanes, group, strict=False):
-            begin(lane, attempt.task)
-        agent.reset([attempt.number for attempt in group], [attempt.task for attempt in group])
-        playing, frames = list(range(len(group))), None
-        while playing:
-            if agent.needs_frames:
-                frames = self._look(playing, frames)
-            actions = agent.act(frames)
-            recorded = [number for number in playing if group[number].number in record]
-            if recorded and frames is not None and isinstance(agent, PlanningAgent):
-                for number, plan in zip(recorded, _coming(agent.controller, recorded), strict=True):
-                    group[number].frames.append(frames[number].copy())
-                    group[number].plans.append(plan)
-            playing = [number for number in playing if not self._step(number, group[number], actions[number])]
-            for number in set(recorded) - set(playing):
-                group[number].frames.append(self.lanes[number].frame())
 
-    def _look(self, playing: Sequence[int], before: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
-        """The frames (B, C, H, W) of all environments; of those that have ended, the last one."""
-        if before is None:
-            return np.stack([self.lanes[number].frame() for number in playing])
-        for number in playing:
-            before[number] = self.lanes[number].frame()
-        return before
-
-    def _step(self, number: int, attempt: _Attempt, actions: NDArray[Any]) -> bool:
-        """Play actions in an environment; whether its episode has ended."""
-        lane = self.lanes[number]
-        for action in actions:
-            ended = lane.step(action)
-            attempt.judge(self.tasks, lane)
-            if ended or attempt.played == self.max_steps:
-                return True
-        return not len(actions)
+# --- playing ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class _Attempt:
-    """A task while an agent plays it, and what is recorded of it."""
+    """A task while an agent plays it in a lane, and what is recorded of it."""
 
-    agent: str
+    lane: Lane
     number: int
     task: Task
+    recorded: bool
     steps: int | None = None
     at_end: bool = False
     played: int = 0
     distances: tuple[float, ...] = ()
-    frames: list[NDArray[np.uint8]] = field(default_factory=list)
+    frames: list[Frame] = field(default_factory=list)
     plans: list[torch.Tensor] = field(default_factory=list)
 
-    def judge(self, tasks: TaskSet, lane: Lane) -> None:
-        """Count a step, and whether it reached the goal."""
-        self.played += 1
-        self.at_end, self.distances = tasks.criterion.judge(lane.states(), lane.info, self.task.goal_state)
-        if self.at_end and self.steps is None:
-            self.steps = self.played
+    def look(self) -> Frame:
+        """What is seen now."""
+        frame = self.lane.frame()
+        self.frames += [frame] if self.recorded else []
+        return frame
 
-    def result(self) -> PlayedTask:
+    def play(self, actions: NDArray[Any], criterion: Criterion, max_steps: int) -> bool:
+        """Play actions; whether the episode has ended."""
+        for action in actions:
+            ended = self.lane.step(action)
+            self.played += 1
+            now = self.lane.states(), self.lane.info
+            self.at_end, self.distances = criterion.judge(*now, self.task.goal_state)
+            if self.at_end and self.steps is None:
+                self.steps = self.played
+            if ended or self.played == max_steps:
+                return True
+        return not len(actions)
+
+    def result(self, agent: str) -> PlayedTask:
         return PlayedTask(
-            agent=self.agent,
+            agent=agent,
             task=self.number,
             group=self.task.group,
             any=self.steps is not None,
@@ -339,35 +266,65 @@ class _Attempt:
             episode=self.task.episode,
         )
 
-    def recording(self) -> Recording:
-        return Recording(self.result(), self.task.goal_frame, self.frames, self.plans)
 
+@dataclass
+class _Stage:
+    """Where agents play the tasks, as many at a time as there are lanes.
 
-def _coming(controller: Controller, envs: Sequence[int]) -> torch.Tensor:
-    """What the model expects to see from now on in some environments, (b, P, *D) in half precision.
-
-    A plan that is played over several blocks ends sooner, and rests at its end.
+    In groups: an episode goes on after its goal was reached, so that those of a group end together.
     """
-    imagined = controller.imagine(envs).imagined.half().cpu()
-    played, length = controller.steps_played - 1, imagined.shape[1]
-    return imagined[:, torch.arange(played, played + length).clamp(max=length - 1)]
+
+    tasks: TaskSet
+    lanes: Sequence[Lane]
+    max_steps: int
+    progress: Progress
+
+    def play(
+        self, agent: Agent, title: str, numbers: Sequence[int] | None = None, record: Collection[int] = ()
+    ) -> tuple[list[PlayedTask], float, list[Recording]]:
+        """Play the tasks of these numbers, or all.
+
+        Returns:
+            What became of each task, the seconds that they took, and the recordings of `record` in the order of the
+            tasks.
+        """
+        tasks, began = self.tasks.tasks, time.perf_counter()
+        numbers = range(len(tasks)) if numbers is None else numbers
+        played, recordings = [], []
+        self.progress.start(title, len(numbers))
+        try:
+            for first in range(0, len(numbers), len(self.lanes)):
+                places = zip(self.lanes, numbers[first : first + len(self.lanes)], strict=False)
+                group = [_Attempt(lane, number, tasks[number], number in record) for lane, number in places]
+                self._play_group(agent, group)
+                for attempt in group:
+                    played.append(attempt.result(agent.name))
+                    if attempt.recorded:
+                        recordings.append(Recording(played[-1], attempt.task.goal_frame, attempt.frames, attempt.plans))
+                self.progress.advance(len(group), f"reached {sum(task.any for task in played)}")
+        finally:
+            self.progress.finish()
+        return played, time.perf_counter() - began, recordings
+
+    def _play_group(self, agent: Agent, group: Sequence[_Attempt]) -> None:
+        for attempt in group:
+            begin(attempt.lane, attempt.task)
+        agent.reset([attempt.number for attempt in group], [attempt.task for attempt in group])
+        frames = np.stack([attempt.look() for attempt in group])  # of those that have ended, the last
+        playing = list(range(len(group)))
+        while playing:
+            actions = agent.act(frames)
+            recorded = [place for place in playing if group[place].recorded]
+            if recorded and isinstance(agent, PlanningAgent):
+                for place, plan in zip(recorded, agent.expected(recorded), strict=True):
+                    group[place].plans.append(plan)
+            ended = {n for n in playing if group[n].play(actions[n], self.tasks.criterion, self.max_steps)}
+            for place in playing:
+                frames[place] = group[place].look()
+            playing = [place for place in playing if place not in ended]
 
 
-@contextmanager
-def _few_threads(model: Any) -> Iterator[None]:
-    """One thread where several only wait for each other: a small model on a processor.
-
-    Its operations are short, and between them an environment is stepped in Python, after which threads have to wake up
-    again: 100 environments took 62 to 76 s with two threads and 17.8 s with one.
-    """
-    before = torch.get_num_threads()
-    size = sum(parameter.numel() for parameter in model.parameters()) if isinstance(model, nn.Module) else 0
-    if device_of(model).type == "cpu" and size < _SMALL_MODEL:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+# --- in words --------------------------------------------------------------------------------------------------------
 
 
 def describe_planner(config: Config, planner: Planner) -> str:

@@ -9,31 +9,42 @@ out plainly in the embedding; what only the MLP reads is in it, but folded.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from jepaworld.data.store import EpisodeDataset
 from jepaworld.evaluation.encoding import encode_frames, probed, sample_rows
-from jepaworld.evaluation.entries import Periods, column_starts, read_entries, state_entries, to_columns
-from jepaworld.evaluation.linear_probe import fit_linear_probe
-from jepaworld.evaluation.mlp_probe import fit_mlp_probe
+from jepaworld.evaluation.entries import (
+    REWARD,
+    Entry,
+    Periods,
+    column_starts,
+    from_columns,
+    read_columns,
+    state_entries,
+)
+from jepaworld.evaluation.regression import LinearProbe, MLPProbe, fit_linear_probe, fit_mlp_probe, split_by_episode
 from jepaworld.evaluation.results import Interval, MLPReading, Probe, ProbeKind
-from jepaworld.evaluation.scores import bootstrap_r2, by_entry, constant_columns, interval_95, r2_score
-
-if TYPE_CHECKING:
-    from jepaworld.data.store import EpisodeDataset
-    from jepaworld.models.protocol import WorldModel
+from jepaworld.evaluation.scores import bootstrap_r2, interval_95, r2_score, varying_entries
+from jepaworld.models.protocol import WorldModel
 
 PIXELS = "pixels"
 PIXEL_SIDE = 16
 """Side of the pooled image that the pixel baseline reads: at most 768 numbers, still a closed-form fit."""
 
+READABLE = 0.5
+"""R² from which on a variable is followed through imagination; of one that is read worse the error would be the
+probe's own."""
 
-def mean_r2(
-    probes: Sequence[Probe], *, kind: ProbeKind = "linear", seed: int = 0
-) -> tuple[float | None, tuple[float, float] | None]:
-    """Mean R² over the entries of one variable and its interval, from probes on the same held-out frames.
+MLP_ADVANTAGE = 0.9
+"""The MLP is taken if its squared error is below this share of the linear probe's: it is judged on the episodes that
+also decided when to stop, and is the less predictable of the two away from real embeddings."""
+
+
+def mean_r2(probes: Sequence[Probe], *, kind: ProbeKind = "linear", seed: int = 0) -> tuple[float | None, Interval]:
+    """Mean R² over the entries of one variable and its 95 % interval, from probes on the same held-out frames.
 
     Args:
         probes: One for each entry; those that are not measurable do not count.
@@ -41,18 +52,14 @@ def mean_r2(
         seed: Seed of the bootstrap.
 
     Returns:
-        Mean and 95 % interval; None for what cannot be measured.
+        Mean and interval; None for what cannot be measured.
     """
     measurable = [probe for probe in probes if probe.r2 is not None]
     if not measurable:
         return None, None
-    readings = [probe if kind == "linear" else probe.mlp for probe in measurable]
-    assert all(reading is not None for reading in readings), "no MLP was fitted"
-    mean = float(np.mean([reading.r2 for reading in readings if reading is not None and reading.r2 is not None]))
-    if measurable[0].num_heldout_episodes < 2:
-        return mean, None
-    y = np.concatenate([probe.truth for probe in measurable], axis=1)
-    y_hat = np.concatenate([reading.prediction for reading in readings if reading is not None], axis=1)
+    readings = [reading for probe in measurable if (reading := probe if kind == "linear" else probe.mlp) is not None]
+    mean = float(np.mean([reading.r2 for reading in readings if reading.r2 is not None]))
+    y, y_hat = (np.concatenate(c, axis=1) for c in ([p.truth for p in measurable], [r.prediction for r in readings]))
     starts = np.cumsum([0, *(probe.truth.shape[1] for probe in measurable[:-1])])
     resampled = bootstrap_r2(y, y_hat, measurable[0].owners, starts=starts, seed=seed)
     return mean, interval_95(resampled.mean(axis=1))
@@ -76,12 +83,11 @@ def probe_states(
     Args:
         model: The trained model.
         dataset: The stored episodes.
-        train_episodes: (E,) episodes to fit the probes on.
-        heldout_episodes: (E,) episodes to judge them on.
+        train_episodes: (E,) to fit the probes on.
+        heldout_episodes: (E,) to judge them on.
         max_frames: At most so many frames on each side.
         seed: Seed of the drawn frames, of the MLP and of the bootstrap.
-        baseline_models: Models whose embeddings are probed in the same way, by name: a randomly initialised
-            one shows what the architecture gives without training.
+        baseline_models: Models, by name, that are probed in the same way: one with random weights, say.
         pixel_baseline: Also probe the frames themselves, pooled to at most 16 x 16 pixels.
         mlp: Also fit an MLP on each of these; a second or two each.
         periods: Periods of known angles; others are found by their jumps.
@@ -89,77 +95,71 @@ def probe_states(
     Returns:
         One result for each entry of each state variable, then the reward.
     """
-    train_rows, train_owners = sample_rows(dataset, train_episodes, max_frames, seed)
-    rows, owners = sample_rows(dataset, heldout_episodes, max_frames, seed + 1)
     entries = state_entries(dataset, train_episodes, periods)
     starts = column_starts(entries)
-    y_train, y = (to_columns(read_entries(dataset, entries, some), entries) for some in (train_rows, rows))
-    # Nothing to learn from, whatever the held-out episodes say.
-    unfitted = by_entry(~constant_columns(y_train), starts) == 0
+    train_rows, train_owners = sample_rows(dataset, train_episodes, max_frames, seed)
+    rows, owners = sample_rows(dataset, heldout_episodes, max_frames, seed + 1)
+    y_train, y = (read_columns(dataset, entries, some) for some in (train_rows, rows))
+    fitted = varying_entries(y_train, starts)  # of others there is nothing to learn, whatever held-out episodes say
 
     def judge(y_hat: np.ndarray) -> _Judged:
-        scores = r2_score(y, y_hat, starts)
-        resampled = bootstrap_r2(y, y_hat, owners, starts=starts, seed=seed) if len(np.unique(owners)) >= 2 else None
-        return _Judged(y_hat, [None if gone else r2 for gone, r2 in zip(unfitted, scores, strict=True)], resampled)
+        scores = [r2 if learned else None for learned, r2 in zip(fitted, r2_score(y, y_hat, starts), strict=True)]
+        return _Judged(y_hat, scores, bootstrap_r2(y, y_hat, owners, starts=starts, seed=seed))
 
-    inputs = {"": model, **(baseline_models or {}), **({PIXELS: None} if pixel_baseline else {})}
-    linear, networks, ridge = {}, {}, np.empty(0)
-    for name, source in inputs.items():
+    linear, networks, ridge = {}, {}, {}
+    for name, source in {"": model, **(baseline_models or {}), **({PIXELS: None} if pixel_baseline else {})}.items():
         z_train, z = (_inputs(source, dataset, some) for some in (train_rows, rows))
-        fitted = fit_linear_probe(z_train, y_train)
-        ridge = ridge if name else np.maximum.reduceat(fitted.ridge, starts)
-        linear[name] = judge(fitted.predict(z))
+        probe = fit_linear_probe(z_train, y_train)
+        linear[name], ridge[name] = judge(probe.predict(z)), np.maximum.reduceat(probe.ridge, starts)
         if mlp:
             networks[name] = judge(fit_mlp_probe(z_train, y_train, train_owners, seed=seed).predict(z))
-    spans = [slice(first, last) for first, last in zip(starts, [*starts[1:], y.shape[1]], strict=True)]
+    about = {
+        "num_train_episodes": len(np.unique(train_owners)),
+        "num_train_frames": len(train_rows),
+        "num_heldout_episodes": len(np.unique(owners)),
+        "num_heldout_frames": len(rows),
+        "owners": owners,
+    }
+    spans = [slice(start, start + entry.width) for start, entry in zip(starts, entries, strict=True)]
     return [
-        Probe(
-            variable=entry.name,
-            state=entry.variable,
-            angle=entry.period is not None,
-            r2=linear[""].r2[v],
-            interval_95=linear[""].interval(v),
-            baselines_r2={name: judged.r2[v] for name, judged in linear.items() if name},
-            ridge=float(ridge[v]),
-            num_train_episodes=len(np.unique(train_owners)),
-            num_train_frames=len(train_rows),
-            num_heldout_episodes=len(np.unique(owners)),
-            num_heldout_frames=len(rows),
-            truth=y[:, spans[v]],
-            prediction=linear[""].prediction[:, spans[v]],
-            owners=owners,
-            mlp=_mlp_reading(linear[""], networks, v, spans[v]) if mlp else None,
-        )
-        for v, entry in enumerate(entries)
+        _probe(entry, v, span, linear, networks, truth=y[:, span], ridge=float(ridge[""][v]), **about)
+        for v, (entry, span) in enumerate(zip(entries, spans, strict=True))
     ]
 
 
 class _Judged(NamedTuple):
-    """A probe's predictions (N, K) of all columns, with R² (V,) and its resamples (2000, V)."""
+    """What a probe reads on held-out frames."""
 
-    prediction: np.ndarray
-    r2: list[float | None]
-    resampled: np.ndarray | None
-
-    def interval(self, v: int) -> Interval:
-        return None if self.resampled is None or self.r2[v] is None else interval_95(self.resampled[:, v])
+    prediction: np.ndarray  # (N, K)
+    r2: list[float | None]  # (V,)
+    resampled: np.ndarray  # (RESAMPLES, V)
 
 
-def _mlp_reading(linear: _Judged, networks: dict[str, _Judged], v: int, span: slice) -> MLPReading:
-    own = networks[""]
-    gain = gain_interval = None
-    if (r2 := own.r2[v]) is not None and (floor := linear.r2[v]) is not None:
-        gain = r2 - floor
-        if own.resampled is not None and linear.resampled is not None:
-            gain_interval = interval_95(own.resampled[:, v] - linear.resampled[:, v])
-    return MLPReading(
-        r2=own.r2[v],
-        interval_95=own.interval(v),
-        baselines_r2={name: judged.r2[v] for name, judged in networks.items() if name},
-        gain=gain,
-        gain_interval_95=gain_interval,
-        prediction=own.prediction[:, span],
-    )
+def _probe(
+    entry: Entry, v: int, span: slice, linear: Mapping[str, _Judged], networks: Mapping[str, _Judged], **about: Any
+) -> Probe:
+    """What both kinds of probe read of one entry; the model's own embedding is named ""."""
+    mlp = None
+    if networks:
+        network, floor, gain = networks[""], linear[""], {}
+        if (r2 := network.r2[v]) is not None and (linear_r2 := floor.r2[v]) is not None:
+            gain["gain"] = r2 - linear_r2
+            # Resamples are the same of both, so that what one episode adds to both cancels.
+            gain["gain_interval_95"] = interval_95(network.resampled[:, v] - floor.resampled[:, v])
+        mlp = MLPReading(**_reading(networks, v, span), **gain)
+    angle = entry.period is not None
+    return Probe(variable=entry.name, state=entry.variable, angle=angle, mlp=mlp, **_reading(linear, v, span), **about)
+
+
+def _reading(judged: Mapping[str, _Judged], v: int, span: slice) -> dict[str, Any]:
+    """The fields of a `Reading` of an entry."""
+    own = judged[""]
+    return {
+        "r2": own.r2[v],
+        "interval_95": None if own.r2[v] is None else interval_95(own.resampled[:, v]),
+        "baselines_r2": {name: one.r2[v] for name, one in judged.items() if name},
+        "prediction": own.prediction[:, span],
+    }
 
 
 def _inputs(model: WorldModel | None, dataset: EpisodeDataset, rows: np.ndarray) -> torch.Tensor:
@@ -172,3 +172,90 @@ def _inputs(model: WorldModel | None, dataset: EpisodeDataset, rows: np.ndarray)
         side = min(PIXEL_SIDE, frames.shape[-1])
         parts.append(torch.nn.functional.adaptive_avg_pool2d(frames, side).flatten(1))
     return torch.cat(parts)
+
+
+# --- probes that follow a state through imagination ------------------------------------------------------------------
+
+
+class StateProbe(NamedTuple):
+    """The better probe of the readable entries of one state variable; angles are apart, as their unit is another."""
+
+    variable: str
+    entries: tuple[Entry, ...]
+    size: int  # how many numbers the variable has
+    kind: ProbeKind
+    r2: float  # smallest R² of an entry on the training episodes that it was chosen by
+    probe: LinearProbe | MLPProbe
+    columns: np.ndarray  # which columns of the probe are those of the entries
+
+    @property
+    def indices(self) -> list[int]:
+        """Places of the entries in the variable."""
+        return [entry.place or 0 for entry in self.entries]
+
+    @property
+    def name(self) -> str:
+        """Variable and, if not all, entries: `state[0, 2]`, `state (20 of 128 entries)`, `pose[2] (angle)`."""
+        turn = "" if self.entries[0].period is None else " (angle)"
+        if len(self.entries) == self.size:
+            return self.variable + turn
+        if len(self.entries) > 4:
+            return f"{self.variable} ({len(self.entries)} of {self.size} entries)" + turn
+        return f"{self.variable}[{', '.join(map(str, self.indices))}]" + turn
+
+    def read(self, z: torch.Tensor) -> np.ndarray:
+        """Entries (N, V) in the variable's unit from embeddings (N, *latent)."""
+        return from_columns(self.probe.predict(probed(z))[:, self.columns], self.entries)
+
+
+def choose_state_probes(
+    model: WorldModel,
+    dataset: EpisodeDataset,
+    train_episodes: np.ndarray,
+    *,
+    max_frames: int = 4000,
+    seed: int = 0,
+    periods: Periods | None = None,
+) -> list[StateProbe]:
+    """For every state variable the probe that reads it better, to follow it through imagination.
+
+    Probes are fitted on `encode_target`, because that is what imagined embeddings are to resemble. Which entries of
+    a variable can be read, and whether the linear probe or the MLP reads them better, is decided on a fifth of the
+    training episodes, so that held-out episodes stay unseen; the linear probe is then fitted on all of them.
+
+    Args:
+        model: The trained model.
+        dataset: The stored episodes.
+        train_episodes: (E,) episodes to fit and choose on.
+        max_frames: At most so many frames of them.
+        seed: Seed of the drawn frames and of the MLP.
+        periods: Periods of known angles; others are found by their jumps.
+
+    Returns:
+        Variables of which some entry is read with R² of at least `READABLE`, the best read first.
+    """
+    rows, owners = sample_rows(dataset, train_episodes, max_frames, seed)
+    entries = state_entries(dataset, train_episodes, periods)
+    starts, y = column_starts(entries), read_columns(dataset, entries, rows)
+    z = probed(encode_frames(model, dataset, rows, encode=model.encode_target))
+    held = split_by_episode(owners, seed)
+    if (~held).sum() < 2:
+        return []
+    part, network = fit_linear_probe(z[~held], y[~held]), fit_mlp_probe(z, y, owners, seed=seed)
+    whole: dict[ProbeKind, LinearProbe | MLPProbe] = {"linear": fit_linear_probe(z, y), "mlp": network}
+    judged: dict[ProbeKind, LinearProbe | MLPProbe] = {"linear": part, "mlp": network}
+    scores = {kind: np.array(r2_score(y[held], p.predict(z[held]), starts), float) for kind, p in judged.items()}
+    # NaN where nothing could be learned, or nothing can be read.
+    scores = {kind: np.where(varying_entries(y[~held], starts), r2, np.nan) for kind, r2 in scores.items()}
+    found = []
+    for variable, period in sorted({(e.variable, e.period or 0.0) for e in entries if e.variable != REWARD}):
+        members = [v for v, e in enumerate(entries) if (e.variable, e.period or 0.0) == (variable, period)]
+        readable = [v for v in members if np.fmax(scores["linear"], scores["mlp"])[v] >= READABLE]
+        if not readable:
+            continue
+        errors = {kind: (1.0 - scores[kind][readable]).sum() for kind in whole}
+        kind: ProbeKind = "mlp" if errors["mlp"] < MLP_ADVANTAGE * errors["linear"] else "linear"
+        columns = np.concatenate([starts[v] + np.arange(entries[v].width) for v in readable])
+        size, r2 = sum(entry.variable == variable for entry in entries), float(scores[kind][readable].min())
+        found.append(StateProbe(variable, tuple(entries[v] for v in readable), size, kind, r2, whole[kind], columns))
+    return sorted(found, key=lambda chosen: -chosen.r2)

@@ -19,12 +19,11 @@ class Criterion:
     """Whether a goal is reached.
 
     Args:
-        conditions: All of these must hold against the state variables of the goal; None for the environment's own
-            success.
+        conditions: All must hold against the state variables of the goal; None for the environment's own success.
         variables: Name and shape of each state variable that there is, to check the conditions against.
 
     Raises:
-        ConfigError: A condition names a variable or indices that there are not.
+        ConfigError: A condition names a variable or indices that there are not, or there is none.
 
     Example:
         >>> near = Criterion([SuccessCondition(variable="position", distance=0.1)], {"position": (2,)})
@@ -49,16 +48,14 @@ class Criterion:
 
         Args:
             states: State variables now, as `jepaworld.envs.state.extract_state` gives them.
-            info: What `reset` or `step` returned.
+            info: What `reset` or `step` returned; its own success must be about this goal, see `draw_tasks`.
             goal: State variables at the goal.
 
         Returns:
-            Whether the goal is reached, and the Euclidean distance of each condition's variable in its unit; none
-            without conditions.
+            Whether the goal is reached, and the Euclidean distance of each condition's variable in its unit.
 
         Raises:
-            PlanningError: The environment does not give a variable now, or did not give it at the goal; or its own
-                success is asked for and it gives none. Whether that means this goal is `draw_tasks`' to know.
+            PlanningError: The environment does not give a variable or its own success, now or at the goal.
         """
         if self.conditions is not None:
             distances = tuple(_distance(condition, states, goal) for condition in self.conditions)
@@ -66,8 +63,8 @@ class Criterion:
         value = own_success(info)
         if value is None:
             raise PlanningError(
-                f"evaluation.success is null, but the environment's info has neither {' nor '.join(OWN_SUCCESS)}: set "
-                f"it to conditions on its state variables ({', '.join(states) or 'there are none'})."
+                f"evaluation.success is null, but info has neither {' nor '.join(OWN_SUCCESS)}: set it to conditions "
+                f"on state variables ({', '.join(states) or 'there are none'})."
             )
         return value, ()
 
@@ -79,9 +76,9 @@ def own_success(info: Mapping[str, Any]) -> bool | None:
 
 def _check_condition(where: str, condition: SuccessCondition, variables: Mapping[str, tuple[int, ...]]) -> None:
     if condition.variable not in variables:
+        there = ", ".join(f"{name} {tuple(shape)}" for name, shape in variables.items()) or "none"
         raise ConfigError(
-            f"{where}.variable is {condition.variable}, which is no state variable here. There are: "
-            f"{', '.join(f'{name} {tuple(shape)}' for name, shape in variables.items()) or 'none'}."
+            f"{where}.variable is {condition.variable}, which is no state variable here. There are: {there}."
         )
     size = int(np.prod(variables[condition.variable], dtype=np.int64))
     if condition.indices is not None and (not condition.indices or max(condition.indices) >= size):
@@ -92,18 +89,17 @@ def _check_condition(where: str, condition: SuccessCondition, variables: Mapping
 
 
 def _distance(condition: SuccessCondition, states: States, goal: States) -> float:
-    entries = []
+    name, entries = condition.variable, []
     for when, values in (("now", states), ("at the goal", goal)):
-        value = np.asarray(values.get(condition.variable, np.nan), np.float64).ravel()
-        value = value if condition.indices is None or condition.variable not in values else value[condition.indices]
+        value = np.asarray(values.get(name, np.nan), np.float64).ravel()
+        value = value if condition.indices is None or name not in values else value[condition.indices]
         if not np.isfinite(value).all():
             raise PlanningError(
-                f"evaluation.success: the state variable {condition.variable} is not known {when}; choose one that the "
-                "environment always gives."
+                f"evaluation.success: {name} is not known {when}; choose a state variable that is always given."
             )
         entries.append(value)
     away = entries[0] - entries[1]
-    if condition.period is not None:
+    if condition.period is not None:  # the short way round
         half = condition.period / 2
         away = (away + half) % condition.period - half
     return float(np.sqrt((away * away).sum()))

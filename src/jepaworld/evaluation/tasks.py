@@ -1,6 +1,6 @@
 """Which starts and goals are planned for: from held-out episodes, or as the environment draws them.
 
-Shapes: k environment steps from start to goal, C channels, S side of a frame.
+Shapes: k environment steps from start to goal, T action blocks of A numbers, C channels, S side of a frame.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from itertools import count
 from typing import Any, Literal
 
 import numpy as np
-from gymnasium.spaces import Box, Discrete
+import torch
 from numpy.typing import NDArray
 
 from jepaworld.config import Config
@@ -26,6 +26,7 @@ from jepaworld.envs.seeding import episode_seeds, kept_random_state
 from jepaworld.envs.state import States, extract_state
 from jepaworld.errors import ConfigError, EnvironmentNotUsableError, PlanningError
 from jepaworld.evaluation.success import Criterion, own_success
+from jepaworld.planning import PlanSpace
 
 _STREAM = 2**32 - 1
 """Keeps the seeds of drawn starts apart from those of episodes, which are numbered from 0."""
@@ -35,21 +36,12 @@ _MOST_SOLVED = 20
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A start and a goal.
+    """A start and a goal."""
 
-    Attributes:
-        group: Which tasks are counted together: "all", or the reset options in words ("goal_room=other").
-        goal_frame: uint8 (C, S, S), what is seen at the goal.
-        goal_state: State variables at the goal, as far as they are known.
-        actions: (k, *action shape) environment actions that led from start to goal when they were recorded; None
-            where the environment drew both.
-        start: How the start is brought about.
-    """
-
-    group: str
-    goal_frame: Frame
-    goal_state: States
-    actions: NDArray[Any] | None
+    group: str  # of tasks that are counted together: "all", or the reset options in words ("goal_room=other")
+    goal_frame: Frame  # uint8 (C, S, S), what is seen at the goal
+    goal_state: States  # at the goal, as far as it is known
+    actions: NDArray[Any] | None  # (k, *action shape) that were recorded from start to goal; None of a drawn start
     start: RecordedStart | DrawnStart
 
     @property
@@ -60,23 +52,14 @@ class Task:
 
 @dataclass(frozen=True, eq=False)
 class TaskSet:
-    """What `draw_tasks` drew.
+    """What `draw_tasks` drew."""
 
-    Attributes:
-        tasks: In the order in which they were drawn.
-        criterion: When a task is solved.
-        goals: Where starts and goals come from.
-        restore: How recorded starts are restored; None with goals environment.
-        solved: Starts that were drawn, found to be solved already, and left out.
-        notes: Sentences for the user.
-    """
-
-    tasks: tuple[Task, ...]
+    tasks: tuple[Task, ...]  # in the order in which they were drawn
     criterion: Criterion
     goals: Literal["recorded", "environment"]
-    restore: RestoreMethod | None
-    solved: int
-    notes: tuple[str, ...]
+    restore: RestoreMethod | None  # how recorded starts are restored
+    solved: int  # starts that were drawn, found to be solved already, and left out
+    notes: tuple[str, ...]  # sentences for the user
 
     @property
     def groups(self) -> list[str]:
@@ -86,48 +69,30 @@ class TaskSet:
 
 
 class StartError(PlanningError):
-    """A start could not be brought about.
-
-    Args:
-        reason: Where, and what was found.
-        lane: The lane, of whose environment the message says which protocol remains.
-        tried: The methods that failed; none of them is "recorded goals are not what was tried".
-
-    Attributes:
-        reason: As given.
-    """
+    """A start could not be brought about, by none of the methods `tried`; the message says which protocol remains."""
 
     def __init__(self, reason: str, lane: Lane, tried: Collection[RestoreMethod]) -> None:
-        left = []
-        if tried and lane.has("goal_image"):
-            left.append("evaluation.goals=environment")
-        if "state" not in tried and lane.has("restore_state"):
-            left.append("evaluation.goals=recorded with evaluation.restore=state")
-        if "replay" not in tried:
-            left.append("evaluation.goals=recorded with evaluation.restore=replay, if it is deterministic")
-        remains = f"What remains: {', or '.join(left)}." if left else (
-            "No protocol remains: let it draw everything random from self.np_random, or give it restore_state() or "
-            "goal_image() (docs/bring_your_own.md)."
-        )  # fmt: skip
-        super().__init__(f"{reason} {remains}")
+        recorded = "evaluation.goals=recorded with evaluation.restore"
+        protocols = [
+            ("evaluation.goals=environment", tried and lane.has("goal_image")),
+            (f"{recorded}=state", "state" not in tried and lane.has("restore_state")),
+            (f"{recorded}=replay, if it is deterministic", "replay" not in tried),
+        ]
+        left = ", or ".join(protocol for protocol, possible in protocols if possible)
+        nothing = "No protocol remains: let it draw from self.np_random only, or add restore_state() or goal_image()."
+        super().__init__(f"{reason} {f'What remains: {left}.' if left else nothing}")
         self.reason = reason
 
 
 def make_task_player(config: Config, dataset: EpisodeDataset | None, num_lanes: int = 1) -> Player:
-    """Lanes of the environment to plan in: as collected from, but without Gymnasium's limit on the length of episodes.
-
-    A replayed start would otherwise leave fewer steps the later in its episode it is.
-
-    Args:
-        config: Environment and, without a dataset, frame source.
-        dataset: Says which frames the model knows.
-        num_lanes: Environments side by side.
+    """Lanes of the environment to plan in: with the frames that the model knows, those of the dataset if there is one.
 
     Raises:
         EnvironmentNotUsableError: As `Player`.
     """
     return Player(
         config.environment_name,
+        # Without Gymnasium's limit: a replayed start would leave fewer steps the later in its episode it is.
         config.environment_kwargs | {"max_episode_steps": -1},
         num_lanes,
         image_size=config.image_size,
@@ -137,26 +102,18 @@ def make_task_player(config: Config, dataset: EpisodeDataset | None, num_lanes: 
 
 
 def begin(lane: Lane, task: Task) -> None:
-    """Bring a lane to the start of a task.
-
-    The random generators of Python, numpy and torch are left as they were.
-
-    Args:
-        lane: Of a player from `make_task_player`.
-        task: From `draw_tasks`.
+    """Bring a lane to the start of a task; the random generators of Python, numpy and torch are left as they were.
 
     Raises:
         StartError: What is found there is not what the task says, or the environment failed.
     """
     start = task.start
-    if isinstance(start, DrawnStart):
-        with kept_random_state(), _start_errors(lane, "evaluation.goals"):
-            restore.restore(lane, start)
-            restore.require_same(f"goal of {lane.place}", restore.goal_frame(lane, start.frame), task.goal_frame)
-        return
-    with kept_random_state(), _start_errors(lane, "evaluation.restore", start.method):
+    tried = (start.method,) if isinstance(start, RecordedStart) else ()
+    with kept_random_state(), _start_errors(lane, tried):
         restore.restore(lane, start)
-        if lane.has("set_goal"):
+        if isinstance(start, DrawnStart):
+            restore.require_same(f"goal of {lane.place}", restore.goal_frame(lane, start.frame), task.goal_frame)
+        elif lane.has("set_goal"):
             lane.set_goal(task.goal_state)
 
 
@@ -180,12 +137,20 @@ def draw_tasks(
             what remains.
     """
     settings = config.evaluation
+    shows_goal = lane.has("goal_image")
+    if settings.goals == "environment" and not shows_goal:
+        raise PlanningError(
+            f"evaluation.goals is environment, but {lane.name} shows no goal: give it goal_image(), or set "
+            "evaluation.goals to recorded."
+        )
+    tells_success = settings.success is None or lane.has("goal_state")
+    drawn = shows_goal and tells_success if settings.goals == "auto" else settings.goals == "environment"
     with kept_random_state():
-        if _resolve_goals(settings, lane) == "environment":
+        if drawn:
             return _draw_from_environment(config, lane, dataset)
         if dataset is None:
             raise PlanningError(
-                "evaluation.goals: recorded goals need the run's dataset, and it is not there. Restore it, or set "
+                "evaluation.goals: recorded goals need the run's dataset, which is not there. Restore it, or set "
                 "evaluation.goals to environment if it shows its goal (goal_image())."
             )
         if len(episodes) == 0:
@@ -195,19 +160,6 @@ def draw_tasks(
                 f"Set {share} above 0 before training, or evaluation.goals to environment."
             )
         return _draw_recorded(settings, lane, dataset, np.asarray(episodes, np.int64))
-
-
-def _resolve_goals(settings: EvaluationConfig, lane: Lane) -> Literal["recorded", "environment"]:
-    shows_goal = lane.has("goal_image")
-    if settings.goals == "environment" and not shows_goal:
-        raise PlanningError(
-            f"evaluation.goals is environment, but {lane.name} shows no goal: give it goal_image() "
-            "(docs/bring_your_own.md), or set evaluation.goals to recorded."
-        )
-    if settings.goals != "auto":
-        return settings.goals
-    tells_success = settings.success is None or lane.has("goal_state")
-    return "environment" if shows_goal and tells_success else "recorded"
 
 
 def _unsolved(
@@ -221,8 +173,8 @@ def _unsolved(
         if task is None or solved >= _MOST_SOLVED * wanted:
             raise PlanningError(
                 f"evaluation.num_episodes is {wanted}, but only {len(tasks)} starts were found that are not solved "
-                f"already ({solved} were, by: {criterion}). Lower evaluation.num_episodes, make evaluation.success "
-                "stricter, raise evaluation.goal_steps, or hold out more episodes (evaluation_split)."
+                f"already ({solved} were, by: {criterion}). Lower it, make evaluation.success stricter, raise "
+                "evaluation.goal_steps, or hold out more episodes (evaluation_split)."
             )
         begin(lane, task)
         if criterion.judge(lane.states(), lane.info, task.goal_state)[0]:
@@ -233,12 +185,12 @@ def _unsolved(
 
 
 @contextmanager
-def _start_errors(lane: Lane, setting: str, *tried: RestoreMethod) -> Iterator[None]:
+def _start_errors(lane: Lane, tried: Collection[RestoreMethod] = ()) -> Iterator[None]:
     """Say of an environment that fails, or does not come back, which protocols remain."""
     try:
         yield
     except EnvironmentNotUsableError as error:
-        raise StartError(f"{setting}: {error}", lane, tried) from error
+        raise StartError(f"evaluation.{'restore' if tried else 'goals'}: {error}", lane, tried) from error
 
 
 # --- recorded starts and goals ------------------------------------------------------------------------------
@@ -250,16 +202,23 @@ def _draw_recorded(
     criterion = Criterion(settings.success, dataset.state_variables)
     if criterion.conditions is None and not lane.has("set_goal"):
         raise PlanningError(
-            f"evaluation.success is null, but the own success of {lane.name} is not about recorded goals (it has no "
-            "set_goal()): set it to conditions on its state variables "
-            f"({', '.join(dataset.state_variables) or 'there are none'})."
+            f"evaluation.success is null, but {lane.name} cannot be told a recorded goal (it has no set_goal()): set "
+            f"it to conditions on its state variables ({', '.join(dataset.state_variables) or 'there are none'})."
         )
+    can_restore = lane.has("restore_state")
+    if settings.restore == "state" and not can_restore:
+        raise PlanningError(
+            f"evaluation.restore is state, but {lane.name} has no restore_state(): give it the method, or set "
+            "evaluation.restore to replay."
+        )
+    methods: list[RestoreMethod] = ["state", "replay"] if can_restore else ["replay"]
+    if settings.restore != "auto":
+        methods = [settings.restore]
     notes: list[str] = []
     if settings.reset_options:
         notes.append("evaluation.reset_options has no effect, as starts and goals are recorded.")
     if settings.split == "validation":
         notes.append("Tasks are drawn from validation episodes, for tuning: publish with evaluation.split=evaluation.")
-    methods = _restore_methods(settings, lane)
     failed: list[StartError] = []
     for method in methods:
         kinds = [_recorded_tasks(settings, dataset, episodes, method)]
@@ -273,18 +232,6 @@ def _draw_recorded(
     raise StartError(" ".join(error.reason for error in failed), lane, methods) from failed[-1]
 
 
-def _restore_methods(settings: EvaluationConfig, lane: Lane) -> list[RestoreMethod]:
-    """How starts may be restored, in the order in which it is tried."""
-    if settings.restore == "state" and not lane.has("restore_state"):
-        raise PlanningError(
-            f"evaluation.restore is state, but {lane.name} has no restore_state(): set it to replay, or give it the "
-            "method (docs/bring_your_own.md)."
-        )
-    if settings.restore == "auto":
-        return ["state", "replay"] if lane.has("restore_state") else ["replay"]
-    return [settings.restore]
-
-
 def _recorded_tasks(
     settings: EvaluationConfig, dataset: EpisodeDataset, episodes: NDArray[np.int64], method: RestoreMethod
 ) -> Iterator[Task]:
@@ -293,6 +240,13 @@ def _recorded_tasks(
     Tasks of one episode are alike, so that they tell less than those of several; see `Rate`.
     """
     blocks = _goal_blocks(settings.goal_steps, dataset, episodes)
+    space = PlanSpace.of(dataset.action_space, dataset.spec.frame_skipping)
+
+    def environment_actions(blocks: NDArray[Any]) -> NDArray[Any]:
+        """Blocks (T, A) as environment actions (T * frame_skipping, *shape)."""
+        actions = space.split(torch.tensor(blocks))
+        return actions.reshape(-1, *actions.shape[2:])
+
     rng = np.random.default_rng(settings.seed)
     # The last frame of an episode is no goal: its block of actions may have been cut short by the end.
     counts = np.maximum(dataset.episode_lengths[episodes] - blocks, 0)
@@ -305,23 +259,12 @@ def _recorded_tasks(
             method=method,
             seed=dataset.provenance.seed,
             episode=dataset.episode_number(number),
-            actions=_environment_actions(dataset, episode.actions[:first]),
+            actions=environment_actions(episode.actions[:first]),
             frame=episode.frames[first],
             states={name: rows[first] for name, rows in episode.states.items()},
         )
         goal_state = {name: rows[last] for name, rows in episode.states.items()}
-        actions = _environment_actions(dataset, episode.actions[first:last])
-        yield Task("all", episode.frames[last], goal_state, actions, start)
-
-
-def _environment_actions(dataset: EpisodeDataset, blocks: NDArray[Any]) -> NDArray[Any]:
-    """Blocks (T, A) as environment actions (T * frame_skipping, *shape) in the space's dtype."""
-    space = dataset.action_space
-    shape = () if isinstance(space, Discrete) else space.shape
-    assert shape is not None
-    actions = blocks.reshape(-1, *shape).astype(space.dtype)
-    # In the space's own precision: a stored float32 may lie just beyond a float64 bound.
-    return np.clip(actions, space.low, space.high) if isinstance(space, Box) else actions
+        yield Task("all", episode.frames[last], goal_state, environment_actions(episode.actions[first:last]), start)
 
 
 def _goal_blocks(goal_steps: int, dataset: EpisodeDataset, episodes: NDArray[np.int64]) -> int:
@@ -347,22 +290,23 @@ def _goal_blocks(goal_steps: int, dataset: EpisodeDataset, episodes: NDArray[np.
 
 def _draw_from_environment(config: Config, lane: Lane, dataset: EpisodeDataset | None) -> TaskSet:
     settings = config.evaluation
-    if dataset is None:
-        collected, num_collected = config.dataset_seed, config.num_episodes_data_collection
-    else:
+    collected, num_collected = config.dataset_seed, config.num_episodes_data_collection
+    if dataset is not None:
         collected, num_collected = dataset.provenance.seed, dataset.spec.num_episodes
     used = {episode_seeds(collected, episode).environment for episode in range(num_collected)}
     seeds = (seed for index in count() if (seed := _drawn_seed(settings.seed, index)) not in used)
     criterion = _criterion_for_drawn(settings, lane, next(seeds))
 
-    def drawn(options: Mapping[str, Any], group: str) -> Iterator[Task]:
+    def drawn(options: Mapping[str, Any]) -> Iterator[Task]:
+        words = ", ".join(f"{name}={value}" for name, value in options.items()) or "default"
+        group = words if settings.reset_options else "all"
         for seed in seeds:
-            with _start_errors(lane, "evaluation.goals"):
+            with _start_errors(lane):
                 start = restore.draw_start(lane, seed, options)
                 task = Task(group, restore.goal_frame(lane, start.frame), _goal_state(lane), None, start)
             yield task
 
-    kinds = [drawn(options, _in_words(options)) for options in settings.reset_options] or [drawn({}, "all")]
+    kinds = [drawn(options) for options in settings.reset_options or [{}]]
     tasks, solved = _unsolved(lane, kinds, criterion, settings.num_episodes)
     note = "evaluation.split has no effect, as the environment draws starts and goals: tune with another seed."
     notes = (note,) if settings.split == "validation" else ()
@@ -370,13 +314,12 @@ def _draw_from_environment(config: Config, lane: Lane, dataset: EpisodeDataset |
 
 
 def _criterion_for_drawn(settings: EvaluationConfig, lane: Lane, seed: int) -> Criterion:
-    with _start_errors(lane, "evaluation.goals"):
+    with _start_errors(lane):
         restore.draw_start(lane, seed, {})
     if settings.success is not None and not lane.has("goal_state"):
         raise PlanningError(
             f"evaluation.success is set, but {lane.name} does not tell the state at the goal that it draws: give it "
-            "goal_state() (docs/bring_your_own.md), set evaluation.success to null for its own success, or "
-            "evaluation.goals to recorded."
+            "goal_state(), set evaluation.success to null for its own success, or evaluation.goals to recorded."
         )
     if settings.success is None and own_success(lane.info) is None:
         raise PlanningError(
@@ -394,7 +337,3 @@ def _goal_state(lane: Lane) -> States:
 def _drawn_seed(seed: int, index: int) -> int:
     """Below 2**31, as the seeds of episodes."""
     return int(np.random.SeedSequence(seed, spawn_key=(_STREAM, index)).generate_state(1)[0]) >> 1
-
-
-def _in_words(options: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in options.items()) or "default"

@@ -18,8 +18,7 @@ from jepaworld.evaluation.results import PlanningVideo
 from jepaworld.models.state_decoder import JEPAStateDecoder
 from jepaworld.utils.pictures import save_animation
 
-# Blocks that a video goes on after the goal was reached.
-AFTER_SUCCESS = 4
+AFTER_SUCCESS = 4  # blocks that a video goes on after the goal was reached
 
 
 def write_videos(
@@ -28,8 +27,7 @@ def write_videos(
     """Write a video of each recording, the imagined plan in it if there is a decoder."""
     videos = []
     for number, recording in enumerate(recordings):
-        played, name = recording.played, f"video_{number}.webp"
-        frames = recording.frames
+        played, frames, name = recording.played, recording.frames, f"video_{number}.webp"
         if played.steps is not None:
             frames = frames[: -(-played.steps // frame_skipping) + 1 + AFTER_SUCCESS]
         panels, captions = [np.stack(frames), recording.goal[None]], ["real", "goal"]
@@ -41,10 +39,8 @@ def write_videos(
         save_animation(folder / name, panels, captions=captions)
         said = f"reached after {played.steps} steps" if played.any else f"not reached in {played.played} steps"
         group = "" if played.group == "all" else f", {played.group}"
-        caption = f"task {played.task}{group}: {said}"
-        videos.append(
-            PlanningVideo(file=name, task=played.task, group=played.group, success=played.any, caption=caption)
-        )
+        about = {"task": played.task, "group": played.group, "success": played.any}
+        videos.append(PlanningVideo(file=name, caption=f"task {played.task}{group}: {said}", **about))
     return videos
 
 

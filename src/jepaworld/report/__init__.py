@@ -1,5 +1,5 @@
 """One page per run: what was learned, how well, and what it looks like."""
 
-from jepaworld.report.write import read_results, write_report
+from jepaworld.report.page import read_results, write_report
 
 __all__ = ["read_results", "write_report"]

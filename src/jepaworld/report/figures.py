@@ -25,28 +25,26 @@ from jepaworld.report.headline import AGENT_NAMES, PROBE_NAMES
 from jepaworld.utils.text import number
 
 MODEL, OTHER, PLAIN = "#2f7fd6", "#de7326", "#8a929c"
-_STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "jepaworld",
+_THIN = ("axes.linewidth", "grid.linewidth", "xtick.major.width", "ytick.major.width")
+_STYLE: Any = dict.fromkeys(_THIN, 0.6) | {
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "jepaworld",  # the same chart gives the same file
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.titlelocation": "left",
     "axes.titlepad": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.linewidth": 0.6,
     "axes.grid": True,
     "grid.color": "black",
     "grid.alpha": 0.12,
-    "grid.linewidth": 0.6,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
     "legend.frameon": False,
     "legend.fontsize": 9,
     "lines.linewidth": 1.8,
 }
-_SIZE = (5.4, 2.9)
-_MAX_POINTS = 400
+_DASHED: Any = {"color": PLAIN, "linestyle": (0, (4, 3))}
+_WIDTH, _HEIGHT = 5.4, 2.9  # inches
+_MAX_POINTS = 400  # of a scatter plot
 
 
 class Chart(NamedTuple):
@@ -58,16 +56,14 @@ class Chart(NamedTuple):
 
 def picture(image: np.ndarray) -> str:
     """A uint8 image (C, H, W) with 1 or 3 channels as a PNG data URI."""
-    array = image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0)
-    return _png(Image.fromarray(np.ascontiguousarray(array)))
+    return _png(Image.fromarray(image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0)))
 
 
 def animation(content: bytes) -> tuple[str, str]:
     """An animated WebP as a data URI, and its last frame as one that stands still."""
     with Image.open(io.BytesIO(content)) as moving:
         moving.seek(getattr(moving, "n_frames", 1) - 1)
-        still = _png(moving.convert("RGB"))
-    return _data_uri("webp", content), still
+        return _data_uri("webp", content), _png(moving.convert("RGB"))
 
 
 def epoch_chart(
@@ -78,7 +74,7 @@ def epoch_chart(
     best: int | None = None,
     logarithmic: bool = False,
 ) -> Chart | None:
-    """Metrics over epochs.
+    """Metrics over epochs; None if no epoch has any of them.
 
     Args:
         epochs: Records of the metrics log.
@@ -86,9 +82,6 @@ def epoch_chart(
         title: Of the chart.
         best: Epoch to mark.
         logarithmic: A logarithmic axis, if all values are positive and spread over more than a factor of ten.
-
-    Returns:
-        The chart, or None if no epoch has any of the keys.
     """
     lines = []
     for key, label, colour in series:
@@ -119,8 +112,7 @@ def std_histogram(collapse: CollapseDiagnostics) -> Chart:
         bins = min(30, max(8, len(collapse.std) // 2))
         axes.hist(collapse.std, bins=bins, range=(0.0, top), color=MODEL, alpha=0.85)
         axes.axvline(collapse.std_mean, color=OTHER, linewidth=1.4, label=f"mean {collapse.std_mean:.3g}")
-        axes.set_xlabel("standard deviation over held-out frames")
-        axes.set_ylabel("dimensions")
+        axes.set(xlabel="standard deviation over held-out frames", ylabel="dimensions")
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend()
         return _chart(axes, "Standard deviation of each dimension")
@@ -128,24 +120,34 @@ def std_histogram(collapse: CollapseDiagnostics) -> Chart:
 
 def imagination_chart(found: Imagination) -> Chart:
     """Imagination error by step with its interval, beside copying and the mean."""
-    with _axes() as axes:
-        axes.fill_between(found.step, found.error_low_95, found.error_high_95, color=MODEL, alpha=0.2, linewidth=0)
-        axes.plot(found.step, found.error, color=MODEL, marker="o", markersize=3.5, label="imagined (95 % interval)")
-        axes.plot(found.step, found.copy_error, color=OTHER, label="copy of the first frame")
-        axes.axhline(1.0, color=PLAIN, linewidth=1.2, linestyle=(0, (4, 3)), label="mean embedding (= 1)")
-        return _by_step(axes, "Imagination error by step, in embedding space", "squared error / variance")
+    copied = ("copy of the first frame", found.copy_error, {"color": OTHER})
+    mean = ("mean embedding (= 1)", [1.0] * len(found.step), _DASHED)
+    title, ends = "Imagination error by step, in embedding space", (found.error_low_95, found.error_high_95)
+    return _by_step(title, "squared error / variance", found.error, ends, [copied, mean])
 
 
 def state_error_chart(state: StateError) -> Chart:
     """Distance between true state and the one read from imagination."""
+    encoded = ("from the real frame", state.encoded, _DASHED)
+    copied = ("copy of the first state", state.copied, {"color": OTHER})
+    title = f"Error of {state.name}, read by the {PROBE_NAMES[state.probe]}"
+    ends = (state.imagined_low_95, state.imagined_high_95)
+    return _by_step(title, "distance, in its own unit", state.imagined, ends, [encoded, copied])
+
+
+def _by_step(title: str, unit: str, imagined: Sequence[float], ends: Any, others: Sequence[Any]) -> Chart:
+    """A curve over imagined steps with its interval; beside it others with label, values and style."""
+    steps = range(1, len(imagined) + 1)
     with _axes() as axes:
-        steps = range(1, len(state.imagined) + 1)
-        axes.fill_between(steps, state.imagined_low_95, state.imagined_high_95, color=MODEL, alpha=0.2, linewidth=0)
-        axes.plot(steps, state.imagined, color=MODEL, marker="o", markersize=3.5, label="from imagination (95 %)")
-        axes.plot(steps, state.encoded, color=PLAIN, linestyle=(0, (4, 3)), label="from the real frame")
-        axes.plot(steps, state.copied, color=OTHER, label="copy of the first state")
-        title = f"Error of {state.name}, read by the {PROBE_NAMES[state.probe]}"
-        return _by_step(axes, title, "distance, in its own unit")
+        axes.fill_between(steps, *ends, color=MODEL, alpha=0.2, linewidth=0)
+        axes.plot(steps, imagined, color=MODEL, marker="o", markersize=3.5, label="imagined (95 % interval)")
+        for label, values, style in others:
+            axes.plot(steps, values, label=label, **style)
+        axes.set_ylim(bottom=0.0)
+        axes.set(xlabel="imagined steps", ylabel=unit)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend()
+        return _chart(axes, title)
 
 
 def success_chart(planning: PlanningResults) -> Chart:
@@ -153,7 +155,7 @@ def success_chart(planning: PlanningResults) -> Chart:
     agents = [agent for agent in planning.agents if agent.missing is None]
     rows = ["all", *planning.groups]
     colours = {"planner": MODEL, "random": OTHER}
-    with _axes((_SIZE[0], 1.4 + 0.55 * len(rows))) as axes:
+    with _axes(1.4 + 0.55 * len(rows)) as axes:
         for place, agent in enumerate(agents):
             shown = [(y, agent.any[row]) for y, row in enumerate(rows) if row in agent.any]
             heights = [y + 0.22 * (place - (len(agents) - 1) / 2) for y, _ in shown]
@@ -163,9 +165,7 @@ def success_chart(planning: PlanningResults) -> Chart:
             colour, label = colours.get(agent.name, PLAIN), AGENT_NAMES.get(agent.name, agent.name)
             axes.errorbar(rate, heights, xerr=np.abs(ends - rate), color=colour, label=label, **style)
         axes.set_yticks(range(len(rows)), ["all goals" if row == "all" else row for row in rows])
-        axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set_xlim(-2, 102)
-        axes.set_xlabel("% of goals reached at any time")
+        axes.set(ylim=(len(rows) - 0.5, -0.5), xlim=(-2, 102), xlabel="% of goals reached at any time")
         _figure_of(axes).legend(loc="outside lower center", ncols=3)
         return _chart(axes, "Goals reached, with 95 % intervals")
 
@@ -173,15 +173,14 @@ def success_chart(planning: PlanningResults) -> Chart:
 def probe_scatter(probe: Probe) -> Chart:
     """True against read values of an entry of the state on held-out frames."""
     every = max(1, len(probe.truth) // _MAX_POINTS)
-    readings = [("linear", probe.prediction, MODEL), *([("MLP", probe.mlp.prediction, OTHER)] if probe.mlp else [])]
-    truth, *reads = (_values(columns)[::every] for columns in (probe.truth, *(read for _, read, _ in readings)))
+    reads = {"linear": probe.prediction, **({"MLP": probe.mlp.prediction} if probe.mlp else {})}
+    truth, *points = (_values(columns)[::every] for columns in (probe.truth, *reads.values()))
+    ends = [f([f(values) for values in (truth, *points)]) for f in (min, max)]
     with _axes() as axes:
-        low, high = min(map(np.min, (truth, *reads))), max(map(np.max, (truth, *reads)))
-        axes.plot([low, high], [low, high], color=PLAIN, linewidth=1.0)
-        for (label, _, colour), read in zip(readings, reads, strict=True):
+        axes.plot(ends, ends, color=PLAIN, linewidth=1.0)
+        for label, read, colour in zip(reads, points, (MODEL, OTHER), strict=False):
             axes.scatter(truth, read, s=6, color=colour, alpha=0.45, linewidths=0, label=label)
-        axes.set_xlabel(f"true {probe.variable}")
-        axes.set_ylabel("read by the probes")
+        axes.set(xlabel=f"true {probe.variable}", ylabel="read by the probes")
         axes.legend(markerscale=2)
         return _chart(axes, f"{probe.variable} on held-out frames (linear R² {number(probe.r2)})")
 
@@ -192,24 +191,15 @@ def _values(columns: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def _axes(size: tuple[float, float] = _SIZE) -> Iterator[Axes]:
+def _axes(height: float = _HEIGHT) -> Iterator[Axes]:
     with matplotlib.rc_context(_STYLE):
-        yield Figure(figsize=size, layout="constrained").add_subplot()
+        yield Figure(figsize=(_WIDTH, height), layout="constrained").add_subplot()
 
 
 def _figure_of(axes: Axes) -> Figure:
     figure = axes.get_figure()
     assert isinstance(figure, Figure)
     return figure
-
-
-def _by_step(axes: Axes, title: str, label: str) -> Chart:
-    axes.set_ylim(bottom=0.0)
-    axes.set_xlabel("imagined steps")
-    axes.set_ylabel(label)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend()
-    return _chart(axes, title)
 
 
 def _chart(axes: Axes, title: str) -> Chart:

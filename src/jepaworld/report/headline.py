@@ -9,7 +9,7 @@ import numpy as np
 
 from jepaworld.evaluation.measure import UNTRAINED
 from jepaworld.evaluation.probes import PIXELS
-from jepaworld.evaluation.results import Badge, Card, Probe, ProbeKind, Reading, Results
+from jepaworld.evaluation.results import Badge, Card, ProbeKind, Reading, Results
 from jepaworld.utils.text import counted, duration, interval, number, percent, ranges, share, with_interval
 
 PROBE_NAMES: dict[ProbeKind, str] = {"linear": "linear probe", "mlp": "MLP"}
@@ -50,35 +50,35 @@ def _collapse(results: Results) -> None:
     if found is None:
         _badge(results, "", "Collapse not measured")
         return
-    _badge(results, *(("bad", "Collapsed embedding") if found.collapsed else ("good", "No collapse")))
+    verdict = ("bad", "Collapsed embedding") if found.collapsed else ("good", "No collapse")
+    _badge(results, *verdict)
     results.findings.append(found.verdict)
     _card(results, "Effective rank", number(found.effective_rank), f"of {len(found.std)} dimensions (RankMe)")
 
 
 def _planning(results: Results) -> None:
     found = results.planning
-    planner = None if found is None else found.agent("planner")
-    if found is None or planner is None or planner.missing is not None:
+    planner = found and found.agent("planner")
+    if not found or not planner:
         return
-    reached, random, recorded = planner.any["all"], found.agent("random"), found.agent("recorded")
+    reached, ended = planner.any["all"], planner.end["all"]
     finding = (
         f"Plans reach {share(reached)} of {counted(reached.episodes, 'goal')} within "
         f"{counted(found.max_steps, 'environment step')}"
     )
     note = f"95 %: {percent(reached.low)} to {percent(reached.high)}"
-    if random is not None and random.missing is None:
+    if random := found.agent("random"):
         chance = random.any["all"]
         finding += f"; a random policy {share(chance)}"
         note += f"; random {percent(chance.rate)} %"
         beaten = reached.low > chance.high
-        verdict = ("good", "Plans beat a random policy") if beaten else ("warn", "Plans do not beat a random policy")
-        _badge(results, *verdict)
-    if planner.end["all"].successes != reached.successes:
-        finding += f". When the episode ends, plans are at {share(planner.end['all'])}"
-        note += f"; at the end {percent(planner.end['all'].rate)} %"
+        _badge(results, "good" if beaten else "warn", f"Plans {'beat' if beaten else 'do not beat'} a random policy")
+    if ended.successes != reached.successes:
+        finding += f". When the episode ends, plans are at {share(ended)}"
+        note += f"; at the end {percent(ended.rate)} %"
     results.findings.append(finding + ".")
     _card(results, "Goals reached by planning", f"{percent(reached.rate)} %", note)
-    if recorded is not None and recorded.missing is None and recorded.any["all"].high < 0.95:
+    if (recorded := found.agent("recorded")) and recorded.any["all"].high < 0.95:
         _badge(results, "warn", "Recorded actions miss their goals")
         results.findings.append(
             f"The recorded actions themselves reach only {share(recorded.any['all'])} of the goals: the environment "
@@ -95,10 +95,10 @@ def _probe(results: Results) -> None:
     beside = f"; an untrained encoder gives {number(linear[UNTRAINED])}" if UNTRAINED in linear else ""
     beside += f", the pixels themselves {number(linear[PIXELS])}" if PIXELS in linear else ""
     untrained = f", from an untrained encoder {number(mlp[UNTRAINED])}" if UNTRAINED in mlp else ""
-    r2, mlp_r2 = with_interval(found.r2, found.interval_95), with_interval(found.mlp_r2, found.mlp_interval_95)
     results.findings.append(
-        f"A linear probe reads `{found.variable}` from the embedding with R² {r2} on "
-        f"{counted(heldout.episodes, f'{heldout.split} episode')}{beside}. An MLP reads it with R² {mlp_r2}{untrained}."
+        f"A linear probe reads `{found.variable}` from the embedding with R² "
+        f"{with_interval(found.r2, found.interval_95)} on {counted(heldout.episodes, f'{heldout.split} episode')}"
+        f"{beside}. An MLP reads it with R² {with_interval(found.mlp_r2, found.mlp_interval_95)}{untrained}."
     )
     ends = "" if found.interval_95 is None else "95 %: "
     note = f"{ends}{interval(found.interval_95)}; MLP {number(found.mlp_r2)}"
@@ -114,19 +114,18 @@ def _mean_baselines(readings: Sequence[Reading]) -> dict[str, float]:
 
 def _folded(results: Results) -> None:
     """Entries that an MLP reads, but a linear map does not."""
-
-    def gain(probe: Probe) -> float:
+    found = []
+    for probe in results.probes:
         mlp = probe.mlp
         if mlp is None or mlp.r2 is None or mlp.gain is None or mlp.gain_interval_95 is None:
-            return 0.0
-        return mlp.gain if mlp.r2 > 0.0 and mlp.gain_interval_95[0] > 0.0 else 0.0
-
-    found = sorted((probe for probe in results.probes if gain(probe) >= NOTABLE_GAIN), key=gain, reverse=True)
+            continue
+        if mlp.r2 > 0.0 and mlp.gain_interval_95[0] > 0.0 and mlp.gain >= NOTABLE_GAIN:
+            found.append((mlp.gain, f"`{probe.variable}` (R² {number(mlp.r2)} instead of {number(probe.r2)})"))
     if found:
-        shown = [f"`{p.variable}` (R² {number(p.mlp.r2)} instead of {number(p.r2)})" for p in found[:4] if p.mlp]
-        more = f" and {len(found) - 4} more" if len(found) > 4 else ""
+        shown = [text for _, text in sorted(found, key=lambda entry: -entry[0])]
+        more = f" and {len(shown) - 4} more" if len(shown) > 4 else ""
         results.findings.append(
-            f"An MLP reads what a linear map reads less well or not at all: {', '.join(shown)}{more}."
+            f"An MLP reads what a linear map reads less well or not at all: {', '.join(shown[:4])}{more}."
         )
 
 
@@ -139,22 +138,20 @@ def _imagination(results: Results) -> None:
         return
     better, last = found.better_steps, found.step[-1]
     error = with_interval(found.error[-1], (found.error_low_95[-1], found.error_high_95[-1]))
-    at_end = (
-        f"after {counted(last, 'step')} the error is {error} of the embedding's variance (keeping the first frame "
-        f"{number(found.copy_error[-1])}, the mean embedding 1)."
-    )
     if better:
         seen = "one frame" if found.context_frames == 1 else f"{found.context_frames} frames"
         which = "" if len(better) == last else f" ({ranges(better)})"
-        results.findings.append(
+        judgement = (
             f"Imagined from {seen}, embeddings are better than keeping that frame and than the mean embedding at "
-            f"{len(better)} of {counted(last, 'step')}{which}; {at_end}"
+            f"{len(better)} of {counted(last, 'step')}{which}"
         )
     else:
         _badge(results, "warn", "Imagination does not beat its baselines")
-        results.findings.append(
-            f"Imagination does not beat keeping the first frame or the mean embedding at any step; {at_end}"
-        )
+        judgement = "Imagination does not beat keeping the first frame or the mean embedding at any step"
+    results.findings.append(
+        f"{judgement}; after {counted(last, 'step')} the error is {error} of the embedding's variance (keeping the "
+        f"first frame {number(found.copy_error[-1])}, the mean embedding 1)."
+    )
     note = f"steps {ranges(better)}; " if better else ""
     note += f"final error {number(found.error[-1])}, copying {number(found.copy_error[-1])}, mean 1"
     _card(results, "Useful imagined steps", f"{len(better)} of {last}", note)
@@ -162,9 +159,9 @@ def _imagination(results: Results) -> None:
 
 def _state(results: Results) -> None:
     """How far imagination is from the truth in the headline's variable."""
-    states = [] if results.imagination is None or results.headline_probe is None else results.imagination.states
-    variable = results.headline_probe.variable if results.headline_probe is not None else ""
-    state = next((state for state in states if state.variable == variable), None)
+    headline, imagination = results.headline_probe, results.imagination
+    states = imagination.states if headline and imagination else []
+    state = next((state for state in states if headline and state.variable == headline.variable), None)
     if state is not None and math.isfinite(state.imagined[-1]):
         ends = (state.imagined_low_95[-1], state.imagined_high_95[-1])
         results.findings.append(
@@ -175,13 +172,13 @@ def _state(results: Results) -> None:
 
 
 def _reconstruction(results: Results) -> None:
-    found = results.reconstruction
-    if found is None or found.painted is None:
+    painted = results.reconstruction and results.reconstruction.painted
+    if painted is None:
         return
-    if found.painted > 0.0:
+    if painted > 0.0:
         results.findings.append(
-            f"The decoder paints {percent(round(found.painted, 2))} % of the pixel variance of held-out frames from "
-            "their embeddings."
+            f"The decoder paints {percent(round(painted, 2))} % of the pixel variance of held-out frames from their "
+            "embeddings."
         )
     else:
         _badge(results, "warn", "Decoder paints no more than the mean frame")

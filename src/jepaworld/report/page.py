@@ -1,25 +1,28 @@
-"""The HTML page of a report: one file, no scripts, nothing loaded from elsewhere.
+"""The report of a run: `report.html`, one file without scripts that loads nothing from elsewhere, and `report.json`.
 
-What stands on it is in `templates/`; here is what the templates need beside the results: charts, pictures, and the
-rows of tables that take some choosing.
+What stands on the page is in `templates/`; here is what the templates need beside the results: charts, pictures, and
+the rows of tables that take some choosing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jinja2
+import torch
 from markupsafe import Markup, escape
 
 from jepaworld.config.loading import dump_yaml
-from jepaworld.evaluation.measure import UNTRAINED, Pictures
-from jepaworld.evaluation.probes import PIXELS
-from jepaworld.evaluation.results import PlanningResults, Results
-from jepaworld.evaluation.state_probes import READABLE
+from jepaworld.evaluation.measure import UNTRAINED, Pictures, measure
+from jepaworld.evaluation.probes import PIXELS, READABLE
+from jepaworld.evaluation.results import Imagination, PlanningResults, Results
 from jepaworld.report import figures, headline
 from jepaworld.report.figures import MODEL, OTHER, Chart
+from jepaworld.runs.folder import RunFolder
 from jepaworld.utils import text
+from jepaworld.utils.storage import atomic_write_text
 from jepaworld.utils.text import number, with_interval
 
 SECTIONS = {
@@ -32,11 +35,41 @@ SECTIONS = {
     "data": "Data",
     "run": "Run",
 }
-SHOWN_STEPS = (1, 2, 4, 8, 16)
-MAX_STATE_CHARTS = 4
-"""Charts of state variables; more are in the table only."""
+MAX_STATE_CHARTS, MAX_SCATTERS = 4, 2  # more are in the tables only
 
-MAX_SCATTERS = 2
+
+def write_report(run_dir: str | Path, *, device: str = "auto") -> Path:
+    """Measure a run's best model on held-out episodes and write `report.html` and `report.json` into the run.
+
+    Reads only the run folder and the dataset that it names. What is not there (no decoder, no finished epoch,
+    no dataset) is left out, and the page says so.
+
+    Args:
+        run_dir: A folder that training wrote, finished or not.
+        device: Where the models run: auto, cpu, cuda, cuda:N or mps.
+
+    Returns:
+        Path of the HTML page.
+
+    Raises:
+        CheckpointError: the folder is missing or is no run, or a file of it is damaged.
+        DatasetError: the dataset is damaged, or is not the one that the run was trained on.
+        StorageError: the report cannot be written.
+    """
+    run = RunFolder.open(run_dir)
+    # Models draw their first weights, on the CPU; the caller's random numbers go on as if they had not.
+    with torch.random.fork_rng(devices=[]):
+        results, pictures = measure(run, device)
+    headline.add_headline(results)
+    page = render_page(results, pictures)
+    atomic_write_text(run.report_numbers, results.to_json())
+    atomic_write_text(run.report_page, page)
+    return run.report_page
+
+
+def read_results(run_dir: str | Path) -> Results:
+    """The numbers of the run's last report."""
+    return Results.model_validate_json(RunFolder(run_dir).report_numbers.read_bytes())
 
 
 def render_page(results: Results, pictures: Pictures) -> str:
@@ -57,9 +90,9 @@ def render_page(results: Results, pictures: Pictures) -> str:
         unfinished=headline.unfinished(results),
         heldout=results.heldout.label if results.heldout else "held-out",
         agent_names=headline.AGENT_NAMES,
-        videos=[] if results.planning is None else _videos(results.planning),
-        imagination_rows=_imagination_rows(results),
-        state_rows=_state_rows(results),
+        videos=_videos(results.planning) if results.planning else [],
+        imagination_rows=_imagination_rows(results.imagination),
+        state_rows=_state_rows(results.imagination),
         readable=READABLE,
         probe_rows=_probe_rows(results),
         constant=[probe.variable for probe in results.probes if probe.r2 is None],
@@ -125,24 +158,20 @@ def _charts(results: Results) -> dict[str, list[Chart]]:
     return {name: [chart for chart in some if chart] for name, some in charts.items()}
 
 
-def _imagination_rows(results: Results) -> list[Sequence[str]]:
-    found = results.imagination
+def _imagination_rows(found: Imagination | None) -> list[Sequence[str]]:
     if found is None:
         return []
-    columns = zip(
-        found.step, found.error, found.error_low_95, found.error_high_95, found.copy_error,
-        found.num_windows, found.num_episodes, strict=True,
-    )  # fmt: skip
-    return [
-        (str(step), with_interval(error, (low, high)), number(copy), str(windows), str(episodes))
-        for step, error, low, high, copy, windows, episodes in columns
-        if step in (*SHOWN_STEPS, found.step[-1])
-    ]
-
-
-def _state_rows(results: Results) -> list[Sequence[str]]:
     rows = []
-    for state in results.imagination.states if results.imagination else []:
+    for i in found.shown:
+        error = with_interval(found.error[i], (found.error_low_95[i], found.error_high_95[i]))
+        counts = found.num_windows[i], found.num_episodes[i]
+        rows.append((str(found.step[i]), error, number(found.copy_error[i]), *map(str, counts)))
+    return rows
+
+
+def _state_rows(found: Imagination | None) -> list[Sequence[str]]:
+    rows = []
+    for state in found.states if found else []:
         last = len(state.imagined) - 1
         for i in sorted({0, min(3, last), last}):
             names = (state.name, headline.PROBE_NAMES[state.probe]) if i == 0 else ("", "")
@@ -152,11 +181,9 @@ def _state_rows(results: Results) -> list[Sequence[str]]:
 
 
 def _probe_rows(results: Results) -> list[Sequence[str]]:
-    first = results.headline_probes
+    variable = results.headline_probe and results.headline_probe.variable
     rows = []
-    # The headline's variable first. Told apart by name: probes hold arrays, which do not compare.
-    shown = {probe.variable for probe in first}
-    for probe in [*first, *(probe for probe in results.probes if probe.variable not in shown)]:
+    for probe in sorted(results.probes, key=lambda probe: probe.state != variable):  # the headline's first
         mlp = probe.mlp
         if probe.r2 is None or mlp is None:
             continue

@@ -8,8 +8,6 @@ from jepaworld.evaluation.results import PlanningResults, Results
 from jepaworld.report.headline import AGENT_NAMES, PROBE_NAMES
 from jepaworld.utils.text import columns, counted, duration, number, share, wrapped
 
-SHOWN_STEPS = (1, 2, 4, 8, 16, 32)
-
 
 def summary(results: Results) -> str:
     """Planning success, times, collapse, probes, imagination error by horizon, and what could not be measured."""
@@ -76,14 +74,13 @@ def _imagination(results: Results) -> Iterator[str]:
     found = results.imagination
     if found is None:
         return
-    chosen = [place for place, step in enumerate(found.step) if step in (*SHOWN_STEPS, found.step[-1])]
     curves = [("embedding error", found.error), ("  if nothing moved", found.copy_error)]
     for state in found.states:
-        curves.append((f"error of {state.name}, read by the {PROBE_NAMES[state.probe]}", state.imagined))
-        curves.append(("  read from the real frame", state.encoded))
-        curves.append(("  if nothing moved", state.copied))
-    rows = [["imagined steps", *(str(found.step[place]) for place in chosen)]]
-    rows += [[title, *(number(curve[place]) for place in chosen)] for title, curve in curves]
+        title = f"error of {state.name}, read by the {PROBE_NAMES[state.probe]}"
+        read = (title, state.imagined), ("  read from the real frame", state.encoded)
+        curves += [*read, ("  if nothing moved", state.copied)]
+    rows = [["imagined steps", *(str(found.step[place]) for place in found.shown)]]
+    rows += [[title, *(number(curve[place]) for place in found.shown)] for title, curve in curves]
     yield from columns(rows)
     note = "embedding error: mean squared, in units of the embedding's variance; guessing the mean embedding gives 1"
     units = "; errors of variables: mean distance in their own unit" if found.states else ""

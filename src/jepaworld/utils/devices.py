@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import torch
@@ -39,6 +39,17 @@ def resolve_device(name: str, execution: str = "auto") -> torch.device:
 def autocast(device: torch.device, bf16: bool) -> AbstractContextManager:
     """The autocast context of a forward pass, as `use_bf16` decided it."""
     return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread on the CPU, for operations so short that several threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def use_bf16(mixed_precision: str, device: torch.device, model: nn.Module) -> bool:

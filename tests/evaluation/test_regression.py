@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from jepaworld.evaluation.linear_probe import fit_linear_probe
-from jepaworld.evaluation.mlp_probe import MLPProbe, fit_mlp_probe, split_by_episode
+from jepaworld.evaluation.regression import MLPProbe, fit_linear_probe, fit_mlp_probe, split_by_episode
 from jepaworld.evaluation.scores import r2_score
 
 
