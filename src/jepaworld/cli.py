@@ -26,7 +26,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file; `jepaworld init` writes one.")]
+ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, or a recipe's name.")]
 OverridesArgument = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to override, e.g. batch_size=128.")
 ]
@@ -103,6 +103,17 @@ def init(
     _say(f"{path} written. Next: jepaworld check {path}, then jepaworld train {path}")
 
 
+@app.command(epilog="Example: jepaworld recipes")
+def recipes() -> None:
+    """List the packaged configurations: what each is for, what it needs, how well it plans."""
+    from jepaworld.config import load_config
+    from jepaworld.config.catalogue import catalogue, overview
+
+    environments = {name: load_config(name).environment_name for name in catalogue()}
+    typer.echo("\n".join(overview(environments)))
+    _say("Next: jepaworld train RECIPE; jepaworld check RECIPE shows its settings")
+
+
 @app.command(epilog="Example: jepaworld check config.yaml encoder_type=vit")
 def check(config: ConfigArgument, overrides: OverridesArgument = None) -> None:
     """Validate a configuration; print it resolved, with parameter counts and a memory estimate."""
@@ -171,7 +182,8 @@ def inspect(
 @app.command(epilog="Example: jepaworld train config.yaml num_epochs=20 --run runs/first")
 def train(
     config: Annotated[
-        Path | None, typer.Argument(metavar="CONFIG", help="YAML file; with --resume the run's own if left out.")
+        Path | None,
+        typer.Argument(metavar="CONFIG", help="YAML file or recipe; with --resume the run's own if left out."),
     ] = None,
     overrides: OverridesArgument = None,
     run: Annotated[Path | None, typer.Option("--run", help="Run folder \\[runs/ENVIRONMENT-DATE-TIME].")] = None,

@@ -77,6 +77,9 @@ def run_training(
     progress = progress or Progress()
     device = resolve_device(config.device, config.execution)
     folder = RunFolder.default(config) if run_dir is None else RunFolder(run_dir, config)
+    if config.load_dataset_path is None and "dataset" not in folder.info:
+        # It will be collected from: an extra that is missing is told before anything is written.
+        close(make_env(config.environment_name, config.environment_kwargs))
     with folder.alone():
         folder.enter(resume)
         for notice in config.notices():

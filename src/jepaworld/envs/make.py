@@ -154,7 +154,7 @@ def _find_spec(environment_name: str) -> EnvSpec:
 def _unknown(environment_name: str, error: Exception) -> str:
     package, project, command = _PLUGINS.get(environment_name.partition("/")[0], ("", "", ""))
     if package and importlib.util.find_spec(package) is None:
-        return f"environment {environment_name} needs {project}, which is not installed: {command}."
+        return f"environment_name is {environment_name!r}: needs {project}, which is not installed: {command}."
     # Also compared without namespace and version, so that "tworoom" finds jepaworld/TwoRoom-v0.
     known = {name.lower(): name for name in gymnasium.registry}
     known |= {name.rsplit("/", 1)[-1].rsplit("-v", 1)[0]: known[name] for name in sorted(known)}
@@ -190,7 +190,7 @@ def _not_made(
         home = f"{spec.entry_point} {environment_name}".lower()
         extra = next((command for part, command in _EXTRAS.items() if part in home), "the package that it names")
         return EnvironmentNotUsableError(
-            f"environment {environment_name} lacks a dependency: {reason}. Install it: {extra}."
+            f"environment_name is {environment_name!r}: lacks a dependency: {reason}. Install it: {extra}."
         )
     given = {name: value for name, value in kwargs.items() if name != "render_mode"}
     return EnvironmentNotUsableError(
