@@ -340,36 +340,60 @@ def describe_config(config: Config) -> str:
     """
     require_names(config)
     device = resolve_device(config.device, config.execution)
+    costs = _costs(config)
+    lines = [
+        f"device               {device}",
+        f"action space         {costs.action_space}",
+        "",
+        "parameters",
+        *(f"  {name.replace('_', ' '):<18} {count_parameters(part):,}" for name, part in costs.parts.items()),
+        "",
+        "memory, estimated (mixed precision takes less)",
+        f"  dataset            {in_words(costs.frames * costs.frame_bytes)} "
+        f"({costs.frames:,} frames at most, from {config.num_episodes_data_collection:,} episodes)",
+        *(f"  {title:<18} {in_words(size)}" for title, size in costs.steps.items()),
+    ]
+    return "\n".join([*lines, *(f"notice: {notice}" for notice in config.notices())])
+
+
+def memory_of(config: Config) -> int:
+    """Estimated bytes that a training takes at once: its largest step, and all frames.
+
+    Raises:
+        EnvironmentNotUsableError: as `describe_config`.
+    """
+    costs = _costs(config)
+    return max(costs.steps.values()) + costs.frames * costs.frame_bytes
+
+
+class _Costs(NamedTuple):
+    action_space: gymnasium.Space
+    parts: dict[str, nn.Module]
+    frames: int  # of the whole dataset, at most
+    frame_bytes: int
+    steps: dict[str, int]  # bytes of a step of each phase
+
+
+def _costs(config: Config) -> _Costs:
     env = make_env(config.environment_name, config.environment_kwargs)
     action_space = env.action_space
     close(env)
     spaces, training = Spaces.of(config, action_space), config.jepa_decoder_training
     model = build(config, spaces)
-    decoder = build_decoder(config, model.latent_shape) if training.enabled else None
-    parts = dict(model.named_children()) | ({} if decoder is None else {"state_decoder": decoder})
-    steps = config.max_steps_per_episode_data_collection // config.frame_skipping
-    frames = config.num_episodes_data_collection * (steps + 1)
+    parts = dict(model.named_children())
     start = int(action_space.start) if isinstance(action_space, gymnasium.spaces.Discrete) else 0
 
-    def memory(objective: nn.Module, module: nn.Module, transitions: int, batch_size: int) -> str:
+    def memory(objective: nn.Module, module: nn.Module, transitions: int, batch_size: int) -> int:
         images = torch.zeros(MEASURED_BATCH, transitions + 1, *spaces.frame_shape, dtype=torch.uint8)
         size = (MEASURED_BATCH, transitions, spaces.action_size)
-        return in_words(step_bytes(objective, module, Batch(images, torch.full(size, start)), batch_size))
+        return step_bytes(objective, module, Batch(images, torch.full(size, start)), batch_size)
 
     jepa = make_objective(config, model, spaces)
-    lines = [
-        f"device               {device}",
-        f"action space         {action_space}",
-        "",
-        "parameters",
-        *(f"  {name.replace('_', ' '):<18} {count_parameters(part):,}" for name, part in parts.items()),
-        "",
-        "memory, estimated (mixed precision takes less)",
-        f"  dataset            {in_words(frames * int(np.prod(spaces.frame_shape)))} "
-        f"({frames:,} frames at most, from {config.num_episodes_data_collection:,} episodes)",
-        f"  JEPA step          {memory(jepa, jepa, config.num_transitions, config.batch_size)}",
-    ]
-    if decoder is not None:
+    steps = {"JEPA step": memory(jepa, jepa, config.num_transitions, config.batch_size)}
+    if training.enabled:
+        parts["state_decoder"] = decoder = build_decoder(config, model.latent_shape)
         objective = StateDecoderObjective(decoder, model, training.embedding_source)
-        lines.append(f"  decoder step       {memory(objective, decoder, 0, training.batch_size)}")
-    return "\n".join([*lines, *(f"notice: {notice}" for notice in config.notices())])
+        steps["decoder step"] = memory(objective, decoder, 0, training.batch_size)
+    longest = config.max_steps_per_episode_data_collection // config.frame_skipping
+    frames = config.num_episodes_data_collection * (longest + 1)
+    return _Costs(action_space, parts, frames, int(np.prod(spaces.frame_shape)), steps)

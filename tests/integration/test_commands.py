@@ -34,6 +34,7 @@ COMMANDS = (
     "report",
     "evaluate",
     "plan",
+    "compare",
     "demo",
 )
 
