@@ -21,7 +21,7 @@ import pytest
 
 from jepaworld.comparison import Comparison, compare, processes
 from jepaworld.config import Config
-from jepaworld.errors import ConfigError, DatasetError
+from jepaworld.errors import CheckpointError, ConfigError, DatasetError
 from tests.comparison.conftest import a_result
 
 SCRIPT = """
@@ -126,6 +126,14 @@ def test_a_folder_that_holds_something_else_is_left_alone(start: Start, tmp_path
     with pytest.raises(ConfigError, match=rf"{re.escape(str(other))}.*--out"):
         start([8])
     assert [file.name for file in other.iterdir()] == ["thesis.tex"]
+
+
+def test_a_damaged_result_says_so(start: Start, tmp_path: Path) -> None:
+    start([8])
+    (result,) = (tmp_path / "out" / "results").iterdir()
+    result.write_text("{}")
+    with pytest.raises(CheckpointError, match=rf"{re.escape(str(result))}.*Delete"):
+        start([8])
 
 
 def test_data_that_cannot_be_had_fail_the_runs_that_need_them(

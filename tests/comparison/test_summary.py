@@ -51,7 +51,7 @@ def test_the_spread_of_the_mean_over_seeds_is_not_underestimated(grid: Grid) -> 
     (one,) = of(grid, [a_result(effective_rank=rank) for rank in ranks])
     assert one.effective_rank is not None
     error = ranks.std(ddof=1) / math.sqrt(len(ranks))
-    assert (one.effective_rank.high - one.effective_rank.low) / (2 * 1.96 * error) == pytest.approx(1.0, abs=0.1)
+    assert (one.effective_rank.high - one.effective_rank.low) / (2 * 1.96 * error) == pytest.approx(1.0, abs=0.06)
 
 
 def test_tasks_of_one_episode_are_not_counted_as_independent(grid: Grid) -> None:

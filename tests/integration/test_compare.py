@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +16,7 @@ from jepaworld.config import Config, load_config, to_commented_yaml
 from jepaworld.data.store import EpisodeDataset
 from jepaworld.utils.progress import Progress
 from tests.integration.conftest import SHORT_EVALUATION, Command, Outcome, process, refused, tree
+from tests.integration.test_interrupts import interrupt
 
 GRID = ("--vary", "auxiliary_loss.type=vicreg,none", "--seeds", 2, "--jobs", 2, "--out", "out")
 
@@ -115,17 +113,33 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_written(
     assert tree(config_file.parent) == before
 
 
-def test_a_run_ends_when_the_comparison_is_killed(tiny_config: Callable[..., Config], tmp_path: Path) -> None:
-    """What `compare` cannot end itself notices that its other end of the pipe is gone."""
-    long = tiny_config(num_epochs=100_000, early_stopping={"patience": 100_000}, dataset_dir=str(tmp_path / "data"))
-    (tmp_path / "settings.yaml").write_text(to_commented_yaml(long))
-    command = [sys.executable, "-m", "jepaworld", "run-cell", "settings.yaml", "run", "result.json"]
-    running = subprocess.Popen(
-        command, cwd=tmp_path, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    while not metrics.exists() or not metrics.stat().st_size:
-        assert running.poll() is None
+def test_runs_end_with_the_comparison_and_go_on_with_it(tiny_config: Callable[..., Config], tmp_path: Path) -> None:
+    long = {"num_epochs": 100_000, "early_stopping": {"patience": 100_000}, "jepa_decoder_training": {"enabled": False}}
+    (tmp_path / "long.yaml").write_text(to_commented_yaml(tiny_config(**long)))
+    command = "compare", "long.yaml", "--seeds", "1"
+
+    def the_run() -> Path:
+        return next(iter((tmp_path / "comparisons" / "long" / "runs").glob("*")), tmp_path)
+
+    def steps() -> int:
+        file = the_run() / "metrics.jsonl"
+        lines = file.read_text().splitlines() if file.exists() else []
+        return json.loads(lines[-2])["step"] if len(lines) > 1 else 0
+
+    def status() -> str:
+        return json.loads((the_run() / "run.json").read_text())["status"]
+
+    killed = process(*command, cwd=tmp_path)
+    while steps() < 30:
+        assert killed.poll() is None, killed.communicate()
         time.sleep(0.02)
-    running.communicate(timeout=30)
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "interrupted"
+    killed.kill()  # its run is in a session of its own, and learns of it by the pipe
+    killed.communicate()
+    deadline = time.monotonic() + 30
+    while status() != "interrupted":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    before = steps()
+    err = interrupt(process(*command, cwd=tmp_path), lambda: steps() > before + 30)
+    assert "jepaworld compare long.yaml --seeds 1" in err, "how to go on"
+    assert status() == "interrupted" and (tmp_path / "comparisons" / "long" / "comparison.html").is_file()

@@ -7,10 +7,12 @@ import math
 from pathlib import Path
 
 import numpy as np
+from pydantic import ValidationError
 
 from jepaworld.comparison.grid import Cell
 from jepaworld.config import load_config
 from jepaworld.config.changes import AFTER_TRAINING
+from jepaworld.errors import CheckpointError
 from jepaworld.evaluation.results import PlanningResults, ProbeKind, Results
 from jepaworld.evaluation_engine import evaluate_run
 from jepaworld.models import load
@@ -92,9 +94,18 @@ def run_cell(settings: Path, run: Path, result: Path, progress: Progress) -> Non
 
 
 def read_result(cell: Cell, folder: Path) -> CellResult | None:
-    """What is kept of a cell; None if it has not finished."""
+    """What is kept of a cell; None if it has not finished.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
     file = result_file(cell, folder)
-    return CellResult.model_validate_json(file.read_bytes()) if file.is_file() else None
+    if not file.is_file():
+        return None
+    try:
+        return CellResult.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        raise CheckpointError(f"{file}: damaged. Delete it, and the same command evaluates its run again.") from error
 
 
 def result_file(cell: Cell, folder: Path) -> Path:

@@ -57,6 +57,7 @@ def write_page(path: Path, settings: Sequence[Summary], name: str, jobs: int) ->
         protocols=list(dict.fromkeys(result.protocol for result in results)),
         devices=list(dict.fromkeys(result.device for result in results)),
         random=[result.random for result in results if math.isfinite(result.random)],
+        datasets=len({(run.cell.config.load_dataset_path, run.cell.config.dataset_dir) for run in runs}),
         config=runs[0].cell.config,
         configuration=dump_yaml(runs[0].cell.config.to_dict()),
         jobs=jobs,
