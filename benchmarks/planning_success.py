@@ -16,6 +16,7 @@ import platform
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +101,11 @@ def main() -> None:
     }
     jobs = [(arguments.recipe, seed, arguments.overrides, arguments.folder) for seed in arguments.seeds]
     processes = len(jobs) if arguments.parallel else 1
-    # A fresh process for each seed, so that none begins warmer than another.
-    with multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=1) as pool:
-        for pending in [pool.apply_async(measure, job) for job in jobs]:
-            result = about | pending.get()
+    # A fresh process for each seed, so that none begins warmer than another; each has processes of its own that collect.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=spawn, max_tasks_per_child=1) as pool:
+        for pending in [pool.submit(measure, *job) for job in jobs]:
+            result = about | pending.result()
             print(line(result), flush=True)
             if arguments.out is not None:
                 with arguments.out.open("a", encoding="utf-8") as file:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -171,6 +172,9 @@ def _train_jepa(run: Run, record: RunRecord, resume: bool) -> None:
         return
     torch.manual_seed(config.seed)
     spaces = Spaces.of(config, run.dataset.action_space)
+    if config.action_scaling == "statistics" and isinstance(spaces.action_space, gymnasium.spaces.Box):
+        # Of the training episodes alone: what is held out decides nothing about the model.
+        spaces = replace(spaces, action_statistics=run.dataset.action_statistics(run.split.train))
     model = build(config, spaces).to(run.device)
     if config.load_model_path is not None and not goes_on:  # else the resume state holds every weight
         _load_weights(model, run)
@@ -259,9 +263,10 @@ def _shapes_weights(key: str, config: Config) -> bool:
     """Whether a setting, if it differs, makes a checkpoint useless for the configured model."""
     if key.startswith("encoder_params."):
         return key.startswith(f"encoder_params.{config.encoder_type}.") and not key.endswith("dropout")
-    if key in ("jepa_model.ema_decay", "jepa_model.predictor_dropout_rate"):
+    if key.startswith(("jepa_model.ema_decay", "jepa_model.predictor_dropout_rate", "jepa_model.prediction_")):
         return False
-    return key.split(".")[0] in ("encoder_type", "latent_dim", "action_emb_dim", "jepa_model")
+    shaping = ("encoder_type", "latent_dim", "image_normalization", "action_scaling", "action_emb_dim", "jepa_model")
+    return key.split(".")[0] in shaping
 
 
 def _warn_of_other_split(checkpoint: checkpoints.Checkpoint, run: Run) -> None:

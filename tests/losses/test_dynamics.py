@@ -17,8 +17,9 @@ from jepaworld.config import Config
 from jepaworld.data.windows import Batch
 from jepaworld.envs.spaces import Spaces
 from jepaworld.losses import JEPAObjective, make_objective
-from jepaworld.losses.dynamics import DynamicsLosses, rollout_loss, temporal_similarity_loss
+from jepaworld.losses.dynamics import DynamicsLosses, rollout_loss, temporal_similarity_loss, time_variance_loss
 from jepaworld.losses.inverse_dynamics import InverseDynamicsHead
+from jepaworld.losses.prediction import prediction_loss
 from jepaworld.models import build
 from jepaworld.training_loops.epoch_loop import TrainingStep
 
@@ -26,6 +27,7 @@ SPACE = Box(np.array([-1, 0], np.float32), np.array([1, 10], np.float32))
 MODES = ["default", "vjepa2", "none"]
 ALL = {
     "temporal_similarity_weight": 2.0,
+    "time_variance_weight": 4.0,
     "inverse_dynamics_weight": 3.0,
     "rollout_weight": 5.0,
     "rollout_steps": 3,
@@ -51,15 +53,49 @@ def test_temporal_similarity_is_the_mean_squared_step() -> None:
     assert temporal_similarity_loss(z).item() == pytest.approx((9 + 0 + 0 + 1) / 4)
 
 
+def test_time_variance_is_a_hinge_on_the_spread_within_each_window() -> None:
+    z = torch.tensor([[[0.0, 0.0], [4.0, 0.6]], [[0.0, 9.0], [0.0, 9.0]]])  # standard deviations 2.83, 0.42; 0, 0
+    expected = (0 + (1 - 0.18**0.5) + 1 + 1) / 4
+    assert time_variance_loss(z, eps=0.0).item() == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("distance", "expected"), [("mse", (9 + 16) / 4), ("l1", 7 / 4), ("cosine", (1 - 1 / 2**0.5 + 0) / 2)]
+)
+def test_distances_of_a_prediction(tiny_config: Callable[..., Config], distance: Any, expected: float) -> None:
+    predicted, target = torch.tensor([[[3.0, 4.0], [1.0, 1.0]]]), torch.tensor([[[0.0, 0.0], [1.0, 1.0]]])
+    if distance == "cosine":
+        predicted, target = torch.tensor([[[3.0, 0.0], [1.0, 1.0]]]), torch.tensor([[[1.0, 1.0], [2.0, 2.0]]])
+    assert prediction_loss(predicted, target, distance).item() == pytest.approx(expected, abs=1e-6)
+    # One step and several imagined ones are judged alike, and the weight acts on the former alone.
+    jepa = {"prediction_loss": distance, "prediction_weight": 3.0}
+    config = tiny_config(
+        jepa_model=jepa, num_transitions=4, dynamics_losses={"rollout_weight": 1.0, "rollout_steps": 2}
+    )
+    objective = make_objective(config, build(config, Spaces.of(config, SPACE)), Spaces.of(config, SPACE)).eval()
+    assert isinstance(objective, JEPAObjective)
+    batch = windows()
+    total, terms = objective(batch)
+    output = objective.model(batch.frames, batch.actions)
+    torch.testing.assert_close(
+        terms["prediction_loss"], prediction_loss(output.predicted, output.target, distance).detach()
+    )
+    rollout = rollout_loss(objective.model, output, batch.actions, 2, distance)
+    torch.testing.assert_close(terms["rollout_loss"], rollout.detach())
+    weighted = 3.0 * terms["prediction_loss"] + config.auxiliary_loss.weight * terms["auxiliary_loss"] + rollout
+    torch.testing.assert_close(total, weighted)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_the_total_is_the_weighted_sum(tiny_config: Callable[..., Config], mode: str) -> None:
     batch = windows()
     plain, plain_terms = made(tiny_config, mode=mode)(batch)
     total, terms = made(tiny_config, mode=mode, **ALL)(batch)
-    added = {name: terms[name] for name in ("temporal_similarity_loss", "inverse_dynamics_loss", "rollout_loss")}
+    names = ("temporal_similarity_loss", "time_variance_loss", "inverse_dynamics_loss", "rollout_loss")
+    added = {name: terms[name] for name in names}
     assert not set(added) & set(plain_terms)
     assert all(value.item() > 0 and not value.requires_grad for value in added.values())
-    weights = dict(zip(added, (2.0, 3.0, 5.0), strict=True))
+    weights = dict(zip(added, (2.0, 4.0, 3.0, 5.0), strict=True))
     expected = plain + sum(weights[name] * value for name, value in added.items())
     torch.testing.assert_close(total, expected)
 

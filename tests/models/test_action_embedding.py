@@ -8,13 +8,13 @@ import torch
 from gymnasium.spaces import Box, Discrete, Space
 from torch import Tensor, nn
 
-from jepaworld.envs.spaces import block_size
-from jepaworld.models.predictors import ContinuousActionEmbedding, DiscreteActionEmbedding
+from jepaworld.envs.spaces import Spaces, block_size
+from jepaworld.models.action_encoders import ContinuousActionEmbedding, DiscreteActionEmbedding
 
 
 def make_action_embedding(space: Space, frame_skipping: int, width: int) -> nn.Module:
     kind = DiscreteActionEmbedding if isinstance(space, Discrete) else ContinuousActionEmbedding
-    return kind(space, frame_skipping, width)  # pyright: ignore[reportArgumentType]
+    return kind(Spaces((3, 8, 8), space, frame_skipping), width)
 
 
 def scaled(space: Box, frame_skipping: int, actions: Tensor) -> Tensor:

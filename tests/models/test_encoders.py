@@ -20,6 +20,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("cnn", {}),
     ("cnn", {"norm": "batch"}),
     ("cnn", {"norm": "layer"}),
+    ("cnn", {"norm": "group", "norm_groups": 2, "residual_blocks": 2}),
     ("cnn", {"hidden_dim": None}),
     ("cnn", {"num_layers": 3, "num_filters": 5, "kernel_size": 3, "stride": 2, "padding": 1}),
     ("cnn", {"num_layers": 1, "num_filters": [7], "kernel_size": 5, "stride": [3], "padding": 0}),

@@ -14,12 +14,13 @@ from jepaworld.config import Config
 from jepaworld.envs.spaces import Spaces
 from jepaworld.models import build
 from jepaworld.models.jepa import JEPA
+from jepaworld.models.predictors import Predictor
 from tests.conftest import fresh_model
 
 BOX = Box(-2, 2, (2,), np.float32)
 
 
-class WindowPredictor(nn.Module):
+class WindowPredictor(Predictor):
     """Looks back 3 steps: a causal sum with weights that tell the lags apart, and a mixed action term."""
 
     context_length = 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from gymnasium.spaces import Box
 from torch import Tensor
 
 from jepaworld.config import Config
+from jepaworld.models.predictors import Predictor
 from jepaworld.models.size import count_parameters
 from jepaworld.models.transformer import TransformerPredictor
 from tests.conftest import fresh_model
@@ -18,7 +20,7 @@ from tests.conftest import fresh_model
 SMALL = {"depth": 2, "heads": 2, "head_dim": 4, "mlp_dim": 16}
 
 
-def predictor(latent_shape: tuple[int, ...], context_length: int, **settings: float) -> TransformerPredictor:
+def predictor(latent_shape: tuple[int, ...], context_length: int, **settings: Any) -> TransformerPredictor:
     """One whose gates are open, so that blocks do something."""
     torch.manual_seed(0)
     made = TransformerPredictor(
@@ -105,3 +107,34 @@ def test_a_rollout_begins_with_the_predictions_of_training(tiny_config: Callable
     for t in range(4):
         imagined = model.rollout(z[:, : t + 1], actions[:, t:], actions[:, :t])
         torch.testing.assert_close(imagined[:, 0], predicted[:, t])
+
+
+@pytest.mark.parametrize("latent_shape", [(8,), (4, 8)])
+@pytest.mark.parametrize("positions", ["learned", "rotary"])
+@pytest.mark.parametrize("known", [1, 2, 4])
+def test_a_rollout_with_the_cache_equals_one_without(latent_shape: tuple[int, ...], positions: str, known: int) -> None:
+    model = predictor(latent_shape, 4, positions=positions)
+    z, actions = inputs(latent_shape, 9)
+    cached, plain, past, all_past = [], [], None, None
+    new, new_actions = z[:, :known], actions[:, :known]
+    for step in range(5):  # over the end of the window of 4
+        one, past = model.advance(new, new_actions, past)
+        other, all_past = Predictor.advance(model, new, new_actions, all_past)
+        cached.append(one)
+        plain.append(other)
+        new, new_actions = one.unsqueeze(1), actions[:, known + step : known + step + 1]
+    torch.testing.assert_close(torch.stack(cached), torch.stack(plain))
+
+
+def test_the_frames_before_are_not_computed_again() -> None:
+    model, (z, actions) = predictor((8,), 3), inputs((8,), 2)
+    _, past = model.advance(z[:, :1], actions[:, :1])
+    expected, _ = model.advance(z[:, 1:], actions[:, 1:], past)
+    forgotten = past._replace(z=torch.zeros_like(past.z), action_embeddings=torch.zeros_like(past.action_embeddings))
+    assert torch.equal(model.advance(z[:, 1:], actions[:, 1:], forgotten)[0], expected)
+
+
+def test_rotary_positions_tell_the_order_of_frames() -> None:
+    model, (z, actions) = predictor((8,), 3, positions="rotary"), inputs((8,), 3)
+    order = torch.tensor([1, 0, 2])
+    assert not torch.allclose(model(z, actions)[:, 2], model(z[:, order], actions[:, order])[:, 2], atol=1e-4)

@@ -14,10 +14,12 @@ from torch import Tensor
 
 from jepaworld import run_training
 from jepaworld.config import Config
+from jepaworld.data.store import EpisodeDataset
 from jepaworld.data.windows import Batch
 from jepaworld.envs.spaces import Spaces
 from jepaworld.losses import make_objective
-from jepaworld.models import build
+from jepaworld.models import build, load
+from jepaworld.runs.folder import RunFolder
 
 MakeConfig = Callable[..., Config]
 SPACE = Box(-1.0, 1.0, (2,), np.float32)
@@ -91,3 +93,14 @@ def test_the_collapse_watch_looks_without_dropout_and_in_float32(tiny_config: Ma
         records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         seen += [record["collapse/std_mean"] for record in records if record["kind"] == "epoch"]
     assert seen == pytest.approx([seen[0]] * 4, rel=1e-5)
+
+
+def test_statistics_of_actions_are_those_of_the_training_episodes(tiny_config: MakeConfig, tmp_path: Path) -> None:
+    config = tiny_config(action_scaling="statistics", dataset_dir=str(tmp_path / "data"), num_epochs=1)
+    result = run_training(config, tmp_path / "run")
+    dataset = EpisodeDataset.open(tmp_path / "data")
+    train = RunFolder.open(result.run_dir).split(dataset).train
+    actions = np.concatenate([dataset.episode(int(index)).actions for index in train])
+    scaling = load(result.run_dir).action_embedding
+    np.testing.assert_allclose(scaling.center, actions.mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(scaling.half_range, actions.std(axis=0), rtol=1e-4)

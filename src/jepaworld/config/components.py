@@ -65,7 +65,7 @@ KINDS = {
     "encoder": Kind("encoder_type", "encoder_params", ("forward",)),
     "action_encoder": Kind("action_encoder_type", "action_encoder_params", ("forward",), auto=("linear", "table")),
     "predictor": Kind(
-        "jepa_model.predictor_type", "jepa_model", ("forward", "context_length"), "predictor_", flat=True
+        "jepa_model.predictor_type", "jepa_model", ("forward", "advance", "context_length"), "predictor_", flat=True
     ),
     "auxiliary_loss": Kind("auxiliary_loss.type", "auxiliary_loss.params", ("calculate_reg_terms",)),
     "planner": Kind("planning.planner", "planning", ("plan", "shift"), flat=True, auto=("cem", "categorical_cem")),
@@ -96,6 +96,9 @@ def _find_components() -> None:
     for package in map(importlib.import_module, PACKAGES):
         for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
             importlib.import_module(module.name)
+    for kind, classes in _registered.items():
+        # By module, whichever of them somebody imported first.
+        _registered[kind] = dict(sorted(classes.items(), key=lambda entry: entry[1].__module__))
 
 
 def registered(kind: str) -> Mapping[str, type]:

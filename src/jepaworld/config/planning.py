@@ -16,6 +16,9 @@ class DynamicsLossesConfig(Section):
     temporal_similarity_weight: float = setting(
         0.0, "Weight of the mean squared step from frame to frame, so that distance grows with time.", ge=0.0
     )
+    time_variance_weight: float = setting(
+        0.0, "Weight of a hinge that wants each embedding dimension to vary by 1 within a window.", ge=0.0
+    )
     inverse_dynamics_weight: float = setting(
         0.0, "Weight of reading the action from the embeddings around it, which keeps what it moves.", ge=0.0
     )

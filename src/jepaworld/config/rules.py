@@ -13,7 +13,14 @@ from jepaworld.config.schema import Settings
 
 # What only a JEPA looks at, not a model from outside.
 OF_A_JEPA = ("encoder_type", "encoder_params", "action_encoder_type", "action_encoder_params", "action_emb_dim")
-OF_A_JEPA += ("predictor_output_dim", "jepa_model", "dynamics_losses", "auxiliary_loss")
+OF_A_JEPA += (
+    "image_normalization",
+    "action_scaling",
+    "predictor_output_dim",
+    "jepa_model",
+    "dynamics_losses",
+    "auxiliary_loss",
+)
 COLLECTED = ("dataset_dir", "collection", "num_episodes_data_collection", "max_steps_per_episode_data_collection")
 
 
@@ -75,13 +82,21 @@ def _of_the_jepa(config: Settings) -> Rules:
         f"dynamics_losses.rollout_steps is {losses.rollout_steps} and jepa_model.predictor_context_length is {context} "
         f"but num_transitions is {transitions}: raise num_transitions to {needed}.",
     )
-    for key in ("temporal_similarity_weight", "inverse_dynamics_weight"):
+    for key in ("temporal_similarity_weight", "time_variance_weight", "inverse_dynamics_weight"):
         weight = getattr(losses, key)
         yield (
             weight > 0 and mode == "vjepa2" and transitions < 2,
             f"dynamics_losses.{key} is {weight:g} but num_transitions is 1: it must be at least 2, since in "
             "target_encoder_mode vjepa2 the online encoder does not see the last frame.",
         )
+    yield (
+        config.image_normalization == "imagenet" and config.input_channels == 1,
+        "image_normalization is imagenet but input_channels is 1: it must be 3.",
+    )
+    yield (
+        not jepa.prediction_weight and not losses.rollout_weight,
+        "jepa_model.prediction_weight and dynamics_losses.rollout_weight are 0: nothing trains the predictor.",
+    )
     yield _without_validation(config, "early_stopping.metric_jepa")
     yield (
         options.skip_jepa_training_if_loaded and config.load_model_path is None,
@@ -155,6 +170,8 @@ def _unused(config: Settings) -> Iterator[tuple]:
     policy, loaded = config.collection.policy, config.load_dataset_path is not None
     yield not jepa, f"model_type is {config.model_type}", *OF_A_JEPA
     no_target = jepa and config.jepa_model.target_encoder_mode == "none"
+    no_mlp = jepa and config.jepa_model.projector != "mlp"
+    yield no_mlp, f"jepa_model.projector is {config.jepa_model.projector}", "jepa_model.projector_hidden_dim"
     yield no_target, "target_encoder_mode none has no target encoder", "jepa_model.ema_decay"
     no_auxiliary = jepa and config.auxiliary_loss.type == "none"
     yield no_auxiliary, "auxiliary_loss.type is none", "auxiliary_loss.weight"

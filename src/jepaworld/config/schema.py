@@ -88,6 +88,18 @@ class JepaModelConfig(ComponentSettings):
     target_gradient: bool = setting(
         False, "Let the prediction loss train the target too; needs mode none and a loss against collapse."
     )
+    prediction_loss: Literal["mse", "l1", "cosine"] = setting(
+        "mse", "Distance between prediction and target: mean squared, mean absolute, or 1 minus the cosine."
+    )
+    prediction_weight: float = setting(
+        1.0, "Weight of the prediction loss; 0 where dynamics_losses.rollout_weight alone trains the predictor.", ge=0.0
+    )
+    projector: Literal["none", "mlp", "layer_norm"] = setting(
+        "none",
+        "What follows encoder and predictor. mlp: one hidden layer with batch norm for each of them. layer_norm: one "
+        "layer norm for both.",
+    )
+    projector_hidden_dim: int = setting(2048, "Hidden width of each projector mlp.", ge=1)
     predictor_type: Annotated[str, Choice("predictor")] = setting("mlp", "Architecture of the predictor.")
     predictor_custom: JsonDict = CUSTOM
 
@@ -233,11 +245,20 @@ class Settings(Section):
     model_params: JsonDict = setting({}, "Settings of a model from outside.")
     encoder_type: Annotated[str, Choice("encoder")] = setting("cnn", "Architecture of the online and target encoder.")
     encoder_params: EncoderParams = section(EncoderParams, "Parameters of each encoder type.")
+    image_normalization: Literal["unit", "centered", "imagenet"] = setting(
+        "unit",
+        "Pixels as the encoder takes them: from 0 to 1, from -1 to 1, or by ImageNet's mean and standard deviation.",
+    )
     latent_dim: int = setting(64, "Size of the embeddings.", ge=1)
     action_encoder_type: Annotated[str, Choice("action_encoder")] = setting(
         "auto", "What embeds actions. auto: linear for Box, table for Discrete actions."
     )
     action_encoder_params: ActionEncoderParams = section(ActionEncoderParams, "Parameters of each action encoder type.")
+    action_scaling: Literal["bounds", "statistics"] = setting(
+        "bounds",
+        "Box actions as encoder and inverse dynamics take them: by their bounds to [-1, 1], or by mean and standard "
+        "deviation of the training episodes.",
+    )
     action_emb_dim: int = setting(32, "Size of the action embedding that the predictor takes.", ge=1)
     predictor_output_dim: PositiveInt | None = setting(
         None, "Size of the predictor's output; null means latent_dim, and nothing else is possible."

@@ -131,6 +131,17 @@ class EpisodeDataset:
         """A copy of rows `start` to `stop` (exclusive), (stop - start, *row shape); see `gather`."""
         return self.gather(name, np.arange(start, stop))
 
+    def action_statistics(self, episodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation (A,), float64, of the action blocks of these episodes."""
+        total, squares = np.zeros(self.spec.action_size), np.zeros(self.spec.action_size)
+        for start, length in zip(self.episode_starts[episodes], self.episode_lengths[episodes], strict=True):
+            # No action is taken at an episode's last frame.
+            actions = self.rows("actions", start, start + length).astype(np.float64)
+            total, squares = total + actions.sum(axis=0), squares + np.square(actions).sum(axis=0)
+        count = self.episode_lengths[episodes].sum()
+        mean = total / count
+        return mean, np.sqrt(np.maximum(squares / count - np.square(mean), 0.0))
+
     def split(self, validation_split: float, evaluation_split: float, seed: int | None = None) -> Split:
         """Divide the episodes at random; it does not move with the seed of a training.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
@@ -140,6 +140,8 @@ class Spaces:
     frame_shape: tuple[int, int, int]  # (C, H, W) of the uint8 frames
     action_space: Space  # of one environment step, Box or Discrete
     frame_skipping: int = 1  # environment steps in an action block
+    # Mean and standard deviation (A,) of the action blocks, where a model is to scale them by these.
+    action_statistics: tuple[np.ndarray, np.ndarray] | None = field(default=None, compare=False)
 
     @classmethod
     def of(cls, config: Config, action_space: Space) -> Self:
@@ -156,6 +158,15 @@ class Spaces:
     def action_size(self) -> int:
         """A, numbers of an action block."""
         return block_size(self.action_space, self.frame_skipping)
+
+    def action_scale(self) -> tuple[np.ndarray, np.ndarray]:
+        """What is taken from each number of a `Box`'s action block (A,), and what the rest is divided by."""
+        assert isinstance(self.action_space, Box), self.action_space
+        if self.action_statistics is not None:
+            mean, std = self.action_statistics
+            return mean, np.where(std > 0, std, 1.0)  # a number that never changes stays finite
+        bounds = action_bounds(self.action_space, self.frame_skipping)
+        return bounds.center, bounds.half_range
 
 
 def _unsupported(space: Space) -> EnvironmentNotUsableError:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jepaworld.envs.spaces import Spaces
-from jepaworld.models.predictors import action_scale
 from jepaworld.models.protocol import pool
 
 
@@ -19,7 +18,7 @@ class InverseDynamicsHead(nn.Module):
     """An MLP that reads the action from the embeddings before and after it.
 
     Source: Pathak et al. 2017 (arXiv 1705.05363), equation 2; PLDM (arXiv 2502.14819) trains JEPAs with it. Differs
-    from the former in: actions of a `Box` are regressed, each bounded entry scaled to [-1, 1].
+    from the former in: actions of a `Box` are regressed, scaled as in the action encoder.
 
     Args:
         latent_shape: (D,), or (N, D) of tokens, which are averaged before they are read.
@@ -40,7 +39,7 @@ class InverseDynamicsHead(nn.Module):
             outputs *= self.choices
         else:
             assert isinstance(space, gymnasium.spaces.Box), f"block_size lets only Box and Discrete pass, got {space}"
-            center, half_range = action_scale(space, spaces.frame_skipping)
+            center, half_range = (torch.tensor(values, dtype=torch.float32) for values in spaces.action_scale())
             self.register_buffer("center", center)
             self.register_buffer("half_range", half_range)
         self.layers = nn.Sequential(

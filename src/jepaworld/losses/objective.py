@@ -17,6 +17,7 @@ from jepaworld.envs.spaces import Spaces
 from jepaworld.losses.base import AuxiliaryLoss
 from jepaworld.losses.dynamics import DynamicsLosses
 from jepaworld.losses.making import make_auxiliary_loss
+from jepaworld.losses.prediction import Distance, prediction_loss
 from jepaworld.models.jepa import JEPA, JEPAOutput
 
 Terms = dict[str, Tensor]
@@ -43,8 +44,8 @@ class Objective(nn.Module, ABC):
 class JEPAObjective(Objective):
     """`L_pred + auxiliary_loss.weight * L_aux`, and the losses on dynamics where those are switched on.
 
-    `L_pred` is the mean squared error between predictions and targets. `L_aux` is the auxiliary loss of the mode's
-    online embeddings: `online_s_t`, and `online_s_t_plus_1` where there is one.
+    `L_pred` is the distance between predictions and targets, mean squared by default. `L_aux` is the auxiliary loss of
+    the mode's online embeddings: `online_s_t`, and `online_s_t_plus_1` where there is one.
 
     Args:
         model: The JEPA.
@@ -52,6 +53,8 @@ class JEPAObjective(Objective):
         weight: `auxiliary_loss.weight`.
         dynamics_losses: Further losses, off where left out; their inverse-dynamics head is trained with the model.
         per_step: Take the batch statistics for each time step by itself instead of over all steps together.
+        distance: `jepa_model.prediction_loss`.
+        prediction_weight: `jepa_model.prediction_weight`.
 
     Example:
         ```
@@ -67,6 +70,8 @@ class JEPAObjective(Objective):
         weight: float,
         dynamics_losses: DynamicsLosses | None = None,
         per_step: bool = False,
+        distance: Distance = "mse",
+        prediction_weight: float = 1.0,
     ) -> None:
         super().__init__()
         self.model = model
@@ -74,15 +79,16 @@ class JEPAObjective(Objective):
         self.weight = weight
         self.dynamics_losses = dynamics_losses or DynamicsLosses()
         self.per_step = per_step
+        self.distance: Distance = distance
+        self.prediction_weight = prediction_weight
 
     def forward(self, batch: Batch) -> tuple[Tensor, Terms]:
         """Total loss and terms of a batch of windows."""
         output = self.model(batch.frames, batch.actions)
-        # In float32: a bf16 difference of two nearly equal embeddings would be rounding.
-        prediction = (output.predicted.float() - output.target.float()).square().mean()
+        prediction = prediction_loss(output.predicted, output.target, self.distance)
         auxiliary, auxiliary_terms = self.auxiliary_loss.calculate_reg_terms(self.samples(output))
         further, further_terms = self.dynamics_losses(self.model, output, batch.actions)
-        total = prediction + self.weight * auxiliary
+        total = self.prediction_weight * prediction + self.weight * auxiliary
         for loss in further:
             total = total + loss
         return total, {
@@ -141,5 +147,7 @@ def make_objective(config: Config, model: Any, spaces: Spaces) -> Objective:
         config.auxiliary_loss.weight,
         DynamicsLosses.from_config(config, model.latent_shape, spaces),
         per_step=config.auxiliary_loss.statistics == "per_step",
+        distance=config.jepa_model.prediction_loss,
+        prediction_weight=config.jepa_model.prediction_weight,
     )
     return objective.to(next(model.parameters()).device)

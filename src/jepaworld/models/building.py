@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from jepaworld.config import Config, components
 from jepaworld.envs.spaces import Spaces
 from jepaworld.errors import ConfigError
 from jepaworld.models import checkpoints
-from jepaworld.models.encoders import make_encoder
+from jepaworld.models.action_encoders import make_action_encoder
+from jepaworld.models.encoders import make_encoder, make_normalization
 from jepaworld.models.jepa import JEPA
-from jepaworld.models.predictors import make_action_encoder, make_predictor
+from jepaworld.models.predictors import make_predictor
+from jepaworld.models.projectors import ProjectedPredictor, make_projectors
 from jepaworld.models.state_decoder import JEPAStateDecoder
 
 
@@ -39,10 +43,21 @@ def _build_jepa(config: Config, spaces: Spaces) -> JEPA:
     # In this order from the random state, which initial weights of a seed depend on.
     encoder = make_encoder(config)
     latent_shape = _latent_shape(encoder, config, spaces)
+    action_encoder, predictor = make_action_encoder(config, spaces), make_predictor(config, latent_shape)
+    projectors = make_projectors(config)
+    if projectors is not None:
+        predictor = ProjectedPredictor(predictor, projectors[1])
+    stages = {
+        "normalization": make_normalization(config),
+        "encoder": encoder,
+        "projector": projectors and projectors[0],
+    }
+    stages = OrderedDict((name, stage) for name, stage in stages.items() if stage is not None)
     return JEPA(
-        encoder,
-        make_action_encoder(config, spaces.action_space),
-        make_predictor(config, latent_shape),
+        # An encoder alone is not wrapped: checkpoints name its weights without a stage.
+        nn.Sequential(stages) if len(stages) > 1 else encoder,
+        action_encoder,
+        predictor,
         jepa.target_encoder_mode,
         jepa.ema_decay,
         jepa.target_gradient,

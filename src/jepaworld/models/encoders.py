@@ -40,7 +40,10 @@ class ViTSettings(Section):
     depth: int = setting(4, "Number of Transformer blocks.", ge=1)
     heads: int = setting(4, "Attention heads.", ge=1)
     mlp_dim: int = setting(256, "Hidden width of the blocks' MLPs.", ge=1)
-    pool: Literal["cls", "mean"] = setting("mean", "What becomes the embedding: a class token or the mean token.")
+    pool: Literal["cls", "mean", "patches"] = setting(
+        "mean", "What becomes the embedding: a class token, the mean of all patches, or each patch as a token."
+    )
+    head: bool = setting(True, "A linear layer from dim to latent_dim; without it they must be equal.")
     dropout: float = setting(0.0, "Dropout inside the blocks.", ge=0.0, lt=1.0)
     emb_dropout: float = setting(0.0, "Dropout after the position embedding.", ge=0.0, lt=1.0)
 
@@ -50,6 +53,8 @@ class ViTSettings(Section):
             yield does_not_divide(f"{prefix}patch_size", self.patch_size, config.image_size)
         if self.dim % self.heads:
             yield f"{prefix}dim is {self.dim}: it must be a multiple of {prefix}heads = {self.heads}."
+        if not self.head and self.dim != config.latent_dim:
+            yield f"{prefix}dim is {self.dim}: without {prefix}head it must be latent_dim = {config.latent_dim}."
 
 
 @component("encoder", "vit", label="ViT")
@@ -87,16 +92,19 @@ class ViTEncoder(nn.Module):
         )
         self.blocks = nn.TransformerEncoder(block, params.depth, nn.LayerNorm(params.dim), enable_nested_tensor=False)
         initialize_blocks(self.blocks)
-        self.head = nn.Linear(params.dim, latent_dim)
+        self.head = nn.Linear(params.dim, latent_dim) if params.head else nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Embed images (N, C, H, W) as (N, D)."""
+        """Embed images (N, C, H, W) as (N, D), or as tokens (N, L, D) where the patches are not pooled."""
         tokens = self.patch_embedding(images).flatten(2).transpose(1, 2)  # (N, L, E)
         if self.pool == "cls":
             tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], dim=1)
         tokens = self.blocks(self.dropout(tokens + self.position_embedding))
-        pooled = tokens[:, 0] if self.pool == "cls" else tokens.mean(dim=1)
-        return self.head(pooled)
+        if self.pool == "cls":
+            tokens = tokens[:, 0]
+        elif self.pool == "mean":
+            tokens = tokens.mean(dim=1)
+        return self.head(tokens)
 
 
 def initialize_blocks(blocks: nn.Module) -> None:
@@ -122,8 +130,14 @@ class CNNSettings(Section):
         [0, 1, 1], "Zero padding on each side.", unit="pixels"
     )
     activation: Activation = setting("relu", "Activation after each layer but the last.")
-    norm: Literal["none", "batch", "layer"] = setting(
-        "none", "Normalisation of each convolution's output: batch (BatchNorm) or layer (GroupNorm with one group)."
+    norm: Literal["none", "batch", "layer", "group"] = setting(
+        "none",
+        "Normalisation of each convolution's output: batch (BatchNorm), group (GroupNorm) or layer (GroupNorm with one "
+        "group).",
+    )
+    norm_groups: int = setting(8, "Groups of norm group; each entry of num_filters must be a multiple.", ge=1)
+    residual_blocks: int = setting(
+        0, "Residual blocks of two 3 x 3 convolutions after each convolution (IMPALA has 2).", ge=0
     )
     hidden_dim: PositiveInt | None = setting(
         256, "Width of a hidden linear layer with LayerNorm before the embedding; null for none."
@@ -145,6 +159,8 @@ class CNNSettings(Section):
                     "a single number."
                 )
                 return
+        if self.norm == "group" and any(filters % self.norm_groups for filters, *_ in self.layers()):
+            yield f"{prefix}num_filters is {self.num_filters}: multiples of norm_groups = {self.norm_groups} only."
         side = config.image_size
         for number, (_, kernel, stride, padding) in enumerate(self.layers(), start=1):
             if side + 2 * padding < kernel:
@@ -175,12 +191,8 @@ class CNNEncoder(nn.Module):
         layers: list[nn.Module] = []
         channels, side = input_channels, image_size
         for filters, kernel, stride, padding in params.layers():
-            layers.append(nn.Conv2d(channels, filters, kernel, stride, padding))
-            if params.norm == "batch":
-                layers.append(nn.BatchNorm2d(filters))
-            elif params.norm == "layer":
-                layers.append(nn.GroupNorm(1, filters))
-            layers.append(activation())
+            layers += [nn.Conv2d(channels, filters, kernel, stride, padding), *_norm(params, filters), activation()]
+            layers += [_ResidualBlock(params, filters) for _ in range(params.residual_blocks)]
             channels, side = filters, (side + 2 * padding - kernel) // stride + 1
         layers.append(nn.Flatten())
         features = channels * side * side
@@ -193,6 +205,30 @@ class CNNEncoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Embed images (N, C, H, W) as (N, D)."""
         return self.layers(images)
+
+
+class _ResidualBlock(nn.Module):
+    """Two 3 x 3 convolutions whose result is added to their input (N, C, H, W)."""
+
+    def __init__(self, params: CNNSettings, filters: int) -> None:
+        super().__init__()
+        activation = ACTIVATIONS[params.activation]
+        first, second = (nn.Conv2d(filters, filters, 3, padding=1) for _ in range(2))
+        self.change = nn.Sequential(first, *_norm(params, filters), activation(), second, *_norm(params, filters))
+        self.activation = activation()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(x + self.change(x))
+
+
+def _norm(params: CNNSettings, filters: int) -> list[nn.Module]:
+    match params.norm:
+        case "batch":
+            return [nn.BatchNorm2d(filters)]
+        case "none":
+            return []
+        case kind:
+            return [nn.GroupNorm(1 if kind == "layer" else params.norm_groups, filters)]
 
 
 class MLPSettings(Section):
@@ -229,6 +265,35 @@ class MLPEncoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Embed images (N, C, H, W) as (N, D)."""
         return self.layers(images)
+
+
+class Normalization(nn.Module):
+    """Images in [0, 1] (N, C, H, W) less a mean of each channel, by a standard deviation of each."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: list[float], std: list[float]) -> None:
+        super().__init__()
+        for name, values in ("mean", mean), ("std", std):
+            # Not in checkpoints: their configuration says which it is.
+            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images of the same shape."""
+        return (images - self.mean) / self.std
+
+
+NORMALIZATIONS = {
+    "centered": ([0.5], [0.5]),
+    "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),  # torchvision's documented values
+}
+
+
+def make_normalization(config: Config) -> Normalization | None:
+    """What `image_normalization` does to images in [0, 1]; None where it leaves them."""
+    kind = config.image_normalization
+    return None if kind == "unit" else Normalization(*NORMALIZATIONS[kind])
 
 
 def make_encoder(config: Config) -> nn.Module:

@@ -200,17 +200,18 @@ class JEPA(nn.Module):
             The imagined embeddings (B, P, D). Gradients flow to `z` and `actions` unless torch's grad mode is off.
         """
         length = min(self.predictor.context_length, z.shape[1])
-        past = z[:, -length:]
         if length > 1:
             assert context_actions is not None, "a context of several frames needs the actions between them"
             actions = torch.cat([context_actions[:, context_actions.shape[1] - (length - 1) :], actions], dim=1)
         action_embeddings = self.action_embedding(actions)
-        embeddings = list(past.unbind(1))
+        # The first step takes the whole context, each later one what the step before it imagined.
+        latest, seen, imagined = z[:, -length:], None, []
         for end in range(length, action_embeddings.shape[1] + 1):
-            start = max(0, end - self.predictor.context_length)
-            window = torch.stack(embeddings[start:end], dim=1)
-            embeddings.append(self.predictor(window, action_embeddings[:, start:end])[:, -1])
-        return torch.stack(embeddings[length:], dim=1)
+            taken_here = action_embeddings[:, end - latest.shape[1] : end]
+            following, seen = self.predictor.advance(latest, taken_here, seen)
+            imagined.append(following)
+            latest = following.unsqueeze(1)
+        return torch.stack(imagined, dim=1)
 
     @torch.no_grad()
     def _update_target_encoder_ema(self) -> None:

@@ -1,91 +1,22 @@
-"""Action embedding and predictors: from the embedding of this state and the action to that of the next.
+"""Predictors: from the embeddings of this state and of the action to the embedding of the next state.
 
-Shapes: B windows, T transitions, A numbers of one action block, D latent, E action embedding.
+Shapes: B windows, T transitions, K context frames, D latent, E action embedding. Latents of N tokens are (N, D).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-import gymnasium
 import torch
 from torch import Tensor, nn
 
 from jepaworld.config import components
 from jepaworld.config.components import component
 from jepaworld.config.fields import Section, setting
-from jepaworld.envs.spaces import action_bounds
-from jepaworld.errors import ConfigError
 
 if TYPE_CHECKING:
     from jepaworld.config import Config
-
-
-def action_scale(space: gymnasium.spaces.Box, frame_skipping: int) -> tuple[Tensor, Tensor]:
-    """Centre and half range (A,) of each entry of an action block; 0 and 1 where an entry is not bounded."""
-    bounds = action_bounds(space, frame_skipping)
-    return torch.tensor(bounds.center, dtype=torch.float32), torch.tensor(bounds.half_range, dtype=torch.float32)
-
-
-@component("action_encoder", "linear")
-class ContinuousActionEmbedding(nn.Module):
-    """A linear map of the action block, each bounded dimension scaled to [-1, 1] first.
-
-    Args:
-        action_space: The environment's action space.
-        frame_skipping: Environment steps in an action block.
-        action_emb_dim: E.
-    """
-
-    center: Tensor
-    half_range: Tensor
-
-    def __init__(self, action_space: gymnasium.spaces.Box, frame_skipping: int, action_emb_dim: int) -> None:
-        super().__init__()
-        center, half_range = action_scale(action_space, frame_skipping)
-        self.register_buffer("center", center)
-        self.register_buffer("half_range", half_range)
-        self.linear = nn.Linear(len(center), action_emb_dim)
-
-    def forward(self, actions: Tensor) -> Tensor:
-        """Embed actions (B, T, A) as (B, T, E)."""
-        return self.linear((actions - self.center) / self.half_range)
-
-
-@component("action_encoder", "table")
-class DiscreteActionEmbedding(nn.Module):
-    """A learned vector per action; those of a block are concatenated and mapped to one embedding.
-
-    Args:
-        action_space: The environment's action space.
-        frame_skipping: Environment steps in an action block.
-        action_emb_dim: E.
-    """
-
-    def __init__(self, action_space: gymnasium.spaces.Discrete, frame_skipping: int, action_emb_dim: int) -> None:
-        super().__init__()
-        self.start = int(action_space.start)
-        self.table = nn.Embedding(int(action_space.n), action_emb_dim)
-        self.block = nn.Linear(frame_skipping * action_emb_dim, action_emb_dim) if frame_skipping > 1 else nn.Identity()
-
-    def forward(self, actions: Tensor) -> Tensor:
-        """Embed actions (B, T, A), integers of the action space, as (B, T, E)."""
-        return self.block(self.table(actions.long() - self.start).flatten(-2))
-
-
-def make_action_encoder(config: Config, action_space: gymnasium.Space) -> nn.Module:
-    """The action embedding that `action_encoder_type` names: action blocks (B, T, A) to (B, T, E).
-
-    Raises:
-        ConfigError: it does not take this kind of actions.
-    """
-    discrete = isinstance(action_space, gymnasium.spaces.Discrete)
-    kind = config.action_encoder_type
-    if (kind == "linear" and discrete) or (kind == "table" and not discrete):
-        raise ConfigError(f"action_encoder_type is {kind}, but the action space is {action_space}: set it to auto.")
-    facts = {"frame_skipping": config.frame_skipping, "action_emb_dim": config.action_emb_dim}
-    return components.make("action_encoder", config, discrete, action_space=action_space, **facts)
 
 
 def make_predictor(config: Config, latent_shape: tuple[int, ...]) -> Predictor:
@@ -97,6 +28,20 @@ def make_predictor(config: Config, latent_shape: tuple[int, ...]) -> Predictor:
         latent_dim=latent_shape[-1],
         action_emb_dim=config.action_emb_dim,
     )
+
+
+class Past(NamedTuple):
+    """What a predictor has seen in a rollout.
+
+    Attributes:
+        z: The latest latents, at most K (B, K, *latent).
+        action_embeddings: Those taken at them (B, K, E).
+        cache: What a predictor keeps of its own.
+    """
+
+    z: Tensor
+    action_embeddings: Tensor
+    cache: list[Tensor]
 
 
 class Predictor(nn.Module, ABC):
@@ -111,6 +56,22 @@ class Predictor(nn.Module, ABC):
     @abstractmethod
     def forward(self, z: Tensor, action_embedding: Tensor) -> Tensor:
         """Next embeddings (B, T, D) from embeddings (B, T, D) and action embeddings (B, T, E)."""
+
+    def advance(self, z: Tensor, action_embeddings: Tensor, past: Past | None = None) -> tuple[Tensor, Past]:
+        """One step of a rollout.
+
+        Args:
+            z: The latents that have come since the last step (B, t, *latent), t >= 1.
+            action_embeddings: Those of the actions taken at them (B, t, E).
+            past: What the last step gave; None at the beginning.
+
+        Returns:
+            The next latent (B, *latent), as `forward` gives it for the latest K, and the past of the next step.
+        """
+        if past is not None:
+            z = torch.cat([past.z, z], dim=1)[:, -self.context_length :]
+            action_embeddings = torch.cat([past.action_embeddings, action_embeddings], dim=1)[:, -z.shape[1] :]
+        return self(z, action_embeddings)[:, -1], Past(z, action_embeddings, [])
 
 
 class SequenceSettings(Section):

@@ -5,13 +5,19 @@ Shapes: B windows, T transitions, K context frames, N tokens of a latent (1 for 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jepaworld.config.components import component
 from jepaworld.config.fields import setting
-from jepaworld.models.predictors import Predictor, SequenceSettings, windows
+from jepaworld.models.predictors import Past, Predictor, SequenceSettings, windows
+
+if TYPE_CHECKING:
+    from jepaworld.config import Config
 
 
 class TransformerPredictorSettings(SequenceSettings):
@@ -21,6 +27,14 @@ class TransformerPredictorSettings(SequenceSettings):
     heads: int = setting(16, "Attention heads of the Transformer predictor.", ge=1)
     head_dim: int = setting(64, "Width of each of these heads.", ge=1)
     mlp_dim: int = setting(2048, "Hidden width of the MLPs of the Transformer predictor.", ge=1)
+    positions: Literal["learned", "rotary"] = setting(
+        "learned", "How frames are told apart in time: a learned vector each, or queries and keys that are rotated."
+    )
+
+    def contradictions(self, config: Config, prefix: str) -> Iterator[str]:  # noqa: ARG002 (as of all settings)
+        """What cannot stand together."""
+        if self.positions == "rotary" and self.head_dim % 2:
+            yield f"{prefix}head_dim is {self.head_dim}: rotary positions need an even one."
 
 
 @component("predictor", "transformer", label="Transformer")
@@ -51,7 +65,8 @@ class TransformerPredictor(Predictor):
         super().__init__()
         self.context_length, self.is_vector = settings.context_length, len(latent_shape) == 1
         width, tokens = latent_shape[-1], 1 if self.is_vector else latent_shape[0]
-        self.frame_positions = nn.Parameter(torch.randn(1, settings.context_length, 1, width))
+        learned = settings.positions == "learned"
+        self.frame_positions = nn.Parameter(torch.randn(1, settings.context_length, 1, width)) if learned else None
         # Tokens are told apart by their place; a single one has nobody to be told from.
         self.token_positions = None if self.is_vector else nn.Parameter(torch.randn(1, 1, tokens, width) * 0.02)
         self.blocks = nn.ModuleList(_Block(width, action_emb_dim, settings) for _ in range(settings.depth))
@@ -61,20 +76,38 @@ class TransformerPredictor(Predictor):
         """Next latents (B, T, *latent) from latents (B, T, *latent) and action embeddings (B, T, E)."""
         length = self.context_length
         if z.shape[1] <= length:
-            return self._predict(z, action_embedding)
+            return self._predict(z, action_embedding)[0]
         # Further frames slide a window of K along, the same window that a rollout has when it comes there.
-        later = self._predict(windows(z[:, 1:], length), windows(action_embedding[:, 1:], length))
-        first = self._predict(z[:, :length], action_embedding[:, :length])
+        later, _ = self._predict(windows(z[:, 1:], length), windows(action_embedding[:, 1:], length))
+        first, _ = self._predict(z[:, :length], action_embedding[:, :length])
         return torch.cat([first, later[:, -1].unflatten(0, (len(z), -1))], dim=1)
 
-    def _predict(self, z: Tensor, action_embedding: Tensor) -> Tensor:
+    def advance(self, z: Tensor, action_embeddings: Tensor, past: Past | None = None) -> tuple[Tensor, Past]:
+        """As `Predictor.advance`; frames before the new ones are not computed again while all fit into K."""
+        known = 0 if past is None else past.z.shape[1]
+        if known + z.shape[1] > self.context_length:
+            # The window slides: all frames get other positions, and the oldest is no longer seen by the others.
+            return super().advance(z, action_embeddings, past)
+        predicted, cache = self._predict(z, action_embeddings, known, past.cache if past else [])
+        if past is not None:
+            z = torch.cat([past.z, z], dim=1)
+            action_embeddings = torch.cat([past.action_embeddings, action_embeddings], dim=1)
+        return predicted[:, -1], Past(z, action_embeddings, cache)
+
+    def _predict(
+        self, z: Tensor, action_embedding: Tensor, known: int = 0, cache: list[Tensor] | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Next latents of frames after `known` others, and the keys and values of all of them, block by block."""
         x = z.unsqueeze(2) if self.is_vector else z  # (B, T, N, D)
-        x = x + self.frame_positions[:, : x.shape[1]]
+        if self.frame_positions is not None:
+            x = x + self.frame_positions[:, known : known + x.shape[1]]
         x = x if self.token_positions is None else x + self.token_positions
-        for block in self.blocks:
-            x = block(x, action_embedding.unsqueeze(2))
+        kept = []
+        for number, block in enumerate(self.blocks):
+            x, keys_values = block(x, action_embedding.unsqueeze(2), cache[number] if cache else None)
+            kept.append(keys_values)
         x = self.norm(x)
-        return x.squeeze(2) if self.is_vector else x
+        return x.squeeze(2) if self.is_vector else x, kept
 
 
 class _Block(nn.Module):
@@ -87,7 +120,7 @@ class _Block(nn.Module):
             nn.init.zeros_(parameter)  # "zero": the block adds nothing until it has learned to
         self.modulation = nn.Sequential(nn.SiLU(), linear)
         self.norms = nn.ModuleList(nn.LayerNorm(width, eps=1e-6, elementwise_affine=False) for _ in range(2))
-        self.attention = _Attention(width, settings.heads, settings.head_dim, settings.dropout_rate)
+        self.attention = _Attention(width, settings)
         self.mlp = nn.Sequential(
             nn.LayerNorm(width),
             nn.Linear(width, settings.mlp_dim),
@@ -97,30 +130,61 @@ class _Block(nn.Module):
             nn.Dropout(settings.dropout_rate),
         )
 
-    def forward(self, x: Tensor, action: Tensor) -> Tensor:
-        """Latents (B, T, N, D) and action embeddings (B, T, 1, E) to (B, T, N, D)."""
+    def forward(self, x: Tensor, action: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Latents (B, T, N, D) and action embeddings (B, T, 1, E) to (B, T, N, D), and what attention looked at."""
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(action).chunk(6, dim=-1)
-        x = x + gate_1 * self.attention(self.norms[0](x) * (1 + scale_1) + shift_1)
-        return x + gate_2 * self.mlp(self.norms[1](x) * (1 + scale_2) + shift_2)
+        attended, keys_values = self.attention(self.norms[0](x) * (1 + scale_1) + shift_1, past)
+        x = x + gate_1 * attended
+        return x + gate_2 * self.mlp(self.norms[1](x) * (1 + scale_2) + shift_2), keys_values
 
 
 class _Attention(nn.Module):
     """Multi-head attention in which the tokens of a frame see that frame and those before it."""
 
-    def __init__(self, width: int, heads: int, head_dim: int, dropout_rate: float) -> None:
+    def __init__(self, width: int, settings: TransformerPredictorSettings) -> None:
         super().__init__()
-        self.heads, self.dropout_rate = heads, dropout_rate
+        inner = settings.heads * settings.head_dim
+        self.heads, self.dropout_rate, self.rotary = (
+            settings.heads,
+            settings.dropout_rate,
+            settings.positions == "rotary",
+        )
         self.norm = nn.LayerNorm(width)
-        self.queries_keys_values = nn.Linear(width, 3 * heads * head_dim, bias=False)
-        self.output = nn.Sequential(nn.Linear(heads * head_dim, width), nn.Dropout(dropout_rate))
+        self.queries_keys_values = nn.Linear(width, 3 * inner, bias=False)
+        self.output = nn.Sequential(nn.Linear(inner, width), nn.Dropout(settings.dropout_rate))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, N, D) to the same shape."""
+    def forward(self, x: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Attend.
+
+        Args:
+            x: New frames (B, T, N, D).
+            past: Keys and values of the frames before them (2, B, heads, t * N, head_dim), or None.
+
+        Returns:
+            (B, T, N, D), and `past` with the new frames.
+        """
         frames, tokens = x.shape[1:3]
+        known = 0 if past is None else past.shape[3] // tokens
         qkv = self.queries_keys_values(self.norm(x).flatten(1, 2))  # (B, T * N, 3 * heads * head_dim)
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        frame = torch.arange(frames, device=x.device).repeat_interleave(tokens)
-        seen = frame.unsqueeze(1) >= frame  # (T * N, T * N), causal by frame and not by token
+        frame = torch.arange(known, known + frames, device=x.device).repeat_interleave(tokens)
+        if self.rotary:
+            q, k = _rotated(q, frame), _rotated(k, frame)
+        keys_values = torch.stack([k, v]) if past is None else torch.cat([past, torch.stack([k, v])], dim=3)
+        every = torch.arange(known + frames, device=x.device).repeat_interleave(tokens)
+        seen = frame.unsqueeze(1) >= every  # causal by frame and not by token
         dropout = self.dropout_rate if self.training else 0.0
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout)
-        return self.output(attended.transpose(1, 2).flatten(2)).unflatten(1, (frames, tokens))
+        attended = F.scaled_dot_product_attention(q, *keys_values, attn_mask=seen, dropout_p=dropout)
+        return self.output(attended.transpose(1, 2).flatten(2)).unflatten(1, (frames, tokens)), keys_values
+
+
+def _rotated(x: Tensor, frame: Tensor) -> Tensor:
+    """Queries or keys (..., L, head_dim), pairs of numbers rotated by angles that grow with the frame (L,).
+
+    Products of queries and keys then depend on how far their frames are apart. Source: RoFormer (arXiv 2104.09864).
+    """
+    half = x.shape[-1] // 2
+    angles = frame.unsqueeze(-1) * 10_000.0 ** (-torch.arange(half, device=x.device) / half)  # (L, half)
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
