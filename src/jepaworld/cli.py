@@ -118,7 +118,7 @@ def recipes() -> None:
 def check(config: ConfigArgument, overrides: OverridesArgument = None) -> None:
     """Validate a configuration; print it resolved, with parameter counts and a memory estimate."""
     from jepaworld.config import to_commented_yaml
-    from jepaworld.training_engine import describe_config
+    from jepaworld.training_costs import describe_config
 
     resolved = _load(config, overrides)
     typer.echo(to_commented_yaml(resolved))

@@ -18,11 +18,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from jepaworld.comparison import Comparison, compare, processes
 from jepaworld.config import Config
 from jepaworld.errors import CheckpointError, ConfigError, DatasetError
-from tests.comparison.conftest import a_result
+from tests.comparison.conftest import Grid, a_result
 
 SCRIPT = """
 import json, os, pathlib, signal, sys, time
@@ -102,6 +103,18 @@ def test_runs_that_share_a_training_wait_for_each_other(
     assert start
     compare(tiny_config(), {"planning.horizon": [3, 4]}, 1, tmp_path / "out", jobs=2)
     assert said(tmp_path) == ["8 begins", "8 ends"] * 2
+
+
+@pytest.mark.parametrize(("free", "expected"), [(0, 1), (2 * (2**31 + 2**27), 2), (2**40, 4)])
+def test_a_gpu_takes_as_many_as_its_free_memory_holds(
+    grid: Grid, monkeypatch: pytest.MonkeyPatch, free: int, expected: int
+) -> None:
+    cells = grid({"latent_dim": [4, 8]})
+    assert processes.fitting_jobs(cells) == 1, "a processor is filled by one"
+    monkeypatch.setattr(processes, "resolve_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(processes, "available_memory", lambda _: free)
+    monkeypatch.setattr(processes, "memory_of", lambda config: config.latent_dim * 2**23)
+    assert processes.fitting_jobs(cells) == expected
 
 
 def test_an_interruption_ends_the_processes(start: Start, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 from jepaworld.comparison.cell import result_file
 from jepaworld.comparison.grid import Cell
 from jepaworld.config import to_commented_yaml
-from jepaworld.training_engine import memory_of
+from jepaworld.training_costs import memory_of
 from jepaworld.utils.devices import available_memory, resolve_device
 from jepaworld.utils.signals import handled
 from jepaworld.utils.storage import atomic_write_text
