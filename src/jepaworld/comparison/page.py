@@ -52,7 +52,7 @@ def write_page(path: Path, settings: Sequence[Summary], name: str, jobs: int) ->
         failed=sum(run.status == "failed" for run in runs),
         findings=list(findings(settings)),
         keys=list(settings[0].setting),
-        probes=list(dict.fromkeys(name for one in settings for name in one.linear)),
+        probes=_best_read_first(settings),
         steps=sorted({result.imagined_steps for result in results}),
         protocols=list(dict.fromkeys(result.protocol for result in results)),
         devices=list(dict.fromkeys(result.device for result in results)),
@@ -94,6 +94,14 @@ def findings(settings: Sequence[Summary]) -> Iterator[str]:
     for one in measured:
         if one.collapsed:
             yield f"{in_words(one.setting)}: the embedding collapsed in {one.collapsed} of {len(one.results)} runs."
+
+
+def _best_read_first(settings: Sequence[Summary]) -> list[str]:
+    """State variables, so that one which no frame shows does not come first."""
+    best: dict[str, float] = {}
+    for name, found in (item for one in settings for item in one.linear.items()):
+        best[name] = max(found.value, best.get(name, -math.inf))
+    return sorted(best, key=lambda name: -best[name])
 
 
 def _links(run: Run, folder: Path) -> dict[str, str]:
