@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -133,16 +134,15 @@ def _run(cells: Sequence[Cell], folder: Path, jobs: int, progress: Progress, nam
     progress.start("Runs", len(cells), len(cells) - len(pending))
     try:
         _write(runs, folder, jobs, name)
-        for cell, error in run_cells(pending, folder, jobs):
-            run = runs[cell.name] = Run(cell, None if error else read_result(cell, folder), error)
-            said = f"failed: {error} [{log_file(cell, folder)}]"
-            if run.result is not None:
-                (summary,) = summarise([run])
-                assert summary.reached is not None
-                said = f"{share(summary.reached)} of the goals reached"
-            progress.message(f"{in_words(cell.setting)}, seed {cell.seed}: {said}")
-            progress.advance()
-            _write(runs, folder, jobs, name)
+        with closing(run_cells(pending, folder, jobs)) as ended:  # whatever happens here, its processes end
+            for cell, error in ended:
+                run = runs[cell.name] = Run(cell, None if error else read_result(cell, folder), error)
+                said = f"failed: {error} [{log_file(cell, folder)}]"
+                if (reached := summarise([run])[0].reached) is not None:
+                    said = f"{share(reached)} of the goals reached"
+                progress.message(f"{in_words(cell.setting)}, seed {cell.seed}: {said}")
+                progress.advance()
+                _write(runs, folder, jobs, name)
     finally:
         progress.finish()
     return runs

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -55,7 +55,7 @@ def fitting_jobs(cells: Sequence[Cell]) -> int:
     return max(1, min(MOST_JOBS, available_memory(device) // (RESERVE * largest + CUDA_BYTES)))
 
 
-def run_cells(cells: Sequence[Cell], folder: Path, jobs: int) -> Iterator[tuple[Cell, str | None]]:
+def run_cells(cells: Sequence[Cell], folder: Path, jobs: int) -> Generator[tuple[Cell, str | None], None, None]:
     """Run cells, at most `jobs` at once, and give each as it ends, with the reason if it failed.
 
     Raises:
