@@ -31,7 +31,6 @@ def test_values_are_yaml() -> None:
     [
         (["latent_dim"], "latent_dim.*KEY=V1,V2"),
         (["=4"], "'=4'.*KEY=V1,V2"),
-        (["latent_dim="], "latent_dim.*empty"),
         (["latent_dim=4", "latent_dim=8"], "latent_dim.*twice"),
         (["latent_dim=[4"], "latent_dim.*not valid YAML"),
     ],
@@ -88,6 +87,7 @@ def test_settings_of_the_data_need_leave(grid: Grid, key: str, values: list) -> 
         ({"latent_dims": [4]}, "latent_dims.*latent_dim"),
         ({"batch_size": [1]}, "batch_size.*at least 2"),
         ({"seed": [1, 2]}, "seed.*--seeds"),
+        (parse_vary(["latent_dim="]), "latent_dim.*empty"),
         ({"latent_dim": [4, 4]}, "latent_dim=4 and latent_dim=4 are the same run"),
         ({"learning_rate": [1.0, 1]}, "the same run"),
         ({"device": ["cpu", "auto"]}, "device=cpu and device=auto are the same run"),
@@ -96,6 +96,8 @@ def test_settings_of_the_data_need_leave(grid: Grid, key: str, values: list) -> 
 def test_a_grid_that_makes_no_sense_is_refused(grid: Grid, vary: dict, mentioned: str) -> None:
     with pytest.raises(ConfigError, match=mentioned):
         grid(vary)
+    with pytest.raises(ConfigError, match="--seeds 0"):
+        grid({}, seeds=0)
 
 
 def test_a_run_is_the_same_one_as_long_as_nothing_that_counts_differs(

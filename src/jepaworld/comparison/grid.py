@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jepaworld.config import Config
-from jepaworld.config.changes import AFTER_TRAINING, differences
+from jepaworld.config.changes import AFTER_TRAINING, SURROUNDINGS, differences
 from jepaworld.config.loading import dump_yaml, parse_yaml
 from jepaworld.errors import ConfigError
 
 COLLECTED = ("environment_name", "environment_kwargs", "image_size", "input_channels", "frame_skipping")
 COLLECTED += ("num_episodes_data_collection", "max_steps_per_episode_data_collection", "load_dataset_path")
 """Settings that a dataset follows from, beside `collection`."""
-SPLITS = ("evaluation_split", "early_stopping.validation_split")
-WITHOUT_EFFECT = ("device", "execution", "logging", "checkpoint_every_steps", "verify_checksums", "dataset_dir")
-"""Settings that change no result of a run, so that a run stays the same one with other values."""
+_DATA = (*COLLECTED, "collection.", "evaluation_split", "early_stopping.validation_split")
+WITHOUT_EFFECT = tuple(key for key in SURROUNDINGS if not key.startswith("load_"))
+"""Settings that change no result, so that a run stays the same one with other values; what is loaded does."""
 
 
 class Cell(NamedTuple):
@@ -48,7 +48,7 @@ def parse_vary(texts: Sequence[str]) -> dict[str, list[Any]]:
         texts: "KEY=V1,V2" each, the values in YAML.
 
     Raises:
-        ConfigError: one has another form or no value, or a key comes twice.
+        ConfigError: one has another form, or a key comes twice.
 
     Example:
         >>> parse_vary(["latent_dim=32,64", "encoder_params.cnn.stride=[4,2,2],[2,2,2]"])
@@ -63,8 +63,6 @@ def parse_vary(texts: Sequence[str]) -> dict[str, list[Any]]:
         if key in vary:
             raise ConfigError(f"--vary {key}: comes twice. Name all its values at once: {key}=V1,V2.")
         vary[key] = parse_yaml(f"[{values}]", f"--vary {key}: the values {values!r}")
-        if not vary[key]:
-            raise ConfigError(f"--vary {key}: the grid is empty, no value is named. Expected {key}=V1,V2.")
     return vary
 
 
@@ -83,8 +81,13 @@ def make_grid(
         vary_data: Whether the data may differ between settings.
 
     Raises:
-        ConfigError: a key or value is not possible, the data differ without leave, or two cells are the same run.
+        ConfigError: the grid is empty, a key or value is not possible, the data differ without leave, or two cells are
+            the same run.
     """
+    if empty := [key for key, values in vary.items() if not values]:
+        raise ConfigError(f"--vary {empty[0]}: the grid is empty, no value is named. Expected {empty[0]}=V1,V2.")
+    if seeds < 1:
+        raise ConfigError(f"--seeds {seeds}: the grid is empty. Expected 1 or more.")
     if "seed" in vary:
         raise ConfigError("--vary seed: the training seeds are 0 to N - 1 of --seeds N.")
     settings = [dict(zip(vary, values, strict=True)) for values in itertools.product(*vary.values())]
@@ -104,9 +107,6 @@ def make_grid(
                 f"--vary: {in_words(other.setting)} and {in_words(cell.setting)} are the same run. Leave one out."
             )
     return cells
-
-
-_DATA = (*COLLECTED, *SPLITS, "collection.")
 
 
 def in_words(setting: Mapping[str, Any]) -> str:
