@@ -185,3 +185,16 @@ def test_vit_blocks_begin_with_weights_of_their_own(tiny_config: Callable[..., C
     weights = [parameter for name, parameter in encoder.named_parameters() if "linear1.weight" in name]
     assert len(weights) == 2
     assert not torch.equal(weights[0], weights[1])
+
+
+def test_sine_positions_tell_rows_and_columns_apart(tiny_config: Callable[..., Config]) -> None:
+    encoder = encoder_of(tiny_config, "vit", {"positions": "sine", "patch_size": 4, "pool": "cls"})
+    positions = encoder.get_parameter("position_embedding").detach()[0, 1:].view(4, 4, -1)
+    half = positions.shape[-1] // 2
+    rows, columns = positions[..., :half], positions[..., half:]
+    torch.testing.assert_close(rows, rows[:, :1].expand_as(rows))
+    torch.testing.assert_close(columns, columns[:1].expand_as(columns))
+    torch.testing.assert_close(rows[:, 0], columns[0])
+    # Neighbours are more alike than patches that are further apart.
+    distances = torch.cdist(rows[:, 0], rows[:1, 0])[:, 0]
+    assert bool((distances.diff() > 0).all())

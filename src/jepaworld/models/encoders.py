@@ -43,6 +43,11 @@ class ViTSettings(Section):
     pool: Literal["cls", "mean", "patches"] = setting(
         "mean", "What becomes the embedding: a class token, the mean of all patches, or each patch as a token."
     )
+    positions: Literal["random", "sine"] = setting(
+        "random",
+        "What the learned position embeddings begin as: small random numbers, or sines and cosines of both "
+        "coordinates, as large as what a patch shows.",
+    )
     head: bool = setting(True, "A linear layer from dim to latent_dim; without it they must be equal.")
     dropout: float = setting(0.0, "Dropout inside the blocks.", ge=0.0, lt=1.0)
     emb_dropout: float = setting(0.0, "Dropout after the position embedding.", ge=0.0, lt=1.0)
@@ -53,6 +58,8 @@ class ViTSettings(Section):
             yield does_not_divide(f"{prefix}patch_size", self.patch_size, config.image_size)
         if self.dim % self.heads:
             yield f"{prefix}dim is {self.dim}: it must be a multiple of {prefix}heads = {self.heads}."
+        if self.positions == "sine" and self.dim % 4:
+            yield f"{prefix}dim is {self.dim}: {prefix}positions sine needs a multiple of 4."
         if not self.head and self.dim != config.latent_dim:
             yield f"{prefix}dim is {self.dim}: without {prefix}head it must be latent_dim = {config.latent_dim}."
 
@@ -73,11 +80,15 @@ class ViTEncoder(nn.Module):
         super().__init__()
         params, (input_channels, image_size, _) = ViTSettings(**settings), frame_shape
         self.pool = params.pool
-        num_tokens = (image_size // params.patch_size) ** 2 + (params.pool == "cls")
+        side = image_size // params.patch_size
+        num_tokens = side**2 + (params.pool == "cls")
         self.patch_embedding = nn.Conv2d(
             input_channels, params.dim, kernel_size=params.patch_size, stride=params.patch_size
         )
-        self.position_embedding = nn.Parameter(torch.randn(1, num_tokens, params.dim) * 0.02)
+        positions = torch.randn(1, num_tokens, params.dim) * 0.02
+        if params.positions == "sine":
+            positions[:, num_tokens - side**2 :] = _sine_positions(side, params.dim)
+        self.position_embedding = nn.Parameter(positions)
         if params.pool == "cls":
             self.class_token = nn.Parameter(torch.zeros(1, 1, params.dim))
         self.dropout = nn.Dropout(params.emb_dropout)
@@ -105,6 +116,18 @@ class ViTEncoder(nn.Module):
         elif self.pool == "mean":
             tokens = tokens.mean(dim=1)
         return self.head(tokens)
+
+
+def _sine_positions(side: int, dim: int) -> Tensor:
+    """Sines and cosines of row and column of `side` x `side` patches, a fourth of the numbers each: (side * side, dim).
+
+    Source: MAE (arXiv 2111.06377). Wavelengths from 6 to 60,000 patches.
+    """
+    frequencies = 10_000.0 ** (-torch.arange(dim // 4) / (dim // 4))
+    angles = torch.arange(side).unsqueeze(1) * frequencies  # (side, dim / 4)
+    waves = torch.cat([angles.sin(), angles.cos()], dim=1)
+    rows, columns = waves.repeat_interleave(side, dim=0), waves.repeat(side, 1)
+    return torch.cat([rows, columns], dim=1)
 
 
 def initialize_blocks(blocks: nn.Module) -> None:
