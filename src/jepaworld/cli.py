@@ -26,7 +26,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file; `jepaworld init` writes one.")]
+ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, or a recipe's name.")]
 OverridesArgument = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to override, e.g. batch_size=128.")
 ]
@@ -103,11 +103,22 @@ def init(
     _say(f"{path} written. Next: jepaworld check {path}, then jepaworld train {path}")
 
 
+@app.command(epilog="Example: jepaworld recipes")
+def recipes() -> None:
+    """List the packaged configurations: what each is for, what it needs, how well it plans."""
+    from jepaworld.config import load_config
+    from jepaworld.config.catalogue import catalogue, overview
+
+    environments = {name: load_config(name).environment_name for name in catalogue()}
+    typer.echo("\n".join(overview(environments)))
+    _say("Next: jepaworld train RECIPE; jepaworld check RECIPE shows its settings")
+
+
 @app.command(epilog="Example: jepaworld check config.yaml encoder_type=vit")
 def check(config: ConfigArgument, overrides: OverridesArgument = None) -> None:
     """Validate a configuration; print it resolved, with parameter counts and a memory estimate."""
     from jepaworld.config import to_commented_yaml
-    from jepaworld.training_engine import describe_config
+    from jepaworld.training_costs import describe_config
 
     resolved = _load(config, overrides)
     typer.echo(to_commented_yaml(resolved))
@@ -171,7 +182,8 @@ def inspect(
 @app.command(epilog="Example: jepaworld train config.yaml num_epochs=20 --run runs/first")
 def train(
     config: Annotated[
-        Path | None, typer.Argument(metavar="CONFIG", help="YAML file; with --resume the run's own if left out.")
+        Path | None,
+        typer.Argument(metavar="CONFIG", help="YAML file or recipe; with --resume the run's own if left out."),
     ] = None,
     overrides: OverridesArgument = None,
     run: Annotated[Path | None, typer.Option("--run", help="Run folder \\[runs/ENVIRONMENT-DATE-TIME].")] = None,
@@ -239,6 +251,57 @@ def plan(
 
     target = plan_with_run(run, goal, start, out, overrides or [], _progress())
     _say(f"look at {target}")
+
+
+@app.command(epilog="Example: jepaworld compare two_room --vary auxiliary_loss.type=vicreg,sigreg --seeds 3")
+def compare(
+    config: ConfigArgument,
+    overrides: OverridesArgument = None,
+    vary: Annotated[
+        list[str] | None, typer.Option("--vary", metavar="KEY=V1,V2", help="A setting and its values; may be repeated.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Training seeds 0 to N - 1 for each setting.")] = 3,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder \\[comparisons/CONFIG].")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Runs at once \\[1 on a processor, up to 4 that fit on a GPU].")
+    ] = None,
+    vary_data: Annotated[bool, typer.Option("--vary-data", help="Allow --vary to change the data.")] = False,
+) -> None:
+    """Train and evaluate a grid of settings with several seeds on shared data; write one page and one CSV file.
+
+    The same command goes on after an interruption, and adds what is new in the grid.
+    """
+    from jepaworld.comparison import compare as run_comparison
+    from jepaworld.comparison import parse_vary
+    from jepaworld.comparison.page import overview
+
+    grid, settings = parse_vary(vary or []), _load(config, overrides)
+    folder = out or Path("comparisons") / config.stem
+    with _interruptible(shlex.join(["jepaworld", *sys.argv[1:]])):
+        found = run_comparison(
+            settings, grid, seeds, folder, jobs=jobs, vary_data=vary_data, name=config.stem, progress=_progress()
+        )
+    typer.echo("\n".join(overview(found.settings)))
+    _say(f"look at {found.page}")
+    if found.failed:
+        raise typer.Exit(1)
+
+
+@app.command("run-cell", hidden=True)
+def run_cell(settings: Path, run: Path, result: Path) -> None:
+    """One run of a comparison, which `compare` starts; it ends when that process does."""
+    import os
+    import signal
+    import threading
+
+    from jepaworld.comparison.cell import run_cell as run_one
+
+    def end_with_parent() -> None:
+        os.read(0, 1)  # nothing is ever written: this returns when the other end is gone
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    run_one(settings, run, result, _progress())
 
 
 @app.command(epilog="Example: jepaworld demo --run runs/demo")

@@ -1,4 +1,4 @@
-"""A training run from its configuration: data, JEPA phase, state decoder phase; and what a configuration will cost.
+"""A training run from its configuration: data, JEPA phase, state decoder phase.
 
 The mathematics is elsewhere: losses in `losses`, the step in `training_loops.epoch_loop`.
 """
@@ -20,26 +20,24 @@ from jepaworld.config import Config
 from jepaworld.config.changes import DECODE, differences, require_equal
 from jepaworld.data.collect import collect
 from jepaworld.data.store import EpisodeDataset
-from jepaworld.data.windows import Batch, WindowLoader
+from jepaworld.data.windows import WindowLoader
 from jepaworld.envs.calls import close
 from jepaworld.envs.make import make_env
 from jepaworld.envs.spaces import Spaces, space_to_dict
 from jepaworld.errors import CheckpointError, ConfigError, DatasetError, NonFiniteLossError
 from jepaworld.losses.collapse import judge_collapse
 from jepaworld.losses.objective import make_objective
-from jepaworld.models import build, build_decoder, checkpoints, load
-from jepaworld.models.size import count_parameters, in_words, step_bytes
+from jepaworld.models import build, checkpoints, load
 from jepaworld.runs.folder import RunFolder, require_names
 from jepaworld.runs.metrics import MetricsLog
 from jepaworld.runs.record import RunRecord
-from jepaworld.training_loops.jepa_decoder_loop import StateDecoderObjective, train_jepa_state_decoder
+from jepaworld.training_loops.jepa_decoder_loop import train_jepa_state_decoder
 from jepaworld.training_loops.phase_loop import Phase, Run, run_phase
 from jepaworld.utils.devices import resolve_device
 from jepaworld.utils.progress import Progress
 from jepaworld.utils.signals import stop_on_signal
 
 DIAGNOSED_FRAMES = 2048
-MEASURED_BATCH = 4
 # Settings that must agree between a model or dataset and the configuration that uses it.
 ENVIRONMENT_KEYS = ("environment_name", "environment_kwargs", "image_size", "input_channels", "frame_skipping")
 
@@ -78,6 +76,9 @@ def run_training(
     progress = progress or Progress()
     device = resolve_device(config.device, config.execution)
     folder = RunFolder.default(config) if run_dir is None else RunFolder(run_dir, config)
+    if config.load_dataset_path is None and "dataset" not in folder.info:
+        # It will be collected from: an extra that is missing is told before anything is written.
+        close(make_env(config.environment_name, config.environment_kwargs))
     with folder.alone():
         folder.enter(resume)
         for notice in config.notices():
@@ -328,50 +329,3 @@ def _new_dataset(config: Config, progress: Progress) -> EpisodeDataset:
                 f"{key} to {found!r} or use another dataset."
             )
     return dataset
-
-
-# --- what a configuration costs ------------------------------------------------------------------------------------
-
-
-def describe_config(config: Config) -> str:
-    """Parameter counts, memory estimate and notices of a configuration.
-
-    Raises:
-        ConfigError: the device is not there or no device to execute on, or two things in the run folder have one name.
-        EnvironmentNotUsableError: the environment cannot be made or has an unsupported action space.
-    """
-    require_names(config)
-    device = resolve_device(config.device, config.execution)
-    env = make_env(config.environment_name, config.environment_kwargs)
-    action_space = env.action_space
-    close(env)
-    spaces, training = Spaces.of(config, action_space), config.jepa_decoder_training
-    model = build(config, spaces)
-    decoder = build_decoder(config, model.latent_shape) if training.enabled else None
-    parts = dict(model.named_children()) | ({} if decoder is None else {"state_decoder": decoder})
-    steps = config.max_steps_per_episode_data_collection // config.frame_skipping
-    frames = config.num_episodes_data_collection * (steps + 1)
-    start = int(action_space.start) if isinstance(action_space, gymnasium.spaces.Discrete) else 0
-
-    def memory(objective: nn.Module, module: nn.Module, transitions: int, batch_size: int) -> str:
-        images = torch.zeros(MEASURED_BATCH, transitions + 1, *spaces.frame_shape, dtype=torch.uint8)
-        size = (MEASURED_BATCH, transitions, spaces.action_size)
-        return in_words(step_bytes(objective, module, Batch(images, torch.full(size, start)), batch_size))
-
-    jepa = make_objective(config, model, spaces)
-    lines = [
-        f"device               {device}",
-        f"action space         {action_space}",
-        "",
-        "parameters",
-        *(f"  {name.replace('_', ' '):<18} {count_parameters(part):,}" for name, part in parts.items()),
-        "",
-        "memory, estimated (mixed precision takes less)",
-        f"  dataset            {in_words(frames * int(np.prod(spaces.frame_shape)))} "
-        f"({frames:,} frames at most, from {config.num_episodes_data_collection:,} episodes)",
-        f"  JEPA step          {memory(jepa, jepa, config.num_transitions, config.batch_size)}",
-    ]
-    if decoder is not None:
-        objective = StateDecoderObjective(decoder, model, training.embedding_source)
-        lines.append(f"  decoder step       {memory(objective, decoder, 0, training.batch_size)}")
-    return "\n".join([*lines, *(f"notice: {notice}" for notice in config.notices())])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -190,6 +191,16 @@ def test_environments_that_cannot_be_used(
     assert jepaworld("train", config_file, *right, "--run", "run").code == 0, "the second try is not blocked"
     examined = jepaworld("check-env", name)
     assert examined.code == 2 and all(text in examined.out for text in mentioned)
+
+
+@pytest.mark.parametrize("command", ["check", "collect", "train"])
+def test_a_recipe_without_its_extra_leaves_nothing_behind(
+    command: str, jepaworld: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "gym_pusht.envs", None)
+    refused(jepaworld(command, "push_t"), "environment_name", "jepaworld/PushT-v0", 'pip install "jepaworld[pusht]"')
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_arguments_that_an_environment_refuses(jepaworld: Command, config_file: Path) -> None:

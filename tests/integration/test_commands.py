@@ -24,6 +24,7 @@ from tests.integration.conftest import Command, Outcome, empty_report, process, 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
     "init",
+    "recipes",
     "check",
     "check-env",
     "collect",
@@ -33,6 +34,7 @@ COMMANDS = (
     "report",
     "evaluate",
     "plan",
+    "compare",
     "demo",
 )
 

@@ -23,7 +23,7 @@ from tests.integration.test_commands import overrides
 
 ROOT = Path(__file__).parents[2]
 RUN = ["README.md", "docs/06_usage_guide.md", "docs/evaluation.md", "docs/planning.md"]
-DOCUMENTS = [*RUN, "docs/bring_your_own.md", "docs/gallery.md"]
+DOCUMENTS = [*RUN, "docs/bring_your_own.md", "docs/gallery.md", "docs/comparing.md"]
 SHELLS = ("bash", "sh", "shell", "console")
 TAKES_CONFIG = ("check", "collect", "train")
 TAKES_RUN = ("decode", "report", "evaluate", "plan")
@@ -80,7 +80,7 @@ def test_documented_commands_exist_with_their_options_and_settings(arguments: li
     except typer.Exit as end:  # --help
         assert end.exit_code == 0
         return
-    settings = context.params.get("overrides") or []
+    settings = [*(context.params.get("overrides") or []), *(context.params.get("vary") or [])]
     assert all("=" in setting for setting in settings), settings
     for setting in settings:
         # One by one, as some only go together with what stands in a file.
@@ -88,7 +88,9 @@ def test_documented_commands_exist_with_their_options_and_settings(arguments: li
         assert _exists(key), f"no such setting: {key}"
     named = context.params.get("config")
     if named is not None and len(named.parts) > 1 and named.parts[0] in ("configs", "docs"):
-        load_config(ROOT / named, settings)
+        load_config(ROOT / named, context.params["overrides"] or [])
+    elif named is not None and not named.suffix:
+        load_config(named)  # a recipe
 
 
 def _exists(key: str) -> bool:
@@ -161,6 +163,8 @@ def _extra(arguments: list[str], tiny_config: Callable[..., Config]) -> list[str
         if "published" in str(parameters["run"]):  # these rules have goals in the other room alone
             own.append("evaluation.reset_options")
         return [text for text in SHORT_EVALUATION if text.partition("=")[0] not in own]
+    if command == "compare":  # in tests/integration/test_compare.py
+        return None
     if command == "inspect":
         return [] if parameters["dataset"].exists() else None
     if command == "check-env":

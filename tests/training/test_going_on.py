@@ -17,7 +17,8 @@ from jepaworld.errors import CheckpointError, ConfigError, NonFiniteLossError
 from jepaworld.report import write_report
 from jepaworld.runs.folder import RunFolder
 from jepaworld.runs.metrics import read_records
-from jepaworld.training_engine import describe_config, train_decoder_of_run
+from jepaworld.training_costs import describe_config
+from jepaworld.training_engine import train_decoder_of_run
 from tests.training.conftest import weights
 from tests.training.test_engine import Killed, kill_at
 

@@ -18,13 +18,13 @@ from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import YAMLError
 
 from jepaworld.config import components
+from jepaworld.config.catalogue import recipe_files
 from jepaworld.config.fields import Section
 from jepaworld.config.rules import contradictions, without_effect
 from jepaworld.config.schema import Settings
 from jepaworld.config.words import allowed, explain
 from jepaworld.errors import ConfigError
 
-RECIPES = Path(__file__).parent / "recipes"
 # Other names of settings: of earlier releases, and of the specification's text.
 RENAMED = {"plannable": "dynamics_losses", "planning.objective": "planning.cost"}
 ALIASES = {"jepa_predictor_hidden_dim": "jepa_model.predictor_hidden_dim", **RENAMED}
@@ -107,14 +107,14 @@ def config_from_dict(raw: Mapping[str, Any]) -> Config:
 
 def _find(path: Path) -> Path:
     """The file that a user means: a path, or a recipe by its name."""
-    recipes = {recipe.stem: recipe for recipe in sorted(RECIPES.glob("*.yaml"))}
+    recipes = recipe_files()
     if str(path) in recipes and not path.is_file():  # a folder of that name is not meant
         return recipes[str(path)]
     if path.exists():
         return path
     hint = "".join(f" Did you mean {name}?" for name in difflib.get_close_matches(path.stem, recipes, n=1))
     raise ConfigError(
-        f"{path}: cannot be read, there is no such file or recipe.{hint} Recipes: {', '.join(recipes)}; "
+        f"{path}: cannot be read, there is no such file or recipe.{hint} `jepaworld recipes` lists the recipes, "
         "`jepaworld init` writes a config.yaml to start from."
     )
 

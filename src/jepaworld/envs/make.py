@@ -139,7 +139,9 @@ def _looked_up(environment_name: str, environment_kwargs: Mapping[str, Any] | No
 def _unknown(environment_name: str, error: Exception) -> str:
     package = _PLUGINS.get(environment_name.partition("/")[0])
     if package and importlib.util.find_spec(package) is None:
-        return f"environment {environment_name} needs {package}, which is not installed: {_install(package)}."
+        return (
+            f"environment_name is {environment_name!r}: needs {package}, which is not installed: {_install(package)}."
+        )
     # Also compared without namespace and version, so that "tworoom" finds jepaworld/TwoRoom-v0.
     known = {name.lower(): name for name in gymnasium.registry}
     known |= {name.rsplit("/", 1)[-1].rsplit("-v", 1)[0]: known[name] for name in sorted(known)}
@@ -176,7 +178,7 @@ def _making(environment_name: str, spec: EnvSpec, kwargs: Mapping[str, Any]) -> 
             install = _install(f"{spec.entry_point} {environment_name}")
             problem, remedy = "lacks a dependency: ", f" Install it: {install}."
         raise EnvironmentNotUsableError(
-            f"environment {environment_name} {problem}{str(error).rstrip('.')}.{remedy}"
+            f"environment_name is {environment_name!r}: {problem}{str(error).rstrip('.')}.{remedy}"
         ) from error
 
 

@@ -19,6 +19,11 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
+def count_trained(module: nn.Module) -> int:
+    """Numbers in the parameters that training changes by gradients: no target encoder, no frozen backbone."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+
+
 def step_bytes(objective: nn.Module, module: nn.Module, batch: Batch, batch_size: int) -> int:
     """Bytes of weights, gradients, optimizer state, frames, and what the forward pass keeps for the backward pass.
 
