@@ -101,7 +101,7 @@ def main() -> None:
     }
     jobs = [(arguments.recipe, seed, arguments.overrides, arguments.folder) for seed in arguments.seeds]
     processes = len(jobs) if arguments.parallel else 1
-    # A fresh process for each seed, so that none begins warmer than another; each has processes of its own that collect.
+    # A fresh process for each seed, so that none begins warmer than another. It may have processes of its own.
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=spawn, max_tasks_per_child=1) as pool:
         for pending in [pool.submit(measure, *job) for job in jobs]:

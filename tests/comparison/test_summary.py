@@ -10,7 +10,7 @@ import pytest
 from jepaworld.comparison.cell import CellResult, Measure
 from jepaworld.comparison.page import findings
 from jepaworld.comparison.summary import Run, Summary, summarise
-from jepaworld.evaluation.rates import wilson
+from jepaworld.evaluation.scores import wilson
 from tests.comparison.conftest import Grid, a_result, outcomes
 
 

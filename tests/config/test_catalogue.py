@@ -14,7 +14,7 @@ from jepaworld.config.catalogue import EXTRAS, catalogue, overview, recipe_files
 from jepaworld.envs.calls import close
 from jepaworld.envs.make import make_env
 from jepaworld.envs.spaces import Spaces
-from jepaworld.evaluation.rates import wilson
+from jepaworld.evaluation.scores import wilson
 from jepaworld.models import build
 from jepaworld.models.size import count_trained
 from jepaworld.utils.text import percent

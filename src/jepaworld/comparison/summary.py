@@ -13,8 +13,7 @@ import numpy as np
 
 from jepaworld.comparison.cell import CellResult, Measure
 from jepaworld.comparison.grid import Cell
-from jepaworld.evaluation.rates import Z_95, wilson
-from jepaworld.evaluation.scores import RESAMPLES, interval_95, resample_counts
+from jepaworld.evaluation.scores import RESAMPLES, Z_95, interval_95, resample_counts, wilson
 
 
 class Estimate(NamedTuple):
