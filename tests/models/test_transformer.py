@@ -10,11 +10,12 @@ import pytest
 import torch
 from gymnasium.spaces import Box
 from torch import Tensor
+from torch.nn import functional as F
 
 from jepaworld.config import Config
 from jepaworld.models.predictors import Predictor
 from jepaworld.models.size import count_parameters
-from jepaworld.models.transformer import TransformerPredictor
+from jepaworld.models.transformer import TransformerPredictor, short_attention
 from tests.conftest import fresh_model
 
 SMALL = {"depth": 2, "heads": 2, "head_dim": 4, "mlp_dim": 16}
@@ -134,11 +135,12 @@ def test_the_frames_before_are_not_computed_again() -> None:
     assert torch.equal(model.advance(z[:, 1:], actions[:, 1:], forgotten)[0], expected)
 
 
-def test_short_and_long_attention_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, given = predictor((4, 8), 3), inputs((4, 8), 3)
-    short = model(*given)
-    monkeypatch.setattr("jepaworld.models.transformer.SHORT", 0)
-    torch.testing.assert_close(model(*given), short)
+def test_attention_by_products_is_that_of_torch() -> None:
+    q, k, v = torch.randn(3, 2, 4, 3, 8)
+    seen = torch.tensor([[1, 0, 0], [1, 1, 0], [1, 1, 1]]).bool()
+    expected = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+    torch.testing.assert_close(short_attention(q, k, v, attn_mask=seen, dropout_p=0.0), expected)
+    assert not torch.allclose(short_attention(q, k, v, attn_mask=seen, dropout_p=0.5), expected)
 
 
 def test_rotary_positions_tell_the_order_of_frames() -> None:
