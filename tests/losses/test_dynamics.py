@@ -80,7 +80,12 @@ def test_distances_of_a_prediction(tiny_config: Callable[..., Config], distance:
     torch.testing.assert_close(
         terms["prediction_loss"], prediction_loss(output.predicted, output.target, distance).detach()
     )
-    rollout = rollout_loss(objective.model, output, batch.actions, 2, distance)
+    starts = range(3)
+    imagined = torch.cat(
+        [objective.model.rollout(output.predictor_input[:, t : t + 1], batch.actions[:, t : t + 2]) for t in starts]
+    )
+    real = torch.cat([output.target[:, t : t + 2] for t in starts])
+    rollout = prediction_loss(imagined, real, distance)
     torch.testing.assert_close(terms["rollout_loss"], rollout.detach())
     weighted = 3.0 * terms["prediction_loss"] + config.auxiliary_loss.weight * terms["auxiliary_loss"] + rollout
     torch.testing.assert_close(total, weighted)

@@ -198,3 +198,19 @@ def test_sine_positions_tell_rows_and_columns_apart(tiny_config: Callable[..., C
     # Neighbours are more alike than patches that are further apart.
     distances = torch.cdist(rows[:, 0], rows[:1, 0])[:, 0]
     assert bool((distances.diff() > 0).all())
+
+
+def test_a_residual_block_that_changes_nothing_passes_its_input_on(tiny_config: Callable[..., Config]) -> None:
+    encoder = encoder_of(tiny_config, "cnn", {"residual_blocks": 1})
+    plain = encoder_of(tiny_config, "cnn", {})
+    blocks = [module for module in encoder.modules() if hasattr(module, "change")]
+    assert len(blocks) == tiny_config().encoder_params.cnn.num_layers
+    with torch.no_grad():
+        for block in blocks:
+            for parameter in block.parameters():
+                parameter.zero_()
+    others = [p for n, p in encoder.named_parameters() if "change" not in n]
+    for parameter, other in zip(plain.parameters(), others, strict=True):
+        parameter.data.copy_(other.data)
+    images = torch.rand(2, 3, 16, 16)
+    torch.testing.assert_close(encoder(images), plain(images))
