@@ -117,7 +117,7 @@ def _of_the_decoder(config: Settings) -> Rules:
         yield side % patch != 0, does_not_divide("decoder_patch_size", patch, side)
         yield width % heads != 0, f"decoder_dim is {width}: it must be a multiple of decoder_heads = {heads}."
     if decoder.enabled:
-        no_target = "decoder" not in parts and config.jepa_model.target_encoder_mode == "none"
+        no_target = "auxiliary_loss" in parts and config.jepa_model.target_encoder_mode == "none"
         yield (
             decoder.embedding_source == "target" and no_target,
             "jepa_decoder_training.embedding_source is target but jepa_model.target_encoder_mode is none, which has no "

@@ -15,7 +15,7 @@ from jepaworld.errors import ConfigError
 from jepaworld.models import checkpoints
 from jepaworld.models.action_encoders import make_action_encoder
 from jepaworld.models.encoder_decoder import EncoderDecoder, EncoderPredictorDecoder
-from jepaworld.models.encoders import make_encoder, make_normalization
+from jepaworld.models.encoders import frame_shape, make_encoder, make_normalization
 from jepaworld.models.jepa import JEPA
 from jepaworld.models.predictors import make_predictor
 from jepaworld.models.projectors import ProjectedPredictor, make_projectors
@@ -40,7 +40,7 @@ def build(config: Config, spaces: Spaces) -> Any:
     jepa = config.jepa_model
     # In this order from the random state, which initial weights of a seed depend on.
     encoder = make_encoder(config)
-    latent_shape = _latent_shape(encoder, config, spaces)
+    latent_shape = _latent_shape(encoder, config)
     action_encoder = make_action_encoder(config, spaces)
     if config.model_type == "encoder_decoder":
         decoder = build_decoder(config, (*latent_shape[:-1], latent_shape[-1] + config.action_emb_dim))
@@ -61,6 +61,17 @@ def build(config: Config, spaces: Spaces) -> Any:
         jepa.target_gradient,
         latent_shape=latent_shape,
     )
+
+
+def check_encoder(config: Config) -> None:
+    """Make the encoder once, to tell of one that cannot be made before anything is collected or written.
+
+    Raises:
+        ConfigError: as `build`; a pretrained backbone may be missing.
+    """
+    if "encoder" in components.model_parts(config):
+        with torch.random.fork_rng(devices=[]):
+            _latent_shape(make_encoder(config), config)
 
 
 def _with_stages(encoder: nn.Module, config: Config, projectors: tuple[nn.Module, nn.Module] | None) -> nn.Module:
@@ -128,10 +139,10 @@ def load_decoder(path: str | Path, device: str | torch.device = "cpu") -> JEPASt
 
 
 @torch.no_grad()
-def _latent_shape(encoder: torch.nn.Module, config: Config, spaces: Spaces) -> tuple[int, ...]:
+def _latent_shape(encoder: torch.nn.Module, config: Config) -> tuple[int, ...]:
     """What the encoder makes of an image, found by asking it; eval mode draws no random numbers."""
     training = encoder.training
-    shape = tuple(encoder.eval()(torch.zeros(1, *spaces.frame_shape)).shape[1:])
+    shape = tuple(encoder.eval()(torch.zeros(1, *frame_shape(config))).shape[1:])
     encoder.train(training)
     if len(shape) not in (1, 2) or shape[-1] != config.latent_dim:
         raise ConfigError(
