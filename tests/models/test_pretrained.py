@@ -36,10 +36,10 @@ SMALL = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 16, "p
 
 
 def write_backbone(folder: Path, kind: str = "Dinov2", seed: int = 1, **changes: Any) -> Path:
-    """A tiny backbone as a folder that save_pretrained wrote, images of 16 pixels."""
+    """A tiny backbone as a folder that save_pretrained wrote, whose image processor gives it 16 pixels."""
     bars = transformers.utils.logging
     bars.disable_progress_bar()
-    sizes = {"crop_size": 16} if kind == "VJEPA2" else {"image_size": 16}
+    sizes = {"crop_size": 16} if kind == "VJEPA2" else {"image_size": 24 if kind == "Dinov2" else 16}
     if kind == "VJEPA2":
         sizes |= {"pred_hidden_size": 16, "pred_num_hidden_layers": 1, "pred_num_attention_heads": 2}
     elif kind != "Dinov2":
@@ -259,6 +259,16 @@ def test_a_folder_that_holds_no_vision_transformer_is_refused(tmp_path: Path, fr
     (folder / "model.safetensors").unlink()
     with pytest.raises(ConfigError, match="neither on this disk"):
         check_encoder(frozen(name=str(folder)))
+
+
+def test_weights_that_no_embedding_needs_may_be_missing(tmp_path: Path) -> None:
+    folder = write_backbone(tmp_path / "no_pooler", "ViT")
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if not name.startswith("pooler.")}
+    assert len(kept) < len(weights)
+    safetensors.torch.save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    first, second = (PretrainedEncoder(8, PretrainedSettings(name=str(folder))) for _ in range(2))
+    assert int(first.checksum) == int(second.checksum), "a checkpoint would not find its backbone again"
 
 
 def test_without_the_extra_its_name_is_said(frozen: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
