@@ -6,7 +6,7 @@ stands for the latent, one vector (D,) or tokens (N, D).
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,18 +21,10 @@ NUMBERS_AT_ONCE = 2**24
 """Numbers of the pictures that imagination holds at a time: its caller counts latents and knows of no pictures."""
 
 
-class _Painter(Protocol):
-    def encode(self, frames: Tensor) -> Tensor: ...
-
-    def paint(self, z: Tensor, actions: Tensor) -> Tensor: ...
-
-
-def _pixel_loss(model: _Painter, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-    """Mean squared error between the frames of a batch and those painted one step before them."""
-    painted = model.paint(model.encode(batch.frames[:, :-1]), batch.actions)
+def _pixel_error(painted: Tensor, frames: Tensor) -> Tensor:
+    """Mean squared error between painted images and frames uint8 of the same shape, a scalar."""
     # In float32: a bf16 difference of two nearly equal pictures would be rounding.
-    loss = (painted.float() - to_images(batch.frames[:, 1:])).square().mean()
-    return loss, {"prediction_loss": loss}
+    return (painted.float() - to_images(frames)).square().mean()
 
 
 @component("model", "encoder_decoder", label="Encoder-decoder")
@@ -102,7 +94,9 @@ class EncoderDecoder(nn.Module):
 
     def training_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Pixel error of the painted next frames of a batch, a scalar, and its name for the log."""
-        return _pixel_loss(self, batch)
+        painted = self.paint(self.encode(batch.frames[:, :-1]), batch.actions)
+        loss = _pixel_error(painted, batch.frames[:, 1:])
+        return loss, {"prediction_loss": loss}
 
     def _encode_painted(self, painted: Tensor) -> Tensor:
         # The encoder has seen nothing outside [0, 1]; the decoder may leave it by a little.
@@ -111,9 +105,10 @@ class EncoderDecoder(nn.Module):
 
 @component("model", "encoder_predictor_decoder", label="Encoder-predictor-decoder")
 class EncoderPredictorDecoder(JEPA):
-    """The fair variant: a JEPA in mode none, with predictor, whose predictions are judged by what is painted from them.
+    """The fair variant: a JEPA in mode none whose latents are judged by what is painted from them.
 
-    z' = predict(z, a) and frame' = decode(z'). It imagines and plans in latents as a JEPA does; the loss alone differs.
+    z' = predict(z, a) and frame' = decode(z'), and frame = decode(z). It imagines and plans in latents as a JEPA does; the
+    loss alone differs.
 
     Args:
         encoder: As of a `JEPA`.
@@ -145,9 +140,17 @@ class EncoderPredictorDecoder(JEPA):
 
     def paint(self, z: Tensor, actions: Tensor) -> Tensor:
         """The next frames (B, T, C, H, W), trained towards [0, 1], after latents (B, T, D) and actions (B, T, A)."""
-        predicted = self.predict(z, actions)
-        return self.decoder(predicted.flatten(0, 1)).unflatten(0, predicted.shape[:2])
+        return self._decode(self.predict(z, actions))
 
     def training_loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Pixel error of the painted next frames of a batch, a scalar, and its name for the log."""
-        return _pixel_loss(self, batch)
+        """Pixel errors of next frames and of the frames themselves, a scalar, and both by name for the log."""
+        frames, following = batch.frames[:, :-1], batch.frames[:, 1:]
+        z = self.encode(frames)
+        prediction = _pixel_error(self.paint(z, batch.actions), following)
+        # One decoder for both: else predictions need not resemble encodings, which the next step and goals start from.
+        reconstruction = _pixel_error(self._decode(z), frames)
+        return prediction + reconstruction, {"prediction_loss": prediction, "reconstruction_loss": reconstruction}
+
+    def _decode(self, z: Tensor) -> Tensor:
+        """Images (B, T, C, H, W) of latents (B, T, D)."""
+        return self.decoder(z.flatten(0, 1)).unflatten(0, z.shape[:2])
