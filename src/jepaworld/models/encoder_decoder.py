@@ -107,8 +107,8 @@ class EncoderDecoder(nn.Module):
 class EncoderPredictorDecoder(JEPA):
     """The fair variant: a JEPA in mode none whose latents are judged by what is painted from them.
 
-    z' = predict(z, a) and frame' = decode(z'), and frame = decode(z). It imagines and plans in latents as a JEPA does; the
-    loss alone differs.
+    z' = predict(z, a) and frame' = decode(z'), and frame = decode(z). It imagines and plans in latents as a JEPA
+    does; the loss alone differs.
 
     Args:
         encoder: As of a `JEPA`.
