@@ -28,6 +28,7 @@ from jepaworld.errors import CheckpointError, ConfigError, DatasetError, NonFini
 from jepaworld.losses.collapse import judge_collapse
 from jepaworld.losses.objective import make_objective
 from jepaworld.models import build, checkpoints, load
+from jepaworld.models.building import check_encoder
 from jepaworld.runs.folder import RunFolder, require_names
 from jepaworld.runs.metrics import MetricsLog
 from jepaworld.runs.record import RunRecord
@@ -79,6 +80,7 @@ def run_training(
     if config.load_dataset_path is None and "dataset" not in folder.info:
         # It will be collected from: an extra that is missing is told before anything is written.
         close(make_env(config.environment_name, config.environment_kwargs))
+    check_encoder(config)
     with folder.alone():
         folder.enter(resume)
         for notice in config.notices():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jepaworld.config.changes import DECODE, EVALUATION, PLANNING, UNSEEN, require_equal
+from jepaworld.config.changes import DECODE, EVALUATION, PLANNING, require_equal, unseen
 from jepaworld.config.loading import load_config
 from jepaworld.errors import ConfigError
 
@@ -30,12 +30,13 @@ TRAINED = {
     "num_epochs=2",
 }
 OTHERS = {"learning_rate=0.5", "mixed_precision=off", "logging.log_every_steps=3", "checkpoint_every_steps=2"}
+LOGS = {"logging.log_every_steps=3", "checkpoint_every_steps=2"}
 ALLOWED = {
     EVALUATION: LATER | {"device=cpu", "mixed_precision=off"},
     PLANNING: {"planning.horizon=3", "mixed_precision=off"},
     DECODE: DECODER | MACHINE | {"learning_rate=0.5", "mixed_precision=off", "logging.log_every_steps=3"},
-    UNSEEN["jepa"]: LATER | DECODER | MACHINE | {"logging.log_every_steps=3", "checkpoint_every_steps=2"},
-    UNSEEN["decoder"]: LATER | MACHINE | {"logging.log_every_steps=3", "checkpoint_every_steps=2"},
+    unseen("jepa", load_config()): LATER | DECODER | MACHINE | LOGS,
+    unseen("decoder", load_config()): LATER | MACHINE | LOGS,
 }
 
 

@@ -55,7 +55,7 @@ class Recipe(Section):
     Attributes:
         purpose: What it is for, in a line.
         file: Its file without ".yaml", where that is another name.
-        extra: What must be installed beside the package.
+        extra: What must be installed beside the package, several with commas between them.
         parameters: Trained parameters of the model, without heads of losses.
         measured: How well it plans; None if nobody measured.
     """
@@ -65,6 +65,11 @@ class Recipe(Section):
     extra: str | None = None
     parameters: PositiveInt
     measured: Measured | None = None
+
+    @property
+    def extras(self) -> list[str]:
+        """Each that `extra` names."""
+        return self.extra.split(",") if self.extra else []
 
 
 @cache
@@ -104,7 +109,7 @@ def overview(environments: dict[str, str]) -> Iterator[str]:
         yield from wrapped(f"{name}: {recipe.purpose}")
         if (found := recipe.measured) is not None:
             yield from (f"  {line}" for line in wrapped(f"{found.goals}; {found.machine} [{found.source}]"))
-    needed = {recipe.extra for recipe in catalogue().values() if recipe.extra}
+    needed = {extra for recipe in catalogue().values() for extra in recipe.extras}
     if missing := sorted(extra for extra in needed if importlib.util.find_spec(EXTRAS[extra]) is None):
         yield ""
         yield f'Not installed here: pip install "jepaworld[{",".join(missing)}]"'

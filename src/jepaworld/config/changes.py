@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from jepaworld.config.components import model_parts
 from jepaworld.config.loading import Config
 from jepaworld.errors import ConfigError
 
@@ -21,8 +22,14 @@ DECODE = (*DECODER, "device", "execution", "logging", "learning_rate", "mixed_pr
 SURROUNDINGS = ("device", "execution", "logging", "checkpoint_every_steps", "verify_checksums", "load_model_path")
 SURROUNDINGS += ("dataset_dir", "load_dataset_path")
 """Where a phase is trained and what is written beside it; the run's record says which dataset it is."""
-UNSEEN = {"jepa": (*AFTER_TRAINING, *SURROUNDINGS, *DECODER), "decoder": (*AFTER_TRAINING, *SURROUNDINGS)}
-"""What may differ, by phase, from the settings that a phase began with."""
+UNSEEN = (*AFTER_TRAINING, *SURROUNDINGS)
+"""What may differ from the settings that any phase began with."""
+
+
+def unseen(phase: str, config: Config) -> tuple[str, ...]:
+    """What may differ from the settings that a phase ("jepa" or "decoder") began with."""
+    own_decoder = "decoder" in model_parts(config)
+    return UNSEEN if phase == "decoder" or own_decoder else (*UNSEEN, *DECODER)
 
 
 def differences(one: Config, other: Config, allowed: tuple[str, ...] = ()) -> list[str]:

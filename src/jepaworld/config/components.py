@@ -259,6 +259,11 @@ def chosen(kind: str, config: Any, discrete: bool | None = None) -> list[Chosen]
     return choose(kind, value_at(config, where.switch), value_at(config, where.section), discrete)
 
 
+def model_parts(config: Any) -> tuple[str, ...]:
+    """The kinds of components that the model is put together from; one from outside has parts of its own."""
+    return getattr(chosen("model", config)[0].cls, "built_from", ())
+
+
 def make(kind: str, config: Any, discrete: bool = False, **facts: Any) -> Any:
     """The component of a kind that a configuration chooses, see `Chosen.make`."""
     return chosen(kind, config, discrete)[0].make(**facts)

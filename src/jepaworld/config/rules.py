@@ -8,19 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from jepaworld.config import components
-from jepaworld.config.components import KINDS, value_at
+from jepaworld.config.components import KINDS, model_parts, value_at
 from jepaworld.config.schema import Settings
 
-# What only a JEPA looks at, not a model from outside.
-OF_A_JEPA = ("encoder_type", "encoder_params", "action_encoder_type", "action_encoder_params", "action_emb_dim")
-OF_A_JEPA += (
-    "image_normalization",
-    "action_scaling",
-    "predictor_output_dim",
-    "jepa_model",
-    "dynamics_losses",
-    "auxiliary_loss",
-)
+# What only a model with such a part looks at; of `jepa_model` see `_of_missing_parts`.
+OF_PARTS = {
+    "encoder": ("encoder_type", "encoder_params", "image_normalization", "predictor_output_dim"),
+    "action_encoder": ("action_encoder_type", "action_encoder_params", "action_scaling", "action_emb_dim"),
+    "auxiliary_loss": ("dynamics_losses", "auxiliary_loss"),
+}
 COLLECTED = ("dataset_dir", "collection", "num_episodes_data_collection", "max_steps_per_episode_data_collection")
 
 
@@ -34,13 +30,13 @@ def contradictions(config: Settings) -> Iterator[str]:
         for chosen in components.chosen(kind, config):
             rules = getattr(chosen.settings, "contradictions", None)
             yield from rules(config, chosen.prefix) if rules else ()
-    for rules in (_of_data, _of_the_jepa, _of_the_decoder, _of_planning):
+    for rules in (_of_data, _of_the_losses, _of_the_model, _of_the_decoder, _of_planning):
         yield from (sentence for wrong, sentence in rules(config) if wrong)
 
 
 def _kinds(config: Settings) -> list[str]:
-    """The kinds of components that are in use: a model from outside has parts of its own."""
-    return list(KINDS) if config.model_type == "jepa" else ["model", "planner"]
+    """The kinds of components that are in use."""
+    return [kind for kind in KINDS if kind in ("model", "planner", *model_parts(config))]
 
 
 # Each rule: whether it is broken, and the sentence that says so.
@@ -63,14 +59,11 @@ def _of_data(config: Settings) -> Rules:
     )
 
 
-def _of_the_jepa(config: Settings) -> Rules:
-    jepa, losses, latent_dim = config.jepa_model, config.dynamics_losses, config.latent_dim
+def _of_the_losses(config: Settings) -> Rules:
+    if "auxiliary_loss" not in model_parts(config):
+        return
+    jepa, losses = config.jepa_model, config.dynamics_losses
     mode, transitions, context = jepa.target_encoder_mode, config.num_transitions, jepa.predictor_context_length
-    output_dim, options = config.predictor_output_dim, config.training_options
-    yield (
-        output_dim not in (None, latent_dim),
-        f"predictor_output_dim is {output_dim}: it must be latent_dim = {latent_dim}.",
-    )
     yield (
         jepa.target_gradient and mode != "none",
         f"jepa_model.target_gradient is true but jepa_model.target_encoder_mode is {mode}, whose target encoder has no "
@@ -90,12 +83,25 @@ def _of_the_jepa(config: Settings) -> Rules:
             "target_encoder_mode vjepa2 the online encoder does not see the last frame.",
         )
     yield (
+        not jepa.prediction_weight and not losses.rollout_weight,
+        "jepa_model.prediction_weight and dynamics_losses.rollout_weight are 0: nothing trains the predictor.",
+    )
+
+
+def _of_the_model(config: Settings) -> Rules:
+    output_dim, latent_dim, options = config.predictor_output_dim, config.latent_dim, config.training_options
+    yield (
+        output_dim not in (None, latent_dim),
+        f"predictor_output_dim is {output_dim}: it must be latent_dim = {latent_dim}.",
+    )
+    yield (
         config.image_normalization == "imagenet" and config.input_channels == 1,
         "image_normalization is imagenet but input_channels is 1: it must be 3.",
     )
+    metric, parts = config.early_stopping.metric_jepa, model_parts(config)
     yield (
-        not jepa.prediction_weight and not losses.rollout_weight,
-        "jepa_model.prediction_weight and dynamics_losses.rollout_weight are 0: nothing trains the predictor.",
+        bool(parts) and "auxiliary_loss" not in parts and metric.endswith("auxiliary_loss"),
+        f"early_stopping.metric_jepa is {metric} but model_type is {config.model_type}, which has no auxiliary loss.",
     )
     yield _without_validation(config, "early_stopping.metric_jepa")
     yield (
@@ -106,12 +112,14 @@ def _of_the_jepa(config: Settings) -> Rules:
 
 def _of_the_decoder(config: Settings) -> Rules:
     decoder, side, patch = config.jepa_decoder_training, config.image_size, config.decoder_patch_size
-    width, heads = config.decoder_dim, config.decoder_heads
-    if decoder.enabled:
+    width, heads, parts = config.decoder_dim, config.decoder_heads, model_parts(config)
+    if decoder.enabled or "decoder" in parts:
         yield side % patch != 0, does_not_divide("decoder_patch_size", patch, side)
         yield width % heads != 0, f"decoder_dim is {width}: it must be a multiple of decoder_heads = {heads}."
+    if decoder.enabled:
+        no_target = "auxiliary_loss" in parts and config.jepa_model.target_encoder_mode == "none"
         yield (
-            decoder.embedding_source == "target" and config.jepa_model.target_encoder_mode == "none",
+            decoder.embedding_source == "target" and no_target,
             "jepa_decoder_training.embedding_source is target but jepa_model.target_encoder_mode is none, which has no "
             "target encoder: it must be online.",
         )
@@ -129,7 +137,7 @@ def _without_validation(config: Settings, key: str) -> tuple[bool, str]:
 def _of_planning(config: Settings) -> Rules:
     planning, longest = config.planning, config.jepa_model.predictor_context_length
     yield (
-        config.model_type == "jepa" and (planning.context or 1) > longest,
+        "predictor" in model_parts(config) and (planning.context or 1) > longest,
         f"planning.context is {planning.context}: at most jepa_model.predictor_context_length is {longest}.",
     )
     yield (
@@ -166,11 +174,12 @@ def without_effect(config: Settings, default: Settings) -> Iterator[str]:
 
 def _unused(config: Settings) -> Iterator[tuple]:
     """Each: whether it is the case, that as a reason, and the settings that have no effect then."""
-    jepa, losses, decoder = config.model_type == "jepa", config.dynamics_losses, config.jepa_decoder_training
+    parts, losses, decoder = model_parts(config), config.dynamics_losses, config.jepa_decoder_training
     policy, loaded = config.collection.policy, config.load_dataset_path is not None
-    yield not jepa, f"model_type is {config.model_type}", *OF_A_JEPA
+    yield True, f"model_type is {config.model_type}", *_of_missing_parts(config)
+    jepa = "auxiliary_loss" in parts
     no_target = jepa and config.jepa_model.target_encoder_mode == "none"
-    no_mlp = jepa and config.jepa_model.projector != "mlp"
+    no_mlp = bool(parts) and config.jepa_model.projector != "mlp"
     yield no_mlp, f"jepa_model.projector is {config.jepa_model.projector}", "jepa_model.projector_hidden_dim"
     yield no_target, "target_encoder_mode none has no target encoder", "jepa_model.ema_decay"
     no_auxiliary = jepa and config.auxiliary_loss.type == "none"
@@ -186,9 +195,21 @@ def _unused(config: Settings) -> Iterator[tuple]:
     yield not loaded and policy != "smooth_random", f"collection.policy is {policy}", "collection.smoothness"
     yield config.data_location == "device", "data_location is device", "data_buffer_megabytes"
     keys = [key for key in type(config).model_fields if key.startswith("decoder_")]
-    yield not decoder.enabled, "jepa_decoder_training.enabled is false", *keys
+    no_decoder = not decoder.enabled and "decoder" not in parts
+    yield no_decoder, "jepa_decoder_training.enabled is false", *keys
     own_rates = config.learning_rate_jepa is not None and (decoder.learning_rate is not None or not decoder.enabled)
     yield own_rates, "every phase sets its own", "learning_rate"
+
+
+def _of_missing_parts(config: Settings) -> Iterator[str]:
+    """The settings of the parts that the model does not have."""
+    parts = model_parts(config)
+    for part, keys in OF_PARTS.items():
+        yield from keys if part not in parts else ()
+    for name in type(config.jepa_model).model_fields:
+        part = {"predictor": "predictor", "projector": "encoder"}.get(name.partition("_")[0], "auxiliary_loss")
+        if part not in parts:
+            yield f"jepa_model.{name}"
 
 
 def _of_others(config: Settings, kind: str) -> Iterator[str]:

@@ -240,7 +240,9 @@ class Settings(Section):
     verify_checksums: bool = setting(True, "Compare every file of the dataset with its checksum before training.")
 
     model_type: Annotated[str, Choice("model")] = setting(
-        "jepa", "The world model. For a class from outside the settings from encoder_type to auxiliary_loss do nothing."
+        "jepa",
+        "The world model: a JEPA, or a pixel baseline from its parts and a decoder by the settings decoder_... For a "
+        "class from outside the settings from encoder_type to auxiliary_loss do nothing.",
     )
     model_params: JsonDict = setting({}, "Settings of a model from outside.")
     encoder_type: Annotated[str, Choice("encoder")] = setting("cnn", "Architecture of the online and target encoder.")

@@ -133,14 +133,14 @@ def measure(run: RunFolder, device: str) -> tuple[Results, Pictures]:
 
 
 def _description(config: Config) -> str:
-    if config.model_type != "jepa":
-        return f"{components.label('model', config.model_type)} · seed {config.seed}"
-    loss = components.label("auxiliary_loss", config.auxiliary_loss.type)
+    parts, model = components.model_parts(config), components.label("model", config.model_type)
+    if not parts:
+        return f"{model} · seed {config.seed}"
+    if "auxiliary_loss" in parts:
+        loss = components.label("auxiliary_loss", config.auxiliary_loss.type)
+        model = f"target encoder mode {config.jepa_model.target_encoder_mode} · {loss}"
     encoder = components.label("encoder", config.encoder_type)
-    return (
-        f"target encoder mode {config.jepa_model.target_encoder_mode} · {loss} · {encoder} encoder, "
-        f"{config.latent_dim} dimensions · seed {config.seed}"
-    )
+    return f"{model} · {encoder} encoder, {config.latent_dim} dimensions · seed {config.seed}"
 
 
 def _is_there(run: RunFolder, kind: str, what: str, results: Results) -> bool:

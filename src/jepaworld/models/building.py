@@ -14,7 +14,8 @@ from jepaworld.envs.spaces import Spaces
 from jepaworld.errors import ConfigError
 from jepaworld.models import checkpoints
 from jepaworld.models.action_encoders import make_action_encoder
-from jepaworld.models.encoders import make_encoder, make_normalization
+from jepaworld.models.encoder_decoder import EncoderDecoder, EncoderPredictorDecoder
+from jepaworld.models.encoders import frame_shape, make_encoder, make_normalization
 from jepaworld.models.jepa import JEPA
 from jepaworld.models.predictors import make_predictor
 from jepaworld.models.projectors import ProjectedPredictor, make_projectors
@@ -25,37 +26,34 @@ def build(config: Config, spaces: Spaces) -> Any:
     """A freshly initialised world model from torch's global random state.
 
     Args:
-        config: The configuration. `model_type` chooses; a JEPA is put together from the components that it names, a
-            class from outside is called with `spaces`, `config` (where it has these parameters) and `model_params`.
+        config: The configuration. `model_type` chooses; a JEPA or a pixel baseline is put together from the
+            components that it names, a class from outside is called with `spaces`, `config` (where it has these
+            parameters) and `model_params`.
         spaces: What the model sees and does.
 
     Raises:
         ConfigError: a component is not what the others need, or a model lacks a part of the protocol.
     """
-    if config.model_type == "jepa":
-        return _build_jepa(config, spaces)
-    (found,) = components.chosen("model", config)
-    return found.make(spaces=spaces, config=config)
-
-
-def _build_jepa(config: Config, spaces: Spaces) -> JEPA:
+    if config.model_type not in components.registered("model"):
+        (found,) = components.chosen("model", config)
+        return found.make(spaces=spaces, config=config)
     jepa = config.jepa_model
     # In this order from the random state, which initial weights of a seed depend on.
     encoder = make_encoder(config)
-    latent_shape = _latent_shape(encoder, config, spaces)
-    action_encoder, predictor = make_action_encoder(config, spaces), make_predictor(config, latent_shape)
-    projectors = make_projectors(config)
-    if projectors is not None:
-        predictor = ProjectedPredictor(predictor, projectors[1])
-    stages = {
-        "normalization": make_normalization(config),
-        "encoder": encoder,
-        "projector": projectors and projectors[0],
-    }
-    stages = OrderedDict((name, stage) for name, stage in stages.items() if stage is not None)
+    latent_shape = _latent_shape(encoder, config)
+    action_encoder = make_action_encoder(config, spaces)
+    if config.model_type == "encoder_decoder":
+        decoder = build_decoder(config, (*latent_shape[:-1], latent_shape[-1] + config.action_emb_dim))
+        encoder = _with_stages(encoder, config, make_projectors(config))
+        return EncoderDecoder(encoder, action_encoder, decoder, latent_shape=latent_shape)
+    predictor, projectors = make_predictor(config, latent_shape), make_projectors(config)
+    predictor = predictor if projectors is None else ProjectedPredictor(predictor, projectors[1])
+    encoder = _with_stages(encoder, config, projectors)
+    if config.model_type == "encoder_predictor_decoder":
+        decoder = build_decoder(config, latent_shape)
+        return EncoderPredictorDecoder(encoder, action_encoder, predictor, decoder, latent_shape=latent_shape)
     return JEPA(
-        # An encoder alone is not wrapped: checkpoints name its weights without a stage.
-        nn.Sequential(stages) if len(stages) > 1 else encoder,
+        encoder,
         action_encoder,
         predictor,
         jepa.target_encoder_mode,
@@ -63,6 +61,29 @@ def _build_jepa(config: Config, spaces: Spaces) -> JEPA:
         jepa.target_gradient,
         latent_shape=latent_shape,
     )
+
+
+def check_encoder(config: Config) -> None:
+    """Make the encoder once, to tell of one that cannot be made before anything is collected or written.
+
+    Raises:
+        ConfigError: as `build`; a pretrained backbone may be missing.
+    """
+    if "encoder" in components.model_parts(config):
+        with torch.random.fork_rng(devices=[]):
+            _latent_shape(make_encoder(config), config)
+
+
+def _with_stages(encoder: nn.Module, config: Config, projectors: tuple[nn.Module, nn.Module] | None) -> nn.Module:
+    """The encoder between normalisation and projector, as far as the configuration has them."""
+    stages = {
+        "normalization": make_normalization(config),
+        "encoder": encoder,
+        "projector": projectors and projectors[0],
+    }
+    stages = OrderedDict((name, stage) for name, stage in stages.items() if stage is not None)
+    # An encoder alone is not wrapped: checkpoints name its weights without a stage.
+    return nn.Sequential(stages) if len(stages) > 1 else encoder
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> Any:
@@ -118,10 +139,10 @@ def load_decoder(path: str | Path, device: str | torch.device = "cpu") -> JEPASt
 
 
 @torch.no_grad()
-def _latent_shape(encoder: torch.nn.Module, config: Config, spaces: Spaces) -> tuple[int, ...]:
+def _latent_shape(encoder: torch.nn.Module, config: Config) -> tuple[int, ...]:
     """What the encoder makes of an image, found by asking it; eval mode draws no random numbers."""
     training = encoder.training
-    shape = tuple(encoder.eval()(torch.zeros(1, *spaces.frame_shape)).shape[1:])
+    shape = tuple(encoder.eval()(torch.zeros(1, *frame_shape(config))).shape[1:])
     encoder.train(training)
     if len(shape) not in (1, 2) or shape[-1] != config.latent_dim:
         raise ConfigError(

@@ -321,5 +321,9 @@ def make_normalization(config: Config) -> Normalization | None:
 
 def make_encoder(config: Config) -> nn.Module:
     """The encoder that `encoder_type` names, from images (N, C, H, W) to embeddings (N, `latent_dim`) or tokens."""
-    frame_shape = config.input_channels, config.image_size, config.image_size
-    return components.make("encoder", config, frame_shape=frame_shape, latent_dim=config.latent_dim)
+    return components.make("encoder", config, frame_shape=frame_shape(config), latent_dim=config.latent_dim)
+
+
+def frame_shape(config: Config) -> tuple[int, int, int]:
+    """C, H and W of the images that an encoder takes."""
+    return config.input_channels, config.image_size, config.image_size

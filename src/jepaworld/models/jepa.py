@@ -2,14 +2,14 @@
 
 Shapes: B windows, T transitions, K context frames, P plan steps, C H W image, A action block, E action embedding. D
 stands for the latent, one vector (D,) or tokens (N, D). `actions[:, t]` is taken at `frames[:, t]` and leads to
-`frames[:, t + 1]`. Frames are uint8 until `_encode`.
+`frames[:, t + 1]`. Frames are uint8 until `encode_with`.
 """
 
 from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +74,9 @@ class JEPA(nn.Module):
         imagined = model.rollout(model.encode(frames), actions)  # (B, 1, C, H, W), (B, P, A) to (B, P, D)
         ```
     """
+
+    # The kinds of components that a configuration puts it together from.
+    built_from: ClassVar[tuple[str, ...]] = ("encoder", "action_encoder", "predictor", "auxiliary_loss")
 
     def __init__(
         self,
@@ -173,7 +176,7 @@ class JEPA(nn.Module):
 
     def encode_online(self, frames: Tensor) -> Tensor:
         """The online encoder's embeddings in every mode: uint8 (B, T, C, H, W) to (B, T, D)."""
-        return _encode(self.online_encoder, frames)
+        return encode_with(self.online_encoder, frames)
 
     def predict(self, z: Tensor, actions: Tensor) -> Tensor:
         """All next embeddings of a sequence, each from its own past only.
@@ -227,7 +230,7 @@ class JEPA(nn.Module):
     def _encode_with_target_encoder(self, frames: Tensor) -> Tensor:
         assert self.target_encoder is not None
         with torch.no_grad():
-            return _encode(self.target_encoder, frames)
+            return encode_with(self.target_encoder, frames)
 
 
 def to_images(frames: Tensor) -> Tensor:
@@ -236,5 +239,6 @@ def to_images(frames: Tensor) -> Tensor:
     return frames.float().div_(255.0)
 
 
-def _encode(encoder: nn.Module, frames: Tensor) -> Tensor:
+def encode_with(encoder: nn.Module, frames: Tensor) -> Tensor:
+    """Latents (B, T, D) of frames uint8 (B, T, C, H, W) by an encoder of images in [0, 1]."""
     return encoder(to_images(frames.flatten(0, 1))).unflatten(0, frames.shape[:2])

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from jepaworld.config import Config, config_from_dict
-from jepaworld.config.changes import UNSEEN, require_equal
+from jepaworld.config.changes import require_equal, unseen
 from jepaworld.data.store import EpisodeDataset, Split
 from jepaworld.data.windows import WindowLoader
 from jepaworld.errors import NonFiniteLossError
@@ -274,7 +274,7 @@ class _PhaseRunner:
             return  # the best checkpoint holds the result, and later phases may have written metrics since
         if "settings" in saved:  # 0.1.0 kept none
             remedy = "Take these values for resuming, or start a new run."
-            require_equal(config_from_dict(saved["settings"]), self.config, UNSEEN[phase.name], remedy)
+            require_equal(config_from_dict(saved["settings"]), self.config, unseen(phase.name, self.config), remedy)
         if self.state.meter is not None:
             self.meter.load_state(self.state.meter)
         phase.objective.load_state_dict(saved["objective"])

@@ -16,7 +16,7 @@ from typing import Any
 import jepaworld
 from jepaworld.errors import ConfigError, JepaworldError
 
-_EXTRAS = {"stable_baselines3": "sb3"}  # packages that come with an extra of this one
+_EXTRAS = {"stable_baselines3": "sb3", "transformers": "pretrained"}  # packages that come with an extra of this one
 
 
 @contextmanager
