@@ -19,7 +19,6 @@ from jepaworld.envs.disc import check_positive, read_actions
 from jepaworld.envs.hooks import require
 
 _SHADOW_SIZE = 1024  # OGBench's 4096 look the same at 128 pixels and take three times as long to draw without a GPU
-_ARM_JOINTS = 6
 
 Variables = dict[str, NDArray[np.float64]]
 
@@ -35,7 +34,7 @@ class CubeEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
     Observation: float64 (10,): x, y, z of the point between the fingers; the gripper's yaw, closing and contact, both 0
     to 1; the cube's x, y, z and yaw.
     `info`: "effector_position" (3,), "cube_position" (3,), "cube_orientation" (4,), a quaternion w, x, y, z,
-    "joint_positions" and "joint_velocities" (6,) of the arm, "qpos" (21,) and "qvel" (20,) of arm, gripper and cube.
+    "qpos" (21,) and "qvel" (20,): positions and velocities of the arm's 6 joints, the gripper's 8, and the cube.
 
     Differs from OGBench in: positions of bodies, in pictures too, are those of `qpos`, where MuJoCo leaves those of the
     last substep, 2 ms before; so a restored state and a played one are the same.
@@ -126,8 +125,6 @@ class CubeEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
             "effector_position": effector,
             "cube_position": cube,
             "cube_orientation": found["privileged/block_0_quat"],
-            "joint_positions": found["qpos"][:_ARM_JOINTS],
-            "joint_velocities": found["qvel"][:_ARM_JOINTS],
             "qpos": found["qpos"],
             "qvel": found["qvel"],
         }
