@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "benchmarks").rglob("*.md"))]
+
+KEYS = ("rate", "low", "high")
 
 
 def _names(path: Path) -> set[str]:
@@ -55,3 +58,24 @@ def test_every_recipe_is_a_valid_configuration() -> None:
     assert len(recipes) >= 4
     for recipe in recipes:
         assert load_config(recipe).notices() == [], recipe.name
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "recipes").glob("*.md")), ids=lambda path: path.stem)
+def test_a_page_of_a_recipe_is_linked_and_says_its_size_and_result(page: Path) -> None:
+    from jepaworld.config.catalogue import catalogue
+
+    text, recipe = page.read_text(encoding="utf-8"), catalogue()[page.stem]
+    for index in ("README.md", "docs/06_usage_guide.md"):
+        assert f"recipes/{page.name})" in (ROOT / index).read_text(encoding="utf-8"), index
+    assert f"configs/{recipe.file or page.stem}.yaml" in text and f"{recipe.parameters:,}" in text
+    assert "## Result" in text
+
+
+def test_the_figures_of_push_t_are_those_of_the_file() -> None:
+    text = (ROOT / "docs" / "recipes" / "push_t.md").read_text(encoding="utf-8")
+    lines = (ROOT / "benchmarks" / "results" / "push_t_tuning.jsonl").read_text().splitlines()
+    found = [line for line in map(json.loads, lines) if "any" in line]
+    assert len(found) >= 3
+    for line in found:
+        rate, low, high, end = (f"{100 * value:.0f}" for value in (*map(line["any"].get, KEYS), line["end"]["rate"]))
+        assert f"| {rate} % ({low} to {high}) | {end} % |" in text, line["what"]

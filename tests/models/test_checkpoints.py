@@ -50,6 +50,18 @@ def saved(tmp_path: Path, tiny_config: Callable[..., Config], name: str = "jepa.
 # --- models ---------------------------------------------------------------------------------------
 
 
+def test_a_layer_that_stands_in_two_places_is_saved_and_stays_one(
+    tmp_path: Path, tiny_config: Callable[..., Config]
+) -> None:
+    config = tiny_config(jepa_model={"projector": "layer_norm"})
+    model = trained(config, SPACES["box"])
+    checkpoints.save(tmp_path / "jepa.safetensors", model, "jepa", config, SPACES["box"])
+    loaded: Any = JEPA.from_pretrained(tmp_path / "jepa.safetensors")
+    assert loaded.online_encoder.projector is loaded.predictor.projection
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[name], value, rtol=0, atol=0, msg=name)
+
+
 @pytest.mark.parametrize("space", SPACES)
 @pytest.mark.parametrize("mode", ["default", "vjepa2", "none"])
 @pytest.mark.parametrize("encoder", ["vit", "cnn", "mlp"])

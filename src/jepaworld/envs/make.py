@@ -30,6 +30,7 @@ from jepaworld.errors import EnvironmentNotUsableError
 from jepaworld.utils.outside import import_module
 
 _EXTRAS = {  # part of an entry point or of an id -> what to install
+    "envs.cube": "jepaworld[ogbench]",
     "mujoco": "jepaworld[mujoco]",
     "box2d": "jepaworld[box2d]",
     "ale_py": "jepaworld[atari]",

@@ -61,7 +61,8 @@ def save(path: Path, module: nn.Module, kind: str, config: Config, action_space:
     Raises:
         StorageError: the file cannot be written; an older one of that name is left as it was.
     """
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    # Copies, because safetensors refuses tensors that share memory, as those of a layer that stands in two places.
+    weights = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in module.state_dict().items()}
     write_tensors(path, kind, weights, {"config": config.to_dict(), "action_space": space_to_dict(action_space)})
 
 
