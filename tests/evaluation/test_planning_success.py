@@ -204,6 +204,34 @@ def test_conditions_judge_and_their_distances_are_kept(recorded: tuple[Config, E
     assert all(outcome.distances[0] < 1e-3 for outcome in results(result, "recorded"))
 
 
+def test_a_recorded_task_begins_with_what_was_recorded_before_it(recorded: tuple[Config, EpisodeDataset]) -> None:
+    class Looking(TwoRoomOracle):
+        context_length = 3
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen: list[int] = []
+
+        def rollout(self, z: Tensor, actions: Tensor, context_actions: Tensor | None = None) -> Tensor:
+            self.seen.append(z.shape[1])
+            return super().rollout(z, actions, context_actions)
+
+    config, dataset = recorded
+    found = {}
+    for history in (True, False):
+        changed = {"num_episodes": 2, "num_envs": 1, "max_steps": 9, "history": history}
+        settings = config.to_dict() | {"evaluation": config.evaluation.model_dump() | changed}
+        settings["jepa_model"] |= {"predictor_context_length": 3}
+        model = Looking()
+        result = evaluate_planning(model, Config.model_validate(settings), dataset, np.array([1, 4, 6]))
+        found[history] = result, model.seen
+    (told, seen), (untold, alone) = found[True], found[False]
+    assert set(seen) == {3} and set(alone) == {1, 2, 3}
+    assert "2 recorded frames before the start" in told.protocol and "before the start" not in untold.protocol
+    assert results(told, "random") == results(untold, "random")
+    assert results(told, "recorded") == results(untold, "recorded")
+
+
 def test_recorded_goals_need_recorded_episodes(recorded: tuple[Config, EpisodeDataset]) -> None:
     config, dataset = recorded
     with pytest.raises(PlanningError, match="held-out"):

@@ -101,6 +101,11 @@ class EvaluationConfig(Section):
         "How a recorded start is brought about: by setting the environment's state, or by replaying the episode's seed "
         "and actions. auto: state if the environment can, else replay.",
     )
+    history: bool = setting(
+        True,
+        "Hand a model whose predictor looks back the recorded frames and actions before a recorded start; false: its "
+        "first plan sees the start alone.",
+    )
     success: list[SuccessCondition] | None = setting(
         None, "Conditions that must all hold; null: the environment's own success (info success or is_success)."
     )

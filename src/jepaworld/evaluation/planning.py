@@ -80,7 +80,8 @@ def evaluate_planning(
     with make_task_player(config, dataset, num_lanes) as player, _threads_for(model):
         space = player.action_space
         controller = Controller(model, space, config.planning, frame_skipping=skip, seed=settings.seed, bf16=bf16)
-        tasks = draw_tasks(config, player.lanes[0], dataset, episodes)
+        context = controller.context if settings.history else 1
+        tasks = draw_tasks(config, player.lanes[0], dataset, episodes, context=context)
         for note in tasks.notes:
             progress.warn(note)
         stage = _Stage(tasks, player.lanes, settings.max_steps, progress)
@@ -132,7 +133,8 @@ class PlanningAgent:
 
     def reset(self, numbers: Sequence[int], tasks: Sequence[Task]) -> None:
         """Set the goals. A task's number decides its random numbers, whatever is played beside it."""
-        self.controller.reset(np.stack([task.goal_frame for task in tasks]), numbers)
+        goals = np.stack([task.goal_frame for task in tasks])
+        self.controller.reset(goals, numbers, [task.history for task in tasks])
 
     def act(self, frames: NDArray[np.uint8]) -> Actions:
         """The actions of the next block of each environment."""
@@ -350,6 +352,9 @@ def describe_protocol(config: Config, tasks: TaskSet, dataset: EpisodeDataset | 
         where = (
             f"start and, {settings.goal_steps} environment steps later, goal of {held_out} episodes, restored by {how}"
         )
+        before = max((len(task.history[0]) for task in tasks.tasks if task.history is not None), default=0)
+        if before:
+            where += f", with up to {before} recorded frames before the start"
     return (
         f"{len(tasks.tasks)} episodes of at most {settings.max_steps} environment steps, "
         f"{min(settings.num_envs, len(tasks.tasks))} side by side: {where}; success is "
