@@ -607,6 +607,7 @@ def test_random_configurations_change_every_setting() -> None:
         "image_size",
         "planning.num_samples",
         "planning.context",
+        "training_options.skip_jepa_training_if_loaded",
     }
 
 

@@ -9,11 +9,13 @@ import numpy as np
 
 from jepaworld.evaluation.measure import UNTRAINED
 from jepaworld.evaluation.probes import PIXELS
-from jepaworld.evaluation.results import Badge, Card, ProbeKind, Reading, Results
+from jepaworld.evaluation.results import AgentResult, Badge, Card, Outcome, ProbeKind, Reading, Results
 from jepaworld.utils.text import counted, duration, interval, number, percent, ranges, share, with_interval
 
 PROBE_NAMES: dict[ProbeKind, str] = {"linear": "linear probe", "mlp": "MLP"}
 AGENT_NAMES = {"planner": "planner", "random": "random policy", "recorded": "recorded actions"}
+
+OUTCOME_NAMES: dict[Outcome, str] = {"any": "at any time", "end": "at the end", "rest": "at rest"}
 
 NOTABLE_GAIN = 0.05
 """Difference of R² from which on it is worth a sentence that an MLP reads more than a linear map."""
@@ -76,7 +78,10 @@ def _planning(results: Results) -> None:
     if ended.successes != reached.successes:
         finding += f". When the episode ends, plans are at {share(ended)}"
         note += f"; at the end {percent(ended.rate)} %"
+    if planner.rest:
+        finding += f". At the end and at rest are {share(planner.rest['all'])}"
     results.findings.append(finding + ".")
+    results.findings += spread_in_words(planner)
     _card(results, "Goals reached by planning", f"{percent(reached.rate)} %", note)
     if (recorded := found.agent("recorded")) and recorded.any["all"].high < 0.95:
         _badge(results, "warn", "Recorded actions miss their goals")
@@ -84,6 +89,18 @@ def _planning(results: Results) -> None:
             f"The recorded actions themselves reach only {share(recorded.any['all'])} of the goals: the environment "
             "does not repeat what was recorded, or success is defined too narrowly."
         )
+
+
+def spread_in_words(planner: AgentResult) -> list[str]:
+    """A sentence on how much the planner's random numbers decide; none if there was a single stream."""
+    told = [
+        f"{when} {', '.join(percent(rate) for rate in found.rates)} %, mean {percent(found.mean)} % "
+        f"({percent(found.low)} to {percent(found.high)})"
+        for outcome, when in OUTCOME_NAMES.items()
+        if (found := planner.spread.get(outcome)) is not None
+    ]
+    streams = len(planner.spread["any"].rates) if told else 0
+    return [f"With {streams} streams of the planner's random numbers: {'; '.join(told)}."] if told else []
 
 
 def _probe(results: Results) -> None:
