@@ -9,6 +9,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -26,6 +27,7 @@ from jepaworld.errors import EnvironmentFailedError
 from jepaworld.evaluation.agents import Agent, PlanningAgent, ScriptedAgent
 from jepaworld.evaluation.results import AgentResult, PlanningResults, PlayedTask
 from jepaworld.evaluation.success import Criterion, Rest
+from jepaworld.evaluation.task_file import TaskFile
 from jepaworld.evaluation.tasks import Task, TaskSet, begin, draw_tasks, make_task_player
 from jepaworld.planning import Controller, Planner, WorldModel
 from jepaworld.utils.devices import one_thread
@@ -58,6 +60,8 @@ def evaluate_planning(
     bf16: bool = False,
     num_recordings: int = 2,
     progress: Progress | None = None,
+    tasks_from: Path | None = None,
+    tasks_to: Path | None = None,
 ) -> PlanningResults:
     """Play the same tasks with plans, with a random policy and, where there are any, with the recorded actions.
 
@@ -69,20 +73,35 @@ def evaluate_planning(
         bf16: Imagine in bf16 autocast.
         num_recordings: Episodes to record for videos: the first so many of each group, and so many that failed.
         progress: What the user sees.
+        tasks_from: A task file to play from, in place of drawing tasks; it decides what belongs to them.
+        tasks_to: Where the tasks are written before they are played.
 
     Returns:
         The results with `recordings`; whatever is about a run folder is the caller's to add.
 
     Raises:
-        JepaworldError: as `draw_tasks`, `begin` and `Controller`; an environment that fails while the planner plays.
+        JepaworldError: as `draw_tasks`, `TaskFile.read`, `begin` and `Controller`; an environment that
+            fails while the planner plays.
     """
-    progress, settings, began = progress or Progress(), config.evaluation, time.perf_counter()
+    progress, began, told = progress or Progress(), time.perf_counter(), ""
+    file = None
+    if tasks_from is not None:
+        file, told = TaskFile.read(tasks_from, config)
+        config = file.settings(config)
+    settings = config.evaluation
     num_lanes, skip = min(settings.num_envs, settings.num_episodes), config.frame_skipping
     with make_task_player(config, dataset, num_lanes) as player, _threads_for(model):
         space = player.action_space
         controller = Controller(model, space, config.planning, frame_skipping=skip, seed=settings.seed, bf16=bf16)
         context = controller.context if settings.history else 1
-        tasks = draw_tasks(config, player.lanes[0], dataset, episodes, context=context)
+        if file is None:
+            tasks = draw_tasks(config, player.lanes[0], dataset, episodes, context=context)
+        else:
+            tasks = file.task_set(config, context)
+            _warn_of_seen(tasks, file, dataset, episodes, progress)
+            begin(player.lanes[0], tasks.tasks[0])
+        if tasks_to is not None:
+            told = (file or TaskFile.of(tasks, config, dataset, context)).write(tasks_to)
         for note in tasks.notes:
             progress.warn(note)
         shapes = {name: value.shape for name, value in player.lanes[0].states().items()}
@@ -97,7 +116,8 @@ def evaluate_planning(
         seed=settings.seed,
         training_seed=config.seed,
         environment=config.environment_name,
-        protocol=describe_protocol(config, tasks, dataset, rest),
+        protocol=describe_protocol(config, tasks, dataset, rest, tasks_from and f"{tasks_from.name} ({told[:12]})"),
+        tasks_sha256=told,
         goals=tasks.goals,
         num_episodes=len(tasks.tasks),
         max_steps=settings.max_steps,
@@ -111,6 +131,18 @@ def evaluate_planning(
         duration_seconds=round(time.perf_counter() - began, 1),
         recordings=recordings,
     )
+
+
+def _warn_of_seen(
+    tasks: TaskSet, file: TaskFile, dataset: EpisodeDataset | None, episodes: NDArray[np.int64], progress: Progress
+) -> None:
+    """Tell of tasks from episodes that this model may have learned from."""
+    if dataset is None or dataset.fingerprint != file.dataset:
+        return
+    held_out = {dataset.episode_number(int(index)) for index in episodes}
+    seen = sum(task.episode not in held_out for task in tasks.tasks)
+    if seen:
+        progress.warn(f"{seen} of {len(tasks.tasks)} tasks are of episodes that this run does not hold out.")
 
 
 def _threads_for(model: Any) -> AbstractContextManager[None]:
@@ -314,12 +346,18 @@ def describe_planner(config: Config, planner: Planner) -> str:
     return f"{name}, {steps}, {getattr(searched, 'num_iterations', 1)} x {samples} candidates"
 
 
-def describe_protocol(config: Config, tasks: TaskSet, dataset: EpisodeDataset | None, rest: Rest | None = None) -> str:
+def describe_protocol(
+    config: Config,
+    tasks: TaskSet,
+    dataset: EpisodeDataset | None,
+    rest: Rest | None = None,
+    file: str | None = None,
+) -> str:
     """What was done, in a sentence."""
     settings, still = config.evaluation, f"; at rest is {rest}" if rest else ""
     if tasks.goals == "environment":
         unseen = "no collected episode had" if dataset is not None else "the run's settings do not collect with"
-        where = f"start and goal drawn by the environment, from seeds that {unseen}"
+        where = "start and goal drawn by the environment" + ("" if file else f", from seeds that {unseen}")
     else:
         how = "setting the state" if tasks.restore == "state" else "replaying seed and actions"
         held_out = "held-out" if settings.split == "evaluation" else "validation"
@@ -329,6 +367,7 @@ def describe_protocol(config: Config, tasks: TaskSet, dataset: EpisodeDataset | 
         before = max((len(task.history[0]) for task in tasks.tasks if task.history is not None), default=0)
         if before:
             where += f", with up to {before} recorded frames before the start"
+    where += f", as in the task file {file}" if file else ""
     return (
         f"{len(tasks.tasks)} episodes of at most {settings.max_steps} environment steps, "
         f"{min(settings.num_envs, len(tasks.tasks))} side by side: {where}; success is "

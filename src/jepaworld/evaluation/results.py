@@ -129,6 +129,7 @@ class PlanningResults(Record, allow_inf_nan=False):
     training_seed: int | None = None  # of the model's run (`seed`); None in files of 0.1.0
     environment: str
     protocol: str  # what was done, in a sentence
+    tasks_sha256: str = ""  # of the task file that was written or played from, if there was one
     goals: str  # "recorded" or "environment"
     num_episodes: int  # tasks that each agent played
     max_steps: int  # environment steps of an episode, at most
