@@ -261,6 +261,28 @@ def test_a_recorded_task_begins_with_what_was_recorded_before_it(recorded: tuple
     assert results(told, "recorded") == results(untold, "recorded")
 
 
+def test_recorded_actions_rank_by_what_the_model_expects_of_them(recorded: tuple[Config, EpisodeDataset]) -> None:
+    class Reversed(TwoRoomOracle):
+        def rollout(self, z: Tensor, actions: Tensor, context_actions: Tensor | None = None) -> Tensor:
+            return super().rollout(z, -actions, context_actions)
+
+    config, dataset = recorded
+    settings = config.evaluation.model_dump() | {"max_steps": 3, "num_episodes": 8, "goal_steps": 6}
+    planning = config.planning.model_dump() | {"horizon": 1}
+    config = Config.model_validate(config.to_dict() | {"evaluation": settings, "planning": planning})
+    ranks = {}
+    for model in (TwoRoomOracle(), Reversed(), Blind()):
+        rank = evaluate_planning(model, config, dataset, np.arange(8), num_recordings=0).recorded_rank
+        assert rank is not None and (rank.tasks, rank.random) == (8, 100) and rank.interval_95 is not None
+        assert rank.interval_95[0] <= rank.better_than <= rank.interval_95[1]
+        ranks[type(model)] = rank.better_than
+    assert ranks[TwoRoomOracle] > 0.9 and ranks[Reversed] < 0.5 and ranks[Blind] == 0.5
+
+
+def test_nothing_ranks_where_nothing_was_recorded(with_oracle: PlanningResults) -> None:
+    assert with_oracle.recorded_rank is None
+
+
 def test_recorded_goals_need_recorded_episodes(recorded: tuple[Config, EpisodeDataset]) -> None:
     config, dataset = recorded
     with pytest.raises(PlanningError, match="held-out"):

@@ -25,6 +25,7 @@ from jepaworld.envs.frames import Frame
 from jepaworld.envs.player import Lane
 from jepaworld.errors import EnvironmentFailedError
 from jepaworld.evaluation.agents import Agent, PlanningAgent, ScriptedAgent
+from jepaworld.evaluation.ranking import rank_recorded
 from jepaworld.evaluation.results import AgentResult, PlanningResults, PlayedTask
 from jepaworld.evaluation.success import Criterion, Rest
 from jepaworld.evaluation.task_file import TaskFile
@@ -93,22 +94,24 @@ def evaluate_planning(
     with make_task_player(config, dataset, num_lanes) as player, _threads_for(model):
         space = player.action_space
         controller = Controller(model, space, config.planning, frame_skipping=skip, seed=settings.seed, bf16=bf16)
-        context = controller.context if settings.history else 1
+        context, lane = controller.context if settings.history else 1, player.lanes[0]
         if file is None:
-            tasks = draw_tasks(config, player.lanes[0], dataset, episodes, context=context)
+            tasks = draw_tasks(config, lane, dataset, episodes, context=context)
         else:
             tasks = file.task_set(config, context)
             _warn_of_seen(tasks, file, dataset, episodes, progress)
-            begin(player.lanes[0], tasks.tasks[0])
+            begin(lane, tasks.tasks[0])
         if tasks_to is not None:
             told = (file or TaskFile.of(tasks, config, dataset, context)).write(tasks_to)
         for note in tasks.notes:
             progress.warn(note)
-        shapes = {name: value.shape for name, value in player.lanes[0].states().items()}
+        shapes = {name: value.shape for name, value in lane.states().items()}
         rest = None if settings.rest is None else Rest(settings.rest, shapes)
         stage = _Stage(tasks, player.lanes, settings.max_steps, progress, rest)
         planner, played, recordings = _play_planner(stage, controller, config, num_recordings)
         agents = [planner]
+        policy = RandomPolicy(space, _smoothness(config))
+        rank = rank_recorded(controller, tasks.tasks, policy, settings.seed, num_lanes)
         for result, found in _play_baselines(stage, config, space):
             agents.append(result)
             played += found
@@ -124,6 +127,7 @@ def evaluate_planning(
         excluded_solved=tasks.solved,
         groups=tasks.groups,
         agents=agents,
+        recorded_rank=rank,
         planning=config.planning.model_dump(mode="json"),
         evaluation=settings.model_dump(mode="json"),
         device=str(controller.device),
@@ -191,12 +195,17 @@ def planner_seed(seed: int, stream: int) -> int:
     return int(np.random.SeedSequence(seed, spawn_key=(_PLANNERS, stream)).generate_state(1)[0])
 
 
+def _smoothness(config: Config) -> float:
+    """Of random actions: that of those which were collected with, if these were random."""
+    return config.collection.smoothness if config.collection.policy == "smooth_random" else 0.0
+
+
 def _play_baselines(
     stage: _Stage, config: Config, space: gymnasium.Space[Any]
 ) -> Iterator[tuple[AgentResult, list[PlayedTask]]]:
     """What the agents beside the planner reached, and their tasks."""
     settings, recorded = config.evaluation, "the recorded actions"
-    smoothness = config.collection.smoothness if config.collection.policy == "smooth_random" else 0.0
+    smoothness = _smoothness(config)
     policy = RandomPolicy(space, smoothness)
 
     def draw(number: int, task: Task) -> NDArray[Any]:  # noqa: ARG001 (whatever the task is)

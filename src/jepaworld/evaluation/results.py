@@ -109,6 +109,15 @@ class AgentResult(Record, allow_inf_nan=False):
         return self.model_copy(update={"spread": spread})
 
 
+class RecordedRank(Record, allow_inf_nan=False):
+    """Where the recorded actions rank among random ones by how near to the goal the model expects them to end."""
+
+    better_than: float = Field(ge=0.0, le=1.0)  # mean share of random ones that end further away; 0.5 is chance
+    interval_95: tuple[float, float] | None  # by bootstrap over recorded episodes; None of a single one
+    tasks: int
+    random: int  # plans for each task
+
+
 class PlanningVideo(Record):
     """An animation of one of the planner's episodes, beside planning.json."""
 
@@ -136,6 +145,7 @@ class PlanningResults(Record, allow_inf_nan=False):
     excluded_solved: int  # starts that were solved already and drawn again
     groups: list[str] = Field(default_factory=list)  # of tasks that are counted apart; empty if there is only one
     agents: list[AgentResult]
+    recorded_rank: RecordedRank | None = None  # with recorded goals; None in older files
     planning: dict[str, Any] = Field(default_factory=dict)  # the settings, as `evaluation`
     evaluation: dict[str, Any] = Field(default_factory=dict)
     device: str = "cpu"  # where the model planned

@@ -9,7 +9,7 @@ import numpy as np
 
 from jepaworld.evaluation.measure import UNTRAINED
 from jepaworld.evaluation.probes import PIXELS
-from jepaworld.evaluation.results import AgentResult, Badge, Card, Outcome, ProbeKind, Reading, Results
+from jepaworld.evaluation.results import AgentResult, Badge, Card, Outcome, PlanningResults, ProbeKind, Reading, Results
 from jepaworld.utils.text import counted, duration, interval, number, percent, ranges, share, with_interval
 
 PROBE_NAMES: dict[ProbeKind, str] = {"linear": "linear probe", "mlp": "MLP"}
@@ -81,7 +81,7 @@ def _planning(results: Results) -> None:
     if planner.rest:
         finding += f". At the end and at rest are {share(planner.rest['all'])}"
     results.findings.append(finding + ".")
-    results.findings += spread_in_words(planner)
+    results.findings += spread_in_words(planner) + rank_in_words(found)
     _card(results, "Goals reached by planning", f"{percent(reached.rate)} %", note)
     if (recorded := found.agent("recorded")) and recorded.any["all"].high < 0.95:
         _badge(results, "warn", "Recorded actions miss their goals")
@@ -101,6 +101,19 @@ def spread_in_words(planner: AgentResult) -> list[str]:
     ]
     streams = len(planner.spread["any"].rates) if told else 0
     return [f"With {streams} streams of the planner's random numbers: {'; '.join(told)}."] if told else []
+
+
+def rank_in_words(found: PlanningResults) -> list[str]:
+    """A sentence on where the recorded actions rank among random ones; none if nothing was recorded."""
+    rank = found.recorded_rank
+    if rank is None:
+        return []
+    ends = rank.interval_95
+    within = f" ({percent(ends[0])} to {percent(ends[1])})" if ends else ""
+    return [
+        "By what the model expects, the recorded actions end nearer to the goal than "
+        f"{percent(rank.better_than)} %{within} of random ones (50 % is chance)."
+    ]
 
 
 def _probe(results: Results) -> None:

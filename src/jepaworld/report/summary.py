@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from jepaworld.evaluation.results import OUTCOMES, Outcome, PlanningResults, Results
-from jepaworld.report.headline import AGENT_NAMES, OUTCOME_NAMES, PROBE_NAMES, spread_in_words
+from jepaworld.report.headline import AGENT_NAMES, OUTCOME_NAMES, PROBE_NAMES, rank_in_words, spread_in_words
 from jepaworld.utils.text import columns, counted, duration, number, share, wrapped
 
 
@@ -41,6 +41,7 @@ def _success(planning: PlanningResults) -> Iterator[str]:
                 rates = [getattr(agent, outcome)[group] for outcome in outcomes]
                 title = name if group == "all" else ""
                 rows.append([title, group, *map(share, rates), str(agent.any[group].episodes)])
+    notes += rank_in_words(planning)
     yield from columns(rows, left=2 + len(outcomes))
     for note in notes:
         yield from wrapped(note)
