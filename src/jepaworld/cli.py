@@ -228,12 +228,19 @@ def report(run: RunArgument) -> None:
 
 
 @app.command(epilog="Example: jepaworld evaluate runs/first evaluation.num_episodes=400 planning.horizon=16")
-def evaluate(run: RunArgument, overrides: OverridesArgument = None) -> None:
+def evaluate(
+    run: RunArgument,
+    overrides: OverridesArgument = None,
+    write_tasks: Annotated[
+        Path | None, typer.Option("--write-tasks", help="File for the tasks, to be played again.")
+    ] = None,
+    tasks: Annotated[Path | None, typer.Option("--tasks", help="File of tasks to play, in place of drawing.")] = None,
+) -> None:
     """Measure planning success, probes, collapse and imagination of a run; print a table, write JSON and the report.
 
     What can be overridden are the settings of planning and evaluation, device and mixed_precision.
     """
-    _evaluate(run, overrides or [], _progress())
+    _evaluate(run, overrides or [], _progress(), tasks, write_tasks)
 
 
 @app.command(epilog="Example: jepaworld plan runs/first --goal goal.png")
@@ -319,12 +326,18 @@ def demo(
         _evaluate(run, [], progress)
 
 
-def _evaluate(run: Path, overrides: list[str], progress: RichProgress) -> None:
+def _evaluate(
+    run: Path,
+    overrides: list[str],
+    progress: RichProgress,
+    tasks_from: Path | None = None,
+    tasks_to: Path | None = None,
+) -> None:
     from jepaworld.evaluation_engine import evaluate_run
     from jepaworld.report import read_results
     from jepaworld.report.summary import summary
 
-    planning = evaluate_run(run, overrides, progress)
+    planning = evaluate_run(run, overrides, progress, tasks_from=tasks_from, tasks_to=tasks_to)
     progress.message("measuring probes, collapse and imagination; writing the report")
     path = _write_report(run, planning.device)
     typer.echo(summary(read_results(run)))

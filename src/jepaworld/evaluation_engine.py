@@ -39,7 +39,12 @@ _MORE_THAN_8_BITS = ("I", "F")  # modes of Pillow, which would cut their values 
 
 
 def evaluate_run(
-    run_dir: str | Path, overrides: Sequence[str] = (), progress: Progress | None = None
+    run_dir: str | Path,
+    overrides: Sequence[str] = (),
+    progress: Progress | None = None,
+    *,
+    tasks_from: str | Path | None = None,
+    tasks_to: str | Path | None = None,
 ) -> PlanningResults:
     """Measure the planning success of a run's best model; write `evaluation/planning.json` and videos into the run.
 
@@ -48,6 +53,8 @@ def evaluate_run(
         overrides: `key.path=value` each, of the sections `planning` and `evaluation`, of `device` and
             `mixed_precision`; the run's config.yaml is not changed.
         progress: What the user sees; None only logs.
+        tasks_from: A task file to play from; it decides seed, steps and success.
+        tasks_to: File for the tasks that are drawn.
 
     Returns:
         The content of planning.json.
@@ -70,7 +77,10 @@ def evaluate_run(
             "recorded ones restore it."
         )
     bf16 = use_bf16(config.mixed_precision, device, model)
-    results = evaluate_planning(model, config, dataset, episodes, bf16=bf16, progress=progress)
+    source, target = (None if path is None else Path(path) for path in (tasks_from, tasks_to))
+    results = evaluate_planning(
+        model, config, dataset, episodes, bf16=bf16, progress=progress, tasks_from=source, tasks_to=target
+    )
     target = folder.planning_file.parent
     with storage_errors(target):
         target.mkdir(exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -18,7 +19,7 @@ from jepaworld.data.store import EpisodeDataset
 from jepaworld.errors import ConfigError, EnvironmentNotUsableError, PlanningError
 from jepaworld.evaluation.planning import evaluate_planning
 from jepaworld.evaluation.results import PlanningResults, PlayedTask
-from jepaworld.evaluation.scores import Z_95, Rate, wilson
+from jepaworld.evaluation.scores import Z_95, Rate, Spread, wilson
 from jepaworld.planning import Controller
 from tests.planning.toy_models import TwoRoomOracle
 
@@ -158,6 +159,34 @@ def test_passing_the_goal_is_success_at_any_time_but_not_at_the_end(tiny_config:
     assert random.any["all"].successes > random.end["all"].successes
 
 
+def test_at_rest_is_at_the_end_and_slow(tiny_config: Callable[..., Config]) -> None:
+    """Discs with inertia in a maze that is one goal: all are there at the end, and some move."""
+    here = {
+        "success": [{"variable": "state", "distance": 2.0}],
+        "max_steps": 12,
+        "reset_options": [],
+        "goals": "recorded",
+    }
+    config = rooms(tiny_config, num_episodes=2, **here, goal_steps=6)
+    base = config.to_dict() | {"environment_name": "jepaworld/PointMaze-v0", "environment_kwargs": {}}
+    base |= {"dataset_dir": str(Path(config.dataset_dir).parent / "maze")}
+    dataset = collect(Config.model_validate(base))
+    evaluation = Config.model_validate(base).evaluation.model_dump()
+    found = {}
+    for limit in (None, 0.0, 1e-3, 100.0):
+        rest = None if limit is None else [{"variable": "velocity", "limit": limit}]
+        settings = Config.model_validate(base | {"evaluation": evaluation | {"rest": rest}})
+        found[limit] = evaluate_planning(TwoRoomOracle(), settings, dataset, np.arange(4))
+    plain, fast = found[None], found[100.0]
+    assert all(task.rest is None for task in plain.episodes) and plain.agents[0].rest == {}
+    assert [(task.any, task.end) for task in plain.episodes] == [(task.any, task.end) for task in fast.episodes]
+    assert all(task.rest == task.end for task in fast.episodes) and any(task.rest for task in fast.episodes)
+    assert not any(task.rest for task in found[0.0].episodes)
+    assert all(task.speeds[0] > 0 for task in results(fast, "recorded"))
+    assert fast.agents[2].rest["all"].successes == sum(task.end for task in results(fast, "recorded"))
+    assert "at rest is velocity at most 100" in fast.protocol and "rest is" not in plain.protocol
+
+
 # --- recorded goals ------------------------------------------------------------------------------------------------
 
 
@@ -202,6 +231,56 @@ def test_conditions_judge_and_their_distances_are_kept(recorded: tuple[Config, E
         (distance,) = task.distances
         assert task.end == (distance <= 2.0)
     assert all(outcome.distances[0] < 1e-3 for outcome in results(result, "recorded"))
+
+
+def test_a_recorded_task_begins_with_what_was_recorded_before_it(recorded: tuple[Config, EpisodeDataset]) -> None:
+    class Looking(TwoRoomOracle):
+        context_length = 3
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen: list[int] = []
+
+        def rollout(self, z: Tensor, actions: Tensor, context_actions: Tensor | None = None) -> Tensor:
+            self.seen.append(z.shape[1])
+            return super().rollout(z, actions, context_actions)
+
+    config, dataset = recorded
+    found = {}
+    for history in (True, False):
+        changed = {"num_episodes": 2, "num_envs": 1, "max_steps": 9, "history": history}
+        settings = config.to_dict() | {"evaluation": config.evaluation.model_dump() | changed}
+        settings["jepa_model"] |= {"predictor_context_length": 3}
+        model = Looking()
+        result = evaluate_planning(model, Config.model_validate(settings), dataset, np.array([1, 4, 6]))
+        found[history] = result, model.seen
+    (told, seen), (untold, alone) = found[True], found[False]
+    assert set(seen) == {3} and set(alone) == {1, 2, 3}
+    assert "2 recorded frames before the start" in told.protocol and "before the start" not in untold.protocol
+    assert results(told, "random") == results(untold, "random")
+    assert results(told, "recorded") == results(untold, "recorded")
+
+
+def test_recorded_actions_rank_by_what_the_model_expects_of_them(recorded: tuple[Config, EpisodeDataset]) -> None:
+    class Reversed(TwoRoomOracle):
+        def rollout(self, z: Tensor, actions: Tensor, context_actions: Tensor | None = None) -> Tensor:
+            return super().rollout(z, -actions, context_actions)
+
+    config, dataset = recorded
+    settings = config.evaluation.model_dump() | {"max_steps": 3, "num_episodes": 8, "goal_steps": 6}
+    planning = config.planning.model_dump() | {"horizon": 1}
+    config = Config.model_validate(config.to_dict() | {"evaluation": settings, "planning": planning})
+    ranks = {}
+    for model in (TwoRoomOracle(), Reversed(), Blind()):
+        rank = evaluate_planning(model, config, dataset, np.arange(8), num_recordings=0).recorded_rank
+        assert rank is not None and (rank.tasks, rank.random) == (8, 100) and rank.interval_95 is not None
+        assert rank.interval_95[0] <= rank.better_than <= rank.interval_95[1]
+        ranks[type(model)] = rank.better_than
+    assert ranks[TwoRoomOracle] > 0.9 and ranks[Reversed] < 0.5 and ranks[Blind] == 0.5
+
+
+def test_nothing_ranks_where_nothing_was_recorded(with_oracle: PlanningResults) -> None:
+    assert with_oracle.recorded_rank is None
 
 
 def test_recorded_goals_need_recorded_episodes(recorded: tuple[Config, EpisodeDataset]) -> None:
@@ -351,6 +430,37 @@ def test_only_what_is_recorded_is_imagined_and_kept(
     assert all(frame.base is None or frame.base.nbytes <= 4 * frame.nbytes for frame in frames), "no view of all lanes"
     plans = [plan for recording in result.recordings for plan in recording.plans]
     assert all(plan.untyped_storage().nbytes() <= 2 * plan.nbytes for plan in plans)
+
+
+def test_several_streams_of_random_numbers_tell_their_spread(tiny_config: Callable[..., Config]) -> None:
+    one, three = (
+        evaluate_planning(Careless(), rooms(tiny_config, max_steps=30, planner_seeds=seeds), None, NOBODY)
+        for seeds in (1, 3)
+    )
+    planner, spread = three.agents[0], three.agents[0].spread
+    streams = [[task for task in results(three, "planner") if task.planner_seed == n] for n in range(3)]
+    assert streams[0] == results(one, "planner") and one.agents[0].spread == {}
+    assert (planner.any, planner.end) == (one.agents[0].any, one.agents[0].end)
+    assert results(three, "random") == results(one, "random")
+    outcomes = [[task.distances or task.steps for task in tasks] for tasks in streams]
+    assert outcomes[0] != outcomes[1] != outcomes[2] != outcomes[0]
+    frames = [np.stack(recording.frames) for recording in three.recordings]
+    for recording, expected in zip(one.recordings, frames, strict=True):  # those of failures were played once more
+        np.testing.assert_array_equal(np.stack(recording.frames), expected)
+    assert spread["any"].rates == [sum(task.any for task in tasks) / 6 for tasks in streams]
+    assert spread["any"].mean == pytest.approx(np.mean(spread["any"].rates))
+    assert all(found.low <= found.mean <= found.high for found in spread.values()) and set(spread) == {"any", "end"}
+
+
+def test_streams_of_a_task_are_no_further_tasks() -> None:
+    """Ten times the same outcomes tell as much as once; random numbers that decide all leave the tasks alike."""
+    once = [n < 12 for n in range(40)]
+    same, single = Spread.of([once] * 10), Rate.of(once)
+    assert same.mean == single.rate and same.high - same.low == pytest.approx(single.high - single.low, abs=0.03)
+    alike = Spread.of([[True] * 40, [False] * 40])
+    assert (alike.mean, (alike.low, alike.high)) == (0.5, wilson(20, 40))
+    grouped = Spread.of([once, once], [n // 4 for n in range(40)])
+    assert grouped.high - grouped.low > 1.5 * (same.high - same.low)
 
 
 # --- environments that fail ----------------------------------------------------------------------------------------

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jepaworld.config.planning import SuccessCondition
+from jepaworld.config.planning import RestCondition, SuccessCondition
 from jepaworld.errors import ConfigError, PlanningError
-from jepaworld.evaluation.success import Criterion
+from jepaworld.evaluation.success import Criterion, Rest
 
 VARIABLES = {"block": (3,), "agent": (2,), "grid": (2, 2), "angle": ()}
 
@@ -82,6 +82,22 @@ def test_an_unknown_value_is_no_success_and_no_failure(now, goal, when):
         reached([{"variable": "agent"}], {"agent": now}, {"agent": goal})
     with pytest.raises(PlanningError, match="agent is not known now"):
         reached([{"variable": "agent", "indices": [1]}], {}, {"agent": [0, 0]})
+
+
+def test_rest_is_a_small_norm_of_every_velocity():
+    rest = Rest(
+        [RestCondition(variable="velocity", limit=5.0), RestCondition(variable="spin", indices=[1], limit=0.5)],
+        {"velocity": (2,), "spin": (2,)},
+    )
+    speeds = rest.speeds({"velocity": np.array([3.0, -4.0]), "spin": np.array([9.0, -0.25])})
+    assert speeds == (5.0, 0.25) and rest.holds(speeds)
+    assert not rest.holds((5.1, 0.25)) and not rest.holds((5.0, 0.6))
+    with pytest.raises(PlanningError, match="spin is not known now"):
+        rest.speeds({"velocity": np.zeros(2)})
+    with pytest.raises(ConfigError, match=r"evaluation\.rest\[0\]\.variable is speed"):
+        Rest([RestCondition(variable="speed")], {"velocity": (2,)})
+    with pytest.raises(ConfigError, match=r"evaluation\.rest is an empty list"):
+        Rest([], {"velocity": (2,)})
 
 
 def test_the_environments_own_success_is_taken_from_info():

@@ -180,6 +180,22 @@ def test_recorded_starts_and_goals_are_frames_of_held_out_episodes(play, way, us
         assert drawn.criterion.judge(states, info, task.goal_state)[0]
 
 
+def test_what_was_recorded_before_a_start_is_kept_as_far_as_there_is_some(play):
+    evaluation = {"goals": "recorded", "goal_steps": 2, **NEAR}
+    config, lane, dataset = play("tasks/Dial-v0", evaluation, frame_skipping=2, environment_kwargs={})
+    drawn = draw_tasks(config, lane, dataset, HELD_OUT, context=3).tasks
+    lengths = set()
+    for task in drawn:
+        first, episode = len(task.start.actions) // 2, dataset.episode(task.start.episode)
+        frames, blocks = task.history
+        lengths.add(len(frames))
+        assert len(frames) == len(blocks) == min(first, 2)
+        np.testing.assert_array_equal(frames, episode.frames[first - len(frames) : first])
+        np.testing.assert_array_equal(blocks, episode.actions[first - len(frames) : first])
+    assert len(lengths) > 1
+    assert all(len(task.history[0]) == 0 for task in draw_tasks(config, lane, dataset, HELD_OUT).tasks)
+
+
 def test_the_seed_decides_the_draw(play):
     config, lane, dataset = play("tasks/Dial-v0", NEAR, **LONG)
     again = [draw_tasks(config, lane, dataset, HELD_OUT).tasks for _ in range(2)]

@@ -132,6 +132,54 @@ def test_a_model_with_velocity_needs_its_context() -> None:
     assert found[2] == pytest.approx(-0.6, abs=0.05)
 
 
+def test_a_history_is_what_was_played_before() -> None:
+    """The first plan after a history is the one of a controller that has seen and played the same."""
+    settings = PlanningConfig(horizon=3, num_samples=100)
+    played = Controller(GlidingModel(), BOX, settings, seed=3)
+    played.reset(numpy_frames((100, 100)), [7])
+    block = played.act(numpy_frames((95, 100))).numpy()
+    played.planner.number_environments([7])
+    played._plan = None  # what is compared begins anew
+    told = Controller(GlidingModel(), BOX, settings, seed=3)
+    older = numpy_frames((1, 1), (95, 100)), np.concatenate([np.ones((1, 2), np.float32), block])
+    told.reset(numpy_frames((100, 100)), [7], [older])
+    assert torch.equal(told.act(numpy_frames((103, 100))), played.act(numpy_frames((103, 100))))
+    told.restart()
+    told.planner.number_environments([7])
+    assert not torch.equal(told.act(numpy_frames((103, 100))), played.act(numpy_frames((103, 100))))
+
+
+def test_each_environment_is_planned_for_with_the_history_that_it_has() -> None:
+    class Summing(GlidingModel):
+        """Moves by all that it is told of the past, and by how much that is."""
+
+        context_length = 3
+
+        def rollout(self, z, actions, context_actions=None):
+            assert z.shape[1] == (1 if context_actions is None else context_actions.shape[1] + 1)
+            past = 0.0 if context_actions is None else context_actions.sum(dim=1).view(-1, 1, 2, 1)
+            return PointModel.rollout(self, z, actions) + z.sum(dim=1, keepdim=True) + past + 7.0 * z.shape[1]
+
+    rng = np.random.default_rng(0)
+    histories = [
+        None if n is None else (numpy_frames((5, 9), (6, 9), (7, 9))[:n], rng.random((n, 2), np.float32))
+        for n in (0, 2, 3, None, 1)
+    ]
+    goals, starts = (pictures(places.repeat(2, 1)[:5]) for places in (GOALS, STARTS))
+
+    def play(rows) -> tuple[torch.Tensor, torch.Tensor]:
+        controller = Controller(Summing(), BOX, PlanningConfig(horizon=3, num_samples=30, max_candidates=70), seed=1)
+        controller.reset(goals[rows], rows, [histories[row] for row in rows])
+        played = [(controller.act(starts[rows]), controller.imagine().imagined) for _ in range(3)]
+        blocks, imagined = zip(*played, strict=True)
+        return torch.stack(blocks), torch.stack(imagined)
+
+    together = play([0, 1, 2, 3, 4])
+    for row in range(5):
+        for alone, beside in zip(play([row]), together, strict=True):
+            torch.testing.assert_close(alone, beside[:, [row]])
+
+
 def test_the_last_plan_tells_what_the_model_expects() -> None:
     controller = Controller(PointModel(), BOX, PlanningConfig(horizon=3, replan_every=2, max_candidates=2))
     controller.reset(pictures(GOALS))

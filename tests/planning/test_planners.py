@@ -114,6 +114,39 @@ def test_a_plan_is_shifted_by_what_was_played() -> None:
     torch.testing.assert_close(planner.shift(plan, 5).center, torch.zeros(3, 5, 4))
 
 
+@pytest.mark.parametrize("kind", [CEM, ICEM, MPPI])
+def test_the_mean_of_the_last_iteration_is_returned_where_it_is_asked_for(kind) -> None:
+    """Candidates seldom hit a far corner of many numbers, and the mean of the last iteration is not the best seen."""
+    space = PlanSpace.of(Box(-1, 1, (2,)))
+
+    def cost(candidates):
+        return (candidates - 0.9).square().sum(dim=(2, 3)).sqrt()
+
+    plans = {}
+    for returned in ("best", "mean"):
+        planner = kind(space, kind.Settings(num_samples=40, num_iterations=2, returned=returned), seed=3)
+        plans[returned] = planner.plan(cost, num_envs=3, horizon=4)
+    best, mean = plans["best"], plans["mean"]
+    torch.testing.assert_close(mean.actions, space.to_real(mean.center))
+    torch.testing.assert_close(mean.cost, cost(mean.actions.unsqueeze(1))[:, 0])
+    assert torch.equal(best.center, mean.center) and (best.cost <= mean.cost).all()
+    assert not torch.equal(best.actions, mean.actions)
+
+
+def test_a_mean_that_is_forbidden_is_not_returned() -> None:
+    """Everything but the middle is allowed, which is where the mean of two equal halves lies."""
+
+    def cost(candidates):
+        size = candidates.abs().amin(dim=(2, 3))
+        return torch.where(size > 0.2, size, torch.inf)
+
+    planner = CEM(PlanSpace.of(Box(-1, 1, (1,))), CEM.Settings(num_iterations=1, returned="mean"), seed=0)
+    plan = planner.plan(cost, num_envs=4, horizon=1)
+    assert plan.cost.isfinite().all() and (plan.actions.abs() > 0.2).all()
+    assert torch.equal(plan.cost, cost(plan.actions.unsqueeze(1))[:, 0])
+    assert (plan.center.abs() < 0.2).any()
+
+
 def test_icem_keeps_elites_within_and_across_searches() -> None:
     sizes = []
 

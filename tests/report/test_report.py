@@ -301,6 +301,22 @@ def test_planning_has_its_section_card_and_finding(run: Path) -> None:
     assert numbers["planning"]["schema"] == 1 and not numbers["planning"]["episodes"]
 
 
+def test_rest_and_spread_are_on_the_page_where_they_were_measured(run: Path) -> None:
+    content = planning_of(run)
+    write_planning(run, content)
+    assert "at rest" not in page_and_numbers(run)[0]
+    planner, random, recorded = content["agents"]
+    rest = {"all": success(150, 200), "room=same": success(90, 100), "room=other": success(60, 100)}
+    spread = {"any": {"rates": [0.985, 0.97], "mean": 0.9775, "low": 0.95, "high": 0.99}}
+    planner |= {"rest": rest, "spread": spread}
+    write_planning(run, content | {"agents": [planner, random | {"rest": {"all": success(0, 200)}}, recorded]})
+    page, numbers = page_and_numbers(run)
+    section = page[page.index('<section id="planning">') :].replace("\N{NO-BREAK SPACE}", " ")
+    assert "there at rest" in section and "75 % (68.6 to 80.5)" in section and "60 % (50.2 to 69.1)" in section
+    assert any("rest" in finding and "75 % (68.6 to 80.5)" in finding for finding in numbers["findings"])
+    assert any("98.5, 97 %, mean 97.8 % (95 to 99)" in finding for finding in numbers["findings"])
+
+
 def headline_of(results: Results) -> Results:
     add_headline(results)
     return results

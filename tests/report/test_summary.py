@@ -122,6 +122,27 @@ def test_success_beside_the_baselines(results: Results) -> None:
     ]
 
 
+def test_rest_and_the_spread_of_random_numbers_where_they_were_measured(results: Results) -> None:
+    rest = {"all": rate(20, 200), "room=same": rate(15, 100), "room=other": rate(5, 100)}
+    spread = {
+        "any": {"rates": [0.49, 0.53], "mean": 0.51, "low": 0.44, "high": 0.58},
+        "end": {"rates": [0.4, 0.38], "mean": 0.39, "low": 0.32, "high": 0.46},
+    }
+    results.planning = planning(agents=[agent("planner", rest=rest, spread=spread)])
+    found = rows(summary(results), "goals reached")
+    assert found[0] == ["goals reached", "which", "at any time", "at the end", "at rest", "episodes"]
+    assert found[1][4:] == ["10 % (5 to 12.5)", "200"] and found[3][3:] == ["5 % (0 to 7.5)", "100"]
+    said = " ".join(summary(results).split())
+    assert "49, 53 %, mean 51 % (44 to 58); at the end 40, 38 %, mean 39 % (32 to 46)" in said
+
+
+def test_the_rank_of_recorded_actions_where_it_was_measured(results: Results) -> None:
+    rank = {"better_than": 0.934, "interval_95": [0.9, 0.96], "tasks": 200, "random": 100}
+    assert "of random ones" not in summary(results)
+    results.planning = planning(recorded_rank=rank)
+    assert "nearer to the goal than 93.4 % (90 to 96) of random ones" in " ".join(summary(results).split())
+
+
 def test_times(results: Results) -> None:
     found = rows(summary(results), "time           per episode")
     assert found[1:] == [["planner", "1.23 s", "12.3 ms", "24.5"], ["random policy", "21.3 ms", "n/a", "n/a"]]

@@ -114,7 +114,9 @@ def result_file(cell: Cell, folder: Path) -> Path:
 
 
 def _result(run: RunFolder, planning: PlanningResults, results: Results) -> CellResult:
-    tasks = sorted((task for task in planning.episodes if task.agent == "planner"), key=lambda task: task.task)
+    # Of several planner seeds the first: a task's other outcomes are no further tasks.
+    played = (task for task in planning.episodes if task.agent == "planner" and task.planner_seed == 0)
+    tasks = sorted(played, key=lambda task: task.task)
     random, imagined, collapse = planning.agent("random"), results.imagination, results.collapse
     return CellResult(
         reached=[task.any for task in tasks],

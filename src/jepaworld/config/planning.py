@@ -81,6 +81,14 @@ class SuccessCondition(Section):
     )
 
 
+class RestCondition(Section):
+    """A velocity that must be small where an agent is to be at rest."""
+
+    variable: NonEmpty = setting("velocity", "Name of the state variable, as `jepaworld inspect` lists it.")
+    indices: list[Annotated[int, Field(ge=0)]] | None = setting(None, "Entries that count; null for all.")
+    limit: float = setting(0.1, "Largest Euclidean norm that counts as rest, in the variable's unit.", ge=0.0)
+
+
 class EvaluationConfig(Section):
     """How planning success is measured; no influence on training."""
 
@@ -101,11 +109,24 @@ class EvaluationConfig(Section):
         "How a recorded start is brought about: by setting the environment's state, or by replaying the episode's seed "
         "and actions. auto: state if the environment can, else replay.",
     )
+    history: bool = setting(
+        True,
+        "Hand a model whose predictor looks back the recorded frames and actions before a recorded start; false: its "
+        "first plan sees the start alone.",
+    )
     success: list[SuccessCondition] | None = setting(
         None, "Conditions that must all hold; null: the environment's own success (info success or is_success)."
+    )
+    rest: list[RestCondition] | None = setting(
+        None, "Velocities that are small at rest, all of them; success at the end and at rest is then told too."
     )
     reset_options: list[JsonDict] = setting(
         [], "With goals environment: options for its reset, taken in turn; success is reported for each apart too."
     )
     num_envs: int = setting(50, "Environments that are played side by side, in one process.", ge=1)
+    planner_seeds: int = setting(
+        1,
+        "Streams of the planner's random numbers that the tasks are played with; with several, the spread is told.",
+        ge=1,
+    )
     seed: int = setting(0, "Seed of starts, goals, planners and the random policy.", ge=0, lt=2**31)

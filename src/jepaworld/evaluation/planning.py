@@ -6,9 +6,10 @@ Shapes: B environments side by side, k environment steps of an action block, C H
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -23,16 +24,19 @@ from jepaworld.data.store import EpisodeDataset
 from jepaworld.envs.frames import Frame
 from jepaworld.envs.player import Lane
 from jepaworld.errors import EnvironmentFailedError
+from jepaworld.evaluation.agents import Agent, PlanningAgent, ScriptedAgent
+from jepaworld.evaluation.ranking import rank_recorded
 from jepaworld.evaluation.results import AgentResult, PlanningResults, PlayedTask
-from jepaworld.evaluation.success import Criterion
+from jepaworld.evaluation.success import Criterion, Rest
+from jepaworld.evaluation.task_file import TaskFile
 from jepaworld.evaluation.tasks import Task, TaskSet, begin, draw_tasks, make_task_player
 from jepaworld.planning import Controller, Planner, WorldModel
 from jepaworld.utils.devices import one_thread
 from jepaworld.utils.modules import device_of
 from jepaworld.utils.progress import Progress
 
-Actions = Sequence[NDArray[Any]]
-"""For each environment the actions (steps, *shape) to play next; none at all if it has none left."""
+_PLANNERS = 2**32 - 2
+"""Keeps the seeds of further planners apart from those of starts and episodes."""
 
 _SMALL_MODEL = 5_000_000
 """Parameters below which one thread plans faster than several on a processor."""
@@ -57,6 +61,8 @@ def evaluate_planning(
     bf16: bool = False,
     num_recordings: int = 2,
     progress: Progress | None = None,
+    tasks_from: Path | None = None,
+    tasks_to: Path | None = None,
 ) -> PlanningResults:
     """Play the same tasks with plans, with a random policy and, where there are any, with the recorded actions.
 
@@ -68,24 +74,44 @@ def evaluate_planning(
         bf16: Imagine in bf16 autocast.
         num_recordings: Episodes to record for videos: the first so many of each group, and so many that failed.
         progress: What the user sees.
+        tasks_from: A task file to play from, in place of drawing tasks; it decides what belongs to them.
+        tasks_to: Where the tasks are written before they are played.
 
     Returns:
         The results with `recordings`; whatever is about a run folder is the caller's to add.
 
     Raises:
-        JepaworldError: as `draw_tasks`, `begin` and `Controller`; an environment that fails while the planner plays.
+        JepaworldError: as `draw_tasks`, `TaskFile.read`, `begin` and `Controller`; an environment that
+            fails while the planner plays.
     """
-    progress, settings, began = progress or Progress(), config.evaluation, time.perf_counter()
+    progress, began, told = progress or Progress(), time.perf_counter(), ""
+    file = None
+    if tasks_from is not None:
+        file, told = TaskFile.read(tasks_from, config)
+        config = file.settings(config)
+    settings = config.evaluation
     num_lanes, skip = min(settings.num_envs, settings.num_episodes), config.frame_skipping
     with make_task_player(config, dataset, num_lanes) as player, _threads_for(model):
         space = player.action_space
         controller = Controller(model, space, config.planning, frame_skipping=skip, seed=settings.seed, bf16=bf16)
-        tasks = draw_tasks(config, player.lanes[0], dataset, episodes)
+        context, lane = controller.context if settings.history else 1, player.lanes[0]
+        if file is None:
+            tasks = draw_tasks(config, lane, dataset, episodes, context=context)
+        else:
+            tasks = file.task_set(config, context)
+            _warn_of_seen(tasks, file, dataset, episodes, progress)
+            begin(lane, tasks.tasks[0])
+        if tasks_to is not None:
+            told = (file or TaskFile.of(tasks, config, dataset, context)).write(tasks_to)
         for note in tasks.notes:
             progress.warn(note)
-        stage = _Stage(tasks, player.lanes, settings.max_steps, progress)
+        shapes = {name: value.shape for name, value in lane.states().items()}
+        rest = None if settings.rest is None else Rest(settings.rest, shapes)
+        stage = _Stage(tasks, player.lanes, settings.max_steps, progress, rest)
         planner, played, recordings = _play_planner(stage, controller, config, num_recordings)
         agents = [planner]
+        policy = RandomPolicy(space, _smoothness(config))
+        rank = rank_recorded(controller, tasks.tasks, policy, settings.seed, num_lanes)
         for result, found in _play_baselines(stage, config, space):
             agents.append(result)
             played += found
@@ -93,13 +119,15 @@ def evaluate_planning(
         seed=settings.seed,
         training_seed=config.seed,
         environment=config.environment_name,
-        protocol=describe_protocol(config, tasks, dataset),
+        protocol=describe_protocol(config, tasks, dataset, rest, tasks_from and f"{tasks_from.name} ({told[:12]})"),
+        tasks_sha256=told,
         goals=tasks.goals,
         num_episodes=len(tasks.tasks),
         max_steps=settings.max_steps,
         excluded_solved=tasks.solved,
         groups=tasks.groups,
         agents=agents,
+        recorded_rank=rank,
         planning=config.planning.model_dump(mode="json"),
         evaluation=settings.model_dump(mode="json"),
         device=str(controller.device),
@@ -107,6 +135,18 @@ def evaluate_planning(
         duration_seconds=round(time.perf_counter() - began, 1),
         recordings=recordings,
     )
+
+
+def _warn_of_seen(
+    tasks: TaskSet, file: TaskFile, dataset: EpisodeDataset | None, episodes: NDArray[np.int64], progress: Progress
+) -> None:
+    """Tell of tasks from episodes that this model may have learned from."""
+    if dataset is None or dataset.fingerprint != file.dataset:
+        return
+    held_out = {dataset.episode_number(int(index)) for index in episodes}
+    seen = sum(task.episode not in held_out for task in tasks.tasks)
+    if seen:
+        progress.warn(f"{seen} of {len(tasks.tasks)} tasks are of episodes that this run does not hold out.")
 
 
 def _threads_for(model: Any) -> AbstractContextManager[None]:
@@ -122,54 +162,6 @@ def _threads_for(model: Any) -> AbstractContextManager[None]:
 # --- who plays -------------------------------------------------------------------------------------------------------
 
 
-class PlanningAgent:
-    """Plays the first block of a plan, then plans again; see `Controller`."""
-
-    name = "planner"
-
-    def __init__(self, controller: Controller) -> None:
-        self.controller, self.num_plans = controller, 0
-
-    def reset(self, numbers: Sequence[int], tasks: Sequence[Task]) -> None:
-        """Set the goals. A task's number decides its random numbers, whatever is played beside it."""
-        self.controller.reset(np.stack([task.goal_frame for task in tasks]), numbers)
-
-    def act(self, frames: NDArray[np.uint8]) -> Actions:
-        """The actions of the next block of each environment."""
-        blocks = self.controller.act(frames)
-        self.num_plans += len(frames) if self.controller.steps_played == 1 else 0  # it was the first of new plans
-        return list(self.controller.space.split(blocks))
-
-    def expected(self, envs: Sequence[int]) -> torch.Tensor:
-        """What the model expects to see from now on in some environments, (b, P, *D) in half precision.
-
-        A plan that is played over several blocks ends sooner, and rests at its end.
-        """
-        imagined = self.controller.imagine(envs).imagined.half().cpu()
-        played, length = self.controller.steps_played - 1, imagined.shape[1]
-        return imagined[:, torch.arange(played, played + length).clamp(max=length - 1)]
-
-
-class ScriptedAgent:
-    """Plays actions that stand fixed before a task begins, once."""
-
-    def __init__(self, name: str, actions_of: Callable[[int, Task], NDArray[Any]]) -> None:
-        self.name, self.actions_of = name, actions_of
-        self.actions: Actions = []
-
-    def reset(self, numbers: Sequence[int], tasks: Sequence[Task]) -> None:
-        """Find the tasks' actions."""
-        self.actions = list(map(self.actions_of, numbers, tasks))
-
-    def act(self, frames: NDArray[np.uint8]) -> Actions:  # noqa: ARG002 (it does not look)
-        """All actions at first, nothing afterwards."""
-        actions, self.actions = self.actions, [one[:0] for one in self.actions]
-        return actions
-
-
-Agent = PlanningAgent | ScriptedAgent
-
-
 def _play_planner(
     stage: _Stage, controller: Controller, config: Config, num_recordings: int
 ) -> tuple[AgentResult, list[PlayedTask], tuple[Recording, ...]]:
@@ -180,12 +172,32 @@ def _play_planner(
         chosen += [number for number, task in enumerate(tasks) if task.group == group][:num_recordings]
     played, seconds, recordings = stage.play(agent, "planning", record=chosen)
     seconds_per_plan = sum(controller.seconds_per_plan) / agent.num_plans
-    result = AgentResult.of(describe_planner(config, controller.planner), played, seconds, seconds_per_plan)
+    streams = [played]
+    for stream in range(1, config.evaluation.planner_seeds):
+        controller.planner.seed = planner_seed(config.evaluation.seed, stream)
+        others, _, _ = stage.play(agent, f"planning, random numbers {stream + 1}")
+        streams.append([task.model_copy(update={"planner_seed": stream}) for task in others])
+    controller.planner.seed = config.evaluation.seed
+    label = describe_planner(config, controller.planner)
+    result = AgentResult.of(label, played, seconds, seconds_per_plan).with_spread(streams)
     # Which tasks fail is known afterwards only, and frames and plans of all would fill gigabytes: some of those that
     # failed are played once more, with the same random numbers.
     failed = [task.task for task in played if not task.any and task.task not in chosen][:num_recordings]
     again = stage.play(agent, "failures again, for videos", failed, record=failed)[2] if failed else []
-    return result, played, (*recordings, *(one for one in again if not one.played.any))
+    every = [task for stream in streams for task in stream]
+    return result, every, (*recordings, *(one for one in again if not one.played.any))
+
+
+def planner_seed(seed: int, stream: int) -> int:
+    """Seed of a stream of the planner's random numbers: `evaluation.seed` itself for the first, 0."""
+    if stream == 0:
+        return seed
+    return int(np.random.SeedSequence(seed, spawn_key=(_PLANNERS, stream)).generate_state(1)[0])
+
+
+def _smoothness(config: Config) -> float:
+    """Of random actions: that of those which were collected with, if these were random."""
+    return config.collection.smoothness if config.collection.policy == "smooth_random" else 0.0
 
 
 def _play_baselines(
@@ -193,7 +205,7 @@ def _play_baselines(
 ) -> Iterator[tuple[AgentResult, list[PlayedTask]]]:
     """What the agents beside the planner reached, and their tasks."""
     settings, recorded = config.evaluation, "the recorded actions"
-    smoothness = config.collection.smoothness if config.collection.policy == "smooth_random" else 0.0
+    smoothness = _smoothness(config)
     policy = RandomPolicy(space, smoothness)
 
     def draw(number: int, task: Task) -> NDArray[Any]:  # noqa: ARG001 (whatever the task is)
@@ -253,13 +265,17 @@ class _Attempt:
                 return True
         return not len(actions)
 
-    def result(self, agent: str) -> PlayedTask:
+    def result(self, agent: str, rest: Rest | None) -> PlayedTask:
+        """What became of it; the lane is where the episode ended."""
+        speeds = () if rest is None else rest.speeds(self.lane.states())
         return PlayedTask(
             agent=agent,
             task=self.number,
             group=self.task.group,
             any=self.steps is not None,
             end=self.at_end,
+            rest=None if rest is None else self.at_end and rest.holds(speeds),
+            speeds=speeds,
             steps=self.steps,
             played=self.played,
             distances=self.distances,
@@ -278,6 +294,7 @@ class _Stage:
     lanes: Sequence[Lane]
     max_steps: int
     progress: Progress
+    rest: Rest | None = None
 
     def play(
         self, agent: Agent, title: str, numbers: Sequence[int] | None = None, record: Collection[int] = ()
@@ -298,7 +315,7 @@ class _Stage:
                 group = [_Attempt(lane, number, tasks[number], number in record) for lane, number in places]
                 self._play_group(agent, group)
                 for attempt in group:
-                    played.append(attempt.result(agent.name))
+                    played.append(attempt.result(agent.name, self.rest))
                     if attempt.recorded:
                         recordings.append(Recording(played[-1], attempt.task.goal_frame, attempt.frames, attempt.plans))
                 self.progress.advance(len(group), f"reached {sum(task.any for task in played)}")
@@ -338,20 +355,31 @@ def describe_planner(config: Config, planner: Planner) -> str:
     return f"{name}, {steps}, {getattr(searched, 'num_iterations', 1)} x {samples} candidates"
 
 
-def describe_protocol(config: Config, tasks: TaskSet, dataset: EpisodeDataset | None) -> str:
+def describe_protocol(
+    config: Config,
+    tasks: TaskSet,
+    dataset: EpisodeDataset | None,
+    rest: Rest | None = None,
+    file: str | None = None,
+) -> str:
     """What was done, in a sentence."""
-    settings = config.evaluation
+    settings, still = config.evaluation, f"; at rest is {rest}" if rest else ""
     if tasks.goals == "environment":
         unseen = "no collected episode had" if dataset is not None else "the run's settings do not collect with"
-        where = f"start and goal drawn by the environment, from seeds that {unseen}"
+        where = "start and goal drawn by the environment" + ("" if file else f", from seeds that {unseen}")
     else:
         how = "setting the state" if tasks.restore == "state" else "replaying seed and actions"
         held_out = "held-out" if settings.split == "evaluation" else "validation"
         where = (
             f"start and, {settings.goal_steps} environment steps later, goal of {held_out} episodes, restored by {how}"
         )
+        before = max((len(task.history[0]) for task in tasks.tasks if task.history is not None), default=0)
+        if before:
+            where += f", with up to {before} recorded frames before the start"
+    where += f", as in the task file {file}" if file else ""
     return (
         f"{len(tasks.tasks)} episodes of at most {settings.max_steps} environment steps, "
         f"{min(settings.num_envs, len(tasks.tasks))} side by side: {where}; success is "
-        f"{tasks.criterion}; starts that were solved already and drawn again: {tasks.solved}; seed {settings.seed}"
+        f"{tasks.criterion}{still}; starts that were solved already and drawn again: "
+        f"{tasks.solved}; seed {settings.seed}"
     )

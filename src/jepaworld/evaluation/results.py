@@ -14,11 +14,15 @@ import numpy as np
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from jepaworld.errors import CheckpointError
-from jepaworld.evaluation.scores import Rate
+from jepaworld.evaluation.scores import Rate, Spread
 from jepaworld.losses.collapse import CollapseDiagnostics
 from jepaworld.runs.folder import RunFolder
 from jepaworld.utils.records import Number, Record, beside
 from jepaworld.utils.storage import atomic_write_text, file_checksum, storage_errors
+
+Outcome = Literal["any", "end", "rest"]
+OUTCOMES: tuple[Outcome, ...] = ("any", "end", "rest")
+"""At the goal at any time, at the end, and at the end at rest: each stricter than the one before."""
 
 ProbeKind = Literal["linear", "mlp"]
 
@@ -28,9 +32,12 @@ class PlayedTask(Record, allow_inf_nan=False):
 
     agent: str
     task: int  # its place in the evaluation
+    planner_seed: int = 0  # which stream of the planner's random numbers, of `evaluation.planner_seeds`
     group: str = "all"  # of tasks that it is counted in
     any: bool  # the goal was reached at any time
     end: bool  # the episode ended at the goal
+    rest: bool | None = None  # it ended there, and nothing moved; None without `evaluation.rest`
+    speeds: tuple[float, ...] = ()  # of each condition of `evaluation.rest` at the end, in its unit
     steps: int | None = None  # environment steps until the goal was first reached; None if it never was
     played: int | None = None  # environment steps of the episode; None in files of 0.1.0
     distances: tuple[float, ...] = ()  # of each condition of `evaluation.success` at the end, in its unit
@@ -49,6 +56,10 @@ class AgentResult(Record, allow_inf_nan=False):
     missing: str | None = None  # why it did not play; `any` and `end` are empty then
     any: dict[str, Rate] = Field(default_factory=dict)  # tasks that were at the goal at any time
     end: dict[str, Rate] = Field(default_factory=dict)  # tasks that ended there
+    rest: dict[str, Rate] = Field(default_factory=dict)  # and at rest; empty without `evaluation.rest`
+    # `any`, `end` and `rest` of all tasks with each stream of the planner's random numbers, if there are several; the
+    # rates above are of the first.
+    spread: dict[str, Spread] = Field(default_factory=dict)
     median_steps_to_success: float | None = None  # environment steps, of those that reached the goal
     seconds_per_episode: float | None = None  # time for all episodes, over their number
     seconds_per_plan: float | None = None  # time for one plan of one environment
@@ -68,7 +79,7 @@ class AgentResult(Record, allow_inf_nan=False):
         selections = {group: [task for task in played if task.group == group] for group in groups}
         selections = {"all": played} | (selections if len(groups) > 1 else {})
 
-        def rates(outcome: Literal["any", "end"]) -> dict[str, Rate]:
+        def rates(outcome: Outcome) -> dict[str, Rate]:
             return {
                 name: Rate.of([getattr(task, outcome) for task in tasks], [task.episode for task in tasks])
                 for name, tasks in selections.items()
@@ -80,10 +91,31 @@ class AgentResult(Record, allow_inf_nan=False):
             label=label,
             any=rates("any"),
             end=rates("end"),
+            rest=rates("rest") if played[0].rest is not None else {},
             median_steps_to_success=float(np.median(steps)) if steps else None,
             seconds_per_episode=seconds / len(played),
             seconds_per_plan=seconds_per_plan,
         )
+
+    def with_spread(self, streams: Sequence[Sequence[PlayedTask]]) -> Self:
+        """This result with the spread over streams of random numbers (streams, tasks); none of a single one."""
+        if len(streams) < 2:
+            return self
+        owners = [task.episode for task in streams[0]]
+        spread = {
+            outcome: Spread.of([[getattr(task, outcome) for task in tasks] for tasks in streams], owners)
+            for outcome in OUTCOMES[: 3 if self.rest else 2]
+        }
+        return self.model_copy(update={"spread": spread})
+
+
+class RecordedRank(Record, allow_inf_nan=False):
+    """Where the recorded actions rank among random ones by how near to the goal the model expects them to end."""
+
+    better_than: float = Field(ge=0.0, le=1.0)  # mean share of random ones that end further away; 0.5 is chance
+    interval_95: tuple[float, float] | None  # by bootstrap over recorded episodes; None of a single one
+    tasks: int
+    random: int  # plans for each task
 
 
 class PlanningVideo(Record):
@@ -106,12 +138,14 @@ class PlanningResults(Record, allow_inf_nan=False):
     training_seed: int | None = None  # of the model's run (`seed`); None in files of 0.1.0
     environment: str
     protocol: str  # what was done, in a sentence
+    tasks_sha256: str = ""  # of the task file that was written or played from, if there was one
     goals: str  # "recorded" or "environment"
     num_episodes: int  # tasks that each agent played
     max_steps: int  # environment steps of an episode, at most
     excluded_solved: int  # starts that were solved already and drawn again
     groups: list[str] = Field(default_factory=list)  # of tasks that are counted apart; empty if there is only one
     agents: list[AgentResult]
+    recorded_rank: RecordedRank | None = None  # with recorded goals; None in older files
     planning: dict[str, Any] = Field(default_factory=dict)  # the settings, as `evaluation`
     evaluation: dict[str, Any] = Field(default_factory=dict)
     device: str = "cpu"  # where the model planned

@@ -139,7 +139,38 @@ class Rate(Record, allow_inf_nan=False):
         )
 
 
-def wilson(successes: int, episodes: int) -> tuple[float, float]:
+class Spread(Record, allow_inf_nan=False):
+    """Rates of the same tasks, played with several streams of random numbers, and their mean with a 95 % interval.
+
+    The interval is over tasks: those of a recorded episode are drawn together, with all their streams. How far `rates`
+    lie apart says what the random numbers alone decide. Where all tasks came out alike, resampling has no width, and
+    Wilson's interval is taken.
+
+    Example:
+        >>> Spread.of([[True, False], [True, True]]).rates
+        [0.5, 1.0]
+    """
+
+    rates: list[float]  # of each stream
+    mean: float = Field(ge=0.0, le=1.0)
+    low: float = Field(ge=0.0, le=1.0)
+    high: float = Field(ge=0.0, le=1.0)
+
+    @classmethod
+    def of(cls, outcomes: Sequence[Sequence[bool]], owners: Sequence[int | None] = ()) -> Self:
+        """The spread of outcomes (streams, tasks); `owners` as of `Rate.of`."""
+        reached = np.array(outcomes, np.float64)
+        tasks, each = reached.shape[1], reached.mean(axis=0)
+        alone = not owners or None in owners
+        codes = np.arange(tasks) if alone else np.asarray(owners)
+        counted = episode_sums(np.column_stack([each, np.ones(tasks)]), codes)
+        total, played = (resample_counts(len(counted)) @ counted).T
+        ends = interval_95(total / played) if np.ptp(each) else None
+        low, high = ends or wilson(float(each.sum()), tasks)
+        return cls(rates=reached.mean(axis=1).tolist(), mean=float(each.mean()), low=low, high=high)
+
+
+def wilson(successes: float, episodes: int) -> tuple[float, float]:
     """Wilson's 95 % interval, which holds for rates near 0 and 1 and small numbers too (Wilson 1927)."""
     n, p = episodes, successes / episodes
     scale = 1.0 / (1.0 + Z_95**2 / n)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jepaworld.config.planning import SuccessCondition
+from jepaworld.config.planning import RestCondition, SuccessCondition
 from jepaworld.envs.hooks import OWN_SUCCESS
 from jepaworld.errors import ConfigError, PlanningError
 
@@ -69,12 +69,53 @@ class Criterion:
         return value, ()
 
 
+class Rest:
+    """Whether nothing moves: every velocity that `evaluation.rest` names is within its limit.
+
+    Args:
+        conditions: All must hold.
+        variables: Name and shape of each state variable that there is.
+
+    Raises:
+        ConfigError: A condition names a variable or indices that there are not, or there is none.
+
+    Example:
+        >>> Rest([RestCondition(variable="velocity", limit=0.1)], {"velocity": (2,)}).speeds({"velocity": np.ones(2)})
+        (1.4142135623730951,)
+    """
+
+    def __init__(self, conditions: Sequence[RestCondition], variables: Mapping[str, tuple[int, ...]]) -> None:
+        if not conditions:
+            raise ConfigError("evaluation.rest is an empty list: give it a condition, or null.")
+        for number, condition in enumerate(conditions):
+            _check_condition(f"evaluation.rest[{number}]", condition, variables)
+        self.conditions = tuple(conditions)
+
+    def __str__(self) -> str:
+        return " and ".join(f"{_entries(one)} at most {one.limit:g}" for one in self.conditions)
+
+    def speeds(self, states: States) -> tuple[float, ...]:
+        """The Euclidean norm of each condition's variable now, in its unit.
+
+        Raises:
+            PlanningError: The environment does not give a variable now.
+        """
+        values = (_values("evaluation.rest", one, states, "now") for one in self.conditions)
+        return tuple(float(np.linalg.norm(value)) for value in values)
+
+    def holds(self, speeds: Sequence[float]) -> bool:
+        """Whether all of these are within their limits."""
+        return all(speed <= one.limit for speed, one in zip(speeds, self.conditions, strict=True))
+
+
 def own_success(info: Mapping[str, Any]) -> bool | None:
     """The environment's own word in `info`, `None` where it says nothing."""
     return next((bool(np.all(info[name])) for name in OWN_SUCCESS if name in info), None)
 
 
-def _check_condition(where: str, condition: SuccessCondition, variables: Mapping[str, tuple[int, ...]]) -> None:
+def _check_condition(
+    where: str, condition: SuccessCondition | RestCondition, variables: Mapping[str, tuple[int, ...]]
+) -> None:
     if condition.variable not in variables:
         there = ", ".join(f"{name} {tuple(shape)}" for name, shape in variables.items()) or "none"
         raise ConfigError(
@@ -89,23 +130,33 @@ def _check_condition(where: str, condition: SuccessCondition, variables: Mapping
 
 
 def _distance(condition: SuccessCondition, states: States, goal: States) -> float:
-    name, entries = condition.variable, []
-    for when, values in (("now", states), ("at the goal", goal)):
-        value = np.asarray(values.get(name, np.nan), np.float64).ravel()
-        value = value if condition.indices is None or name not in values else value[condition.indices]
-        if not np.isfinite(value).all():
-            raise PlanningError(
-                f"evaluation.success: {name} is not known {when}; choose a state variable that is always given."
-            )
-        entries.append(value)
-    away = entries[0] - entries[1]
+    now, there = (
+        _values("evaluation.success", condition, values, when)
+        for when, values in (("now", states), ("at the goal", goal))
+    )
+    away = now - there
     if condition.period is not None:  # the short way round
         half = condition.period / 2
         away = (away + half) % condition.period - half
     return float(np.sqrt((away * away).sum()))
 
 
+def _values(
+    setting: str, condition: SuccessCondition | RestCondition, states: States, when: str
+) -> NDArray[np.float64]:
+    """The entries (V,) that a condition names."""
+    name = condition.variable
+    value = np.asarray(states.get(name, np.nan), np.float64).ravel()
+    value = value if condition.indices is None or name not in states else value[condition.indices]
+    if not np.isfinite(value).all():
+        raise PlanningError(f"{setting}: {name} is not known {when}; choose a state variable that is always given.")
+    return value
+
+
+def _entries(condition: SuccessCondition | RestCondition) -> str:
+    return condition.variable + ("" if condition.indices is None else str(condition.indices))
+
+
 def _in_words(condition: SuccessCondition) -> str:
-    entries = "" if condition.indices is None else str(condition.indices)
     turn = "" if condition.period is None else f" (period {condition.period:g})"
-    return f"{condition.variable}{entries} within {condition.distance:g}{turn}"
+    return f"{_entries(condition)} within {condition.distance:g}{turn}"

@@ -26,7 +26,7 @@ from jepaworld.envs.seeding import episode_seeds, kept_random_state
 from jepaworld.envs.state import States, extract_state
 from jepaworld.errors import ConfigError, EnvironmentNotUsableError, PlanningError
 from jepaworld.evaluation.success import Criterion, own_success
-from jepaworld.planning import PlanSpace
+from jepaworld.planning import History, PlanSpace
 
 _STREAM = 2**32 - 1
 """Keeps the seeds of drawn starts apart from those of episodes, which are numbered from 0."""
@@ -43,6 +43,7 @@ class Task:
     goal_state: States  # at the goal, as far as it is known
     actions: NDArray[Any] | None  # (k, *action shape) that were recorded from start to goal; None of a drawn start
     start: RecordedStart | DrawnStart
+    history: History | None = None  # what was recorded before the start; None of a drawn one
 
     @property
     def episode(self) -> int | None:
@@ -118,7 +119,12 @@ def begin(lane: Lane, task: Task) -> None:
 
 
 def draw_tasks(
-    config: Config, lane: Lane, dataset: EpisodeDataset | None, episodes: Sequence[int] | NDArray[np.int64]
+    config: Config,
+    lane: Lane,
+    dataset: EpisodeDataset | None,
+    episodes: Sequence[int] | NDArray[np.int64],
+    *,
+    context: int = 1,
 ) -> TaskSet:
     """Draw `evaluation.num_episodes` tasks whose starts are not solved; the same for the same settings and data.
 
@@ -130,6 +136,7 @@ def draw_tasks(
         dataset: Holds the recorded episodes, and says which seeds were collected with; may be None with goals
             environment, where those of the settings are taken.
         episodes: Indices of held-out episodes, for recorded goals: those of `evaluation.split`.
+        context: Frames that the model looks at; one fewer are kept of what was recorded before a start.
 
     Raises:
         ConfigError: `goal_steps` does not fit the data, or `success` not the state variables.
@@ -159,7 +166,7 @@ def draw_tasks(
                 f"evaluation.split is {settings.split}, but the run has no such held-out episodes for recorded goals. "
                 f"Set {share} above 0 before training, or evaluation.goals to environment."
             )
-        return _draw_recorded(settings, lane, dataset, np.asarray(episodes, np.int64))
+        return _draw_recorded(settings, lane, dataset, np.asarray(episodes, np.int64), context)
 
 
 def _unsolved(
@@ -197,7 +204,7 @@ def _start_errors(lane: Lane, tried: Collection[RestoreMethod] = ()) -> Iterator
 
 
 def _draw_recorded(
-    settings: EvaluationConfig, lane: Lane, dataset: EpisodeDataset, episodes: NDArray[np.int64]
+    settings: EvaluationConfig, lane: Lane, dataset: EpisodeDataset, episodes: NDArray[np.int64], context: int
 ) -> TaskSet:
     criterion = Criterion(settings.success, dataset.state_variables)
     if criterion.conditions is None and not lane.has("set_goal"):
@@ -221,7 +228,7 @@ def _draw_recorded(
         notes.append("Tasks are drawn from validation episodes, for tuning: publish with evaluation.split=evaluation.")
     failed: list[StartError] = []
     for method in methods:
-        kinds = [_recorded_tasks(settings, dataset, episodes, method)]
+        kinds = [_recorded_tasks(settings, dataset, episodes, method, context)]
         try:
             tasks, solved = _unsolved(lane, kinds, criterion, settings.num_episodes)
         except StartError as error:
@@ -233,7 +240,11 @@ def _draw_recorded(
 
 
 def _recorded_tasks(
-    settings: EvaluationConfig, dataset: EpisodeDataset, episodes: NDArray[np.int64], method: RestoreMethod
+    settings: EvaluationConfig,
+    dataset: EpisodeDataset,
+    episodes: NDArray[np.int64],
+    method: RestoreMethod,
+    context: int,
 ) -> Iterator[Task]:
     """Every pair of start and goal, in an order that the seed draws: one of each episode before a second of any.
 
@@ -264,7 +275,10 @@ def _recorded_tasks(
             states={name: rows[first] for name, rows in episode.states.items()},
         )
         goal_state = {name: rows[last] for name, rows in episode.states.items()}
-        yield Task("all", episode.frames[last], goal_state, environment_actions(episode.actions[first:last]), start)
+        before = slice(max(0, first - (context - 1)), first)
+        history = episode.frames[before], episode.actions[before]
+        there = environment_actions(episode.actions[first:last])
+        yield Task("all", episode.frames[last], goal_state, there, start, history)
 
 
 def _goal_blocks(goal_steps: int, dataset: EpisodeDataset, episodes: NDArray[np.int64]) -> int:

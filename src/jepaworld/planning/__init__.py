@@ -6,7 +6,7 @@ Anything with `encode` and `rollout` (`WorldModel`) can be planned with; `check_
 from jepaworld.models.protocol import WorldModel
 from jepaworld.planning.cem import CEM, ICEM
 from jepaworld.planning.conformance import DynamicsReport, check_dynamics
-from jepaworld.planning.controller import Controller, ImaginedPlan
+from jepaworld.planning.controller import Controller, History, ImaginedPlan
 from jepaworld.planning.costs import ActionPenalty, GoalCost, GoalDistance, WeightedSum, WorldModelCost, make_cost
 from jepaworld.planning.discrete import CategoricalCEM, RandomShooting
 from jepaworld.planning.gradient import GradientPlanner
@@ -27,6 +27,7 @@ __all__ = [
     "GoalCost",
     "GoalDistance",
     "GradientPlanner",
+    "History",
     "ImaginedPlan",
     "Plan",
     "PlanSpace",

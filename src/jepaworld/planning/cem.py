@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import replace
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from gymnasium.spaces import Box
@@ -20,6 +20,11 @@ from jepaworld.planning.noise import ar1_mixing, plan_noise, power_law_mixing
 from jepaworld.planning.planner import BuiltInPlanner, EliteSettings, Plan, SampleSettings, Scorer, elites_of
 
 MIN_STD = setting(0.1, "Floor on the standard deviation of later iterations.", ge=0.0)
+Returned = Literal["best", "mean"]
+RETURNED = setting(
+    "best",
+    "Plan that cem, icem and mppi return: the best of all candidates, or the mean of the last iteration.",
+)
 
 
 class GaussianSettings(SampleSettings):
@@ -68,11 +73,24 @@ class GaussianPlanner(BuiltInPlanner[G]):
         candidates[:, 0] = mean
         return self.space.clip(candidates)
 
+    @staticmethod
+    def _returned(score: Scorer, mean: Tensor, returned: Returned, elites: Tensor | None = None) -> Plan:
+        """The plan of a search that ended at this mean (B, P, A), from which the next search begins either way."""
+        cost = score(mean.unsqueeze(1))[:, 0]
+        best = score.best(mean, elites)
+        if returned == "best":
+            return best
+        # The mean of allowed candidates may be forbidden itself.
+        allowed = cost.isfinite()
+        actions = torch.where(allowed[:, None, None], score.space.to_real(mean), best.actions)
+        return replace(best, actions=actions, cost=torch.where(allowed, cost, best.cost))
+
 
 class CEMSettings(SmoothSettings, EliteSettings):
     """Of `CEM`."""
 
     min_std: float = MIN_STD
+    returned: Returned = RETURNED
 
 
 @component("planner", "cem")
@@ -81,7 +99,7 @@ class CEM(GaussianPlanner[CEMSettings]):
 
     Each iteration draws candidates from a Gaussian and fits it to the best of them. Differs from PlaNet in: noise that
     is correlated over environment steps, a floor on the standard deviation, the mean as one of the candidates, and the
-    best plan seen (the last mean among them) instead of the last mean as the result.
+    best plan seen (the last mean among them) instead of the last mean as the result, unless `returned` is "mean".
 
     Example:
         ```
@@ -101,14 +119,14 @@ class CEM(GaussianPlanner[CEMSettings]):
             elites, _ = elites_of(candidates, score(candidates), settings.num_elites)
             # Elites that agree would end the search where they are: the floor keeps it looking around.
             mean, std = elites.mean(dim=1), elites.std(dim=1, correction=0).clamp(min=settings.min_std)
-        score(mean.unsqueeze(1))
-        return score.best(mean)
+        return self._returned(score, mean, settings.returned)
 
 
 class ICEMSettings(GaussianSettings, EliteSettings):
     """Of `ICEM`."""
 
     min_std: float = MIN_STD
+    returned: Returned = RETURNED
     noise_exponent: float = setting(2.0, "Exponent of the power-law noise of icem; 0 is white.", ge=0.0)
     kept_elites: float = setting(0.3, "Share of the elites that icem keeps for the next iteration.", ge=0.0, le=1.0)
 
@@ -163,5 +181,4 @@ class ICEM(GaussianPlanner[ICEMSettings]):
             kept, kept_costs = elites[:, :num_kept], elite_costs[:, :num_kept]
             mean = mean.lerp(elites.mean(dim=1), 1.0 - self.momentum)
             std = std.lerp(elites.std(dim=1, correction=0), 1.0 - self.momentum).clamp(min=settings.min_std)
-        score(mean.unsqueeze(1))
-        return score.best(mean, kept if num_kept else None)
+        return self._returned(score, mean, settings.returned, kept if num_kept else None)

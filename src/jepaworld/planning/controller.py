@@ -26,6 +26,9 @@ from jepaworld.utils.modules import device_of, in_eval_mode
 
 Frames = NDArray[np.uint8] | Tensor
 
+History = tuple[NDArray[np.uint8], NDArray[np.generic]]
+"""What came before an episode's first frame: h frames (h, C, H, W), and the action block after each (h, A)."""
+
 
 @dataclass(frozen=True, eq=False)
 class ImaginedPlan:
@@ -90,13 +93,20 @@ class Controller:
         self._goal: Tensor | None = None
         self.restart()
 
-    def reset(self, goal_frames: Frames, numbers: Sequence[int] | None = None) -> None:
+    def reset(
+        self,
+        goal_frames: Frames,
+        numbers: Sequence[int] | None = None,
+        history: Sequence[History | None] | None = None,
+    ) -> None:
         """Begin new episodes.
 
         Args:
             goal_frames: uint8 (B, C, H, W), of the size that the model takes.
             numbers: Of the B tasks. A task's random numbers then follow from the seed and its number, whatever was
                 played before or is played beside it. None: 0 to B - 1 at first, and the random numbers go on.
+            history: What came before, of each environment, oldest first; the latest `context` - 1 of it are used, so
+                that the first plan is made as all others are. None where there is nothing.
 
         Raises:
             PlanningError: these are no frames.
@@ -108,11 +118,14 @@ class Controller:
             self.planner.number_environments(numbers)
         self._goal_shape = tuple(frames.shape)
         self.restart()
+        self._remember(history or [])
 
     def restart(self) -> None:
-        """Begin new episodes with the same goals."""
-        self._past: list[Tensor] = []  # embeddings (B, *D) of the latest frames, oldest first
+        """Begin new episodes with the same goals, without a history."""
+        # Of the latest frames, oldest first. Who has a shorter history than others has zeros first.
+        self._past: list[Tensor] = []  # embeddings (B, *D)
         self._past_actions: list[Tensor] = []  # blocks (B, A) between them
+        self._lengths = [0] * (self._goal_shape[0] if self._goal_shape else 0)  # how many each environment has
         self._plan: Plan | None = None
         self._cost: WorldModelCost | None = None
         self._imagined: ImaginedPlan | None = None
@@ -145,9 +158,7 @@ class Controller:
         begin = self._clock() if replan else 0.0
         # Between two plans, a model without a memory does not look.
         if replan or self.context > 1:
-            with torch.no_grad(), in_eval_mode(self.model):
-                present = self.model.encode(frames.unsqueeze(1))[:, 0].float()
-            self._past = [*self._past, present][-self.context :]
+            self._look(frames)
         if replan:
             self._make_plan(self._goal)
             self.seconds_per_plan.append(self._clock() - begin)
@@ -157,6 +168,12 @@ class Controller:
         if self.context > 1:
             self._past_actions = [*self._past_actions, block][-(self.context - 1) :]
         return block
+
+    def cost(self, frames: Frames) -> WorldModelCost:
+        """What plans from the first frames of new episodes cost, (B, C, H, W) uint8 after `reset`; none is played."""
+        assert self._goal is not None and self._plan is None, "between reset() and act()"
+        self._look(self._to_device(frames, "frames"))
+        return self._make_cost(self._goal)
 
     @property
     def last_plan(self) -> ImaginedPlan | None:
@@ -176,19 +193,45 @@ class Controller:
         settings, warm_start = self.settings, None
         if self._plan is not None and settings.warm_start:
             warm_start = self.planner.shift(self._plan, self.steps_played)
-        self._cost = WorldModelCost(
+        self._cost = self._make_cost(goal)
+        self._plan = self.planner.plan(self._cost, len(goal), settings.horizon, warm_start)
+        self._imagined, self.steps_played = None, 0
+
+    def _make_cost(self, goal: Tensor) -> WorldModelCost:
+        return WorldModelCost(
             self.model,
             torch.stack(self._past, dim=1),
             torch.stack(self._past_actions, dim=1) if self._past_actions else None,
             goal,
             self.goal_cost,
             self.space,
-            memory_megabytes=settings.memory_megabytes,
-            max_candidates=settings.max_candidates,
+            lengths=self._lengths,
+            memory_megabytes=self.settings.memory_megabytes,
+            max_candidates=self.settings.max_candidates,
             bf16=self.bf16,
         )
-        self._plan = self.planner.plan(self._cost, len(goal), settings.horizon, warm_start)
-        self._imagined, self.steps_played = None, 0
+
+    def _look(self, frames: Tensor) -> None:
+        """Embed what is seen now, and forget what the model does not look back to."""
+        with torch.no_grad(), in_eval_mode(self.model):
+            present = self.model.encode(frames.unsqueeze(1))[:, 0].float()
+        self._past = [*self._past, present][-self.context :]
+        self._lengths = [min(length + 1, self.context) for length in self._lengths]
+
+    def _remember(self, history: Sequence[History | None]) -> None:
+        """Look at what came before, step by step, as if it had been played here."""
+        lengths = [0 if one is None else min(len(one[0]), self.context - 1) for one in history]
+        assert not history or len(history) == self._goal_shape[0], (len(history), self._goal_shape)
+        for back in range(max(lengths, default=0), 0, -1):
+            # Zeros stand where there is nothing yet; no plan looks at them.
+            frames = torch.zeros(self._goal_shape, dtype=torch.uint8)
+            blocks = torch.zeros(len(history), self.space.width, dtype=torch.int64 if self.space.discrete else None)
+            for row, (one, length) in enumerate(zip(history, lengths, strict=True)):
+                if one is not None and length >= back:
+                    frames[row], blocks[row] = torch.tensor(one[0][-back]), torch.tensor(one[1][-back])
+            self._look(frames.to(self.device))
+            self._past_actions.append(blocks.to(self.device))
+        self._lengths = lengths or self._lengths
 
     def _to_device(self, frames: Frames, name: str) -> Tensor:
         uint8 = np.uint8 if isinstance(frames, np.ndarray) else torch.uint8

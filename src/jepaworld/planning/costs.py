@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from typing import Literal, Protocol
 
 import torch
@@ -113,6 +114,7 @@ class WorldModelCost:
         model: The world model.
         z: Embeddings of the context as from `model.encode` (B, K, *D); the last is the present.
         context_actions: The action blocks between them (B, K - 1, A), or None with K = 1.
+        lengths: How many of the K each environment has, the latest ones, at least 1; None for all.
         goal: Embeddings of the goals (B, *D).
         goal_cost: What is good.
         space: Of the actions; the goal cost is given normalised ones.
@@ -130,6 +132,7 @@ class WorldModelCost:
         goal_cost: GoalCost,
         space: PlanSpace,
         *,
+        lengths: Sequence[int] | None = None,
         memory_megabytes: float = 2048,
         max_candidates: int | None = None,
         bf16: bool = False,
@@ -137,6 +140,7 @@ class WorldModelCost:
         assert len(z) == len(goal), (z.shape, goal.shape)
         self.model, self.goal_cost, self.space = model, goal_cost, space
         self.z, self.context_actions, self.goal = z, context_actions, goal
+        self.lengths = [z.shape[1]] * len(z) if lengths is None else list(lengths)
         self.memory_megabytes, self.max_candidates, self.bf16 = memory_megabytes, max_candidates, bf16
 
     def __call__(self, candidates: Tensor) -> Tensor:
@@ -147,7 +151,7 @@ class WorldModelCost:
         # Several environments with all their candidates each, or a part of the candidates of one: these then share its
         # context and goal as a view. (Across environments, the model's one batch axis makes a copy of them, within the
         # estimate; it is the candidates of large latents, imagined few at once, that a copy would weigh on.)
-        groups, parts = _slices(num_envs, max(1, at_once // num_samples)), _slices(num_samples, at_once)
+        groups, parts = self._groups(self.lengths, max(1, at_once // num_samples)), _slices(num_samples, at_once)
         score = self._score
         if candidates.requires_grad and len(groups) * len(parts) > 1:
             score = partial(checkpoint, self._score, use_reentrant=False)
@@ -158,7 +162,7 @@ class WorldModelCost:
     def imagine(self, plans: Tensor, envs: Sequence[int] | None = None) -> Tensor:
         """What the model expects (b, P, *D) float32 of plans (b, P, A), one for each of `envs`; None for all."""
         rows = list(range(len(self.z)) if envs is None else envs)
-        chunks = _slices(len(plans), self._candidates_at_once(plans.shape[1]))
+        chunks = self._groups([self.lengths[row] for row in rows], self._candidates_at_once(plans.shape[1]))
         with torch.no_grad():
             return torch.cat([self._rollout(plans[chunk, None], rows[chunk]).float() for chunk in chunks])
 
@@ -167,6 +171,16 @@ class WorldModelCost:
         each = factor * (_BYTES_PER_LATENT * latents + _BYTES_PER_CANDIDATE)
         at_once = int(self.memory_megabytes * 2**20 / each)
         return max(1, min(at_once, self.max_candidates or at_once))
+
+    @staticmethod
+    def _groups(lengths: Sequence[int], size: int) -> list[slice]:
+        """Neighbours of equal context, at most `size` together: the model takes one length for all that it imagines."""
+        groups, first = [], 0
+        for _, alike in groupby(lengths):
+            count = len(list(alike))
+            groups += [slice(first + part.start, first + part.stop) for part in _slices(count, size)]
+            first += count
+        return groups
 
     def _score(self, candidates: Tensor, envs: slice) -> Tensor:
         """Costs (b, S) of candidates (b, S, P, A) of these b environments."""
@@ -178,9 +192,12 @@ class WorldModelCost:
     def _rollout(self, candidates: Tensor, envs: slice | list[int]) -> Tensor:
         """What the model expects (b * S, P, *D) of candidates (b, S, P, A) of these b environments."""
         count, past = candidates.shape[1], self.context_actions
-        context_actions = None if past is None else _repeated(past, envs, count)
+        unknown = self.z.shape[1] - self.lengths[envs.start if isinstance(envs, slice) else envs[0]]
+        alone = past is None or unknown == past.shape[1]  # the present frame, with no action before it
+        context_actions = None if past is None or alone else _repeated(past[:, unknown:], envs, count)
+        z = _repeated(self.z[:, unknown:], envs, count)
         with in_eval_mode(self.model), autocast(candidates.device, self.bf16):
-            return self.model.rollout(_repeated(self.z, envs, count), candidates.flatten(0, 1), context_actions)
+            return self.model.rollout(z, candidates.flatten(0, 1), context_actions)
 
 
 def _repeated(values: Tensor, envs: slice | list[int], count: int) -> Tensor:

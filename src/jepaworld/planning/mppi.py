@@ -7,7 +7,7 @@ from torch import Tensor
 
 from jepaworld.config.components import component
 from jepaworld.config.fields import setting
-from jepaworld.planning.cem import MIN_STD, GaussianPlanner, SmoothSettings
+from jepaworld.planning.cem import MIN_STD, RETURNED, GaussianPlanner, Returned, SmoothSettings
 from jepaworld.planning.planner import IterationSettings, Plan, Scorer
 
 
@@ -15,6 +15,7 @@ class MPPISettings(SmoothSettings, IterationSettings):
     """Of `MPPI`."""
 
     min_std: float = MIN_STD
+    returned: Returned = RETURNED
     temperature: float = setting(
         0.1, "Softness of mppi, relative to the spread of the candidates' costs; small follows the best.", gt=0.0
     )
@@ -29,7 +30,7 @@ class MPPI(GaussianPlanner[MPPISettings]):
     and iteration, so that it need not be tuned to the scale of an embedding; several iterations,
     whose standard deviation follows the weighted candidates down to a floor; noise correlated over environment steps;
     no control cost of its own (see `planning.cost.action_penalty`); and the best plan seen, the last mean among
-    them, as the result.
+    them, as the result, unless `returned` is "mean".
     """
 
     name = "mppi"
@@ -43,8 +44,7 @@ class MPPI(GaussianPlanner[MPPISettings]):
             mean = (weights * candidates).sum(dim=1)
             variance = (weights * (candidates - mean.unsqueeze(1)).square()).sum(dim=1)
             std = variance.sqrt().clamp(min=self.settings.min_std)
-        score(mean.unsqueeze(1))
-        return score.best(mean)
+        return self._returned(score, mean, self.settings.returned)
 
     def weights(self, costs: Tensor) -> Tensor:
         """Weights (B, S) of candidates, which sum to 1 for each environment, from their costs (B, S).

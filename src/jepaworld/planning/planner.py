@@ -91,7 +91,8 @@ class Planner(ABC):
             warm_start: A plan to begin from, for the same B and P; `shift` makes it of the previous plan.
 
         Returns:
-            The best plan found, never worse than `warm_start.center`.
+            The best plan found, never worse than `warm_start.center`; with `planning.returned` mean that of the last
+            iteration.
 
         Raises:
             PlanningError: a cost is NaN, every candidate of an environment is forbidden, or the cost has another shape.
@@ -182,14 +183,14 @@ class Scorer:
     """A cost of normalised candidates that counts NaN and remembers the best. All stays on the device until `check`."""
 
     def __init__(self, cost: Cost, space: PlanSpace) -> None:
-        self._cost, self._space = cost, space
+        self._cost, self.space = cost, space
         self._num_nan = torch.zeros((), dtype=torch.int64, device=space.device)
         self._num_scored = 0
         self._best: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, candidates: Tensor) -> Tensor:
         """Costs (B, S) of normalised candidates (B, S, P, A)."""
-        costs = self._cost(self._space.to_real(candidates))
+        costs = self._cost(self.space.to_real(candidates))
         if costs.shape != candidates.shape[:2]:
             raise PlanningError(
                 f"the cost of candidates {tuple(candidates.shape)} has shape {tuple(costs.shape)}: expected "
@@ -211,7 +212,7 @@ class Scorer:
         """The best candidate seen, as a plan with what the next search may begin from (itself by default)."""
         assert self._best is not None, "no candidate was scored"
         cost, actions = self._best
-        return Plan(self._space.to_real(actions), cost, actions if center is None else center, elites)
+        return Plan(self.space.to_real(actions), cost, actions if center is None else center, elites)
 
     def check(self) -> None:
         """Make sure that every cost was a number, and that each environment has a plan that is not forbidden.

@@ -9,11 +9,13 @@ import numpy as np
 
 from jepaworld.evaluation.measure import UNTRAINED
 from jepaworld.evaluation.probes import PIXELS
-from jepaworld.evaluation.results import Badge, Card, ProbeKind, Reading, Results
+from jepaworld.evaluation.results import AgentResult, Badge, Card, Outcome, PlanningResults, ProbeKind, Reading, Results
 from jepaworld.utils.text import counted, duration, interval, number, percent, ranges, share, with_interval
 
 PROBE_NAMES: dict[ProbeKind, str] = {"linear": "linear probe", "mlp": "MLP"}
 AGENT_NAMES = {"planner": "planner", "random": "random policy", "recorded": "recorded actions"}
+
+OUTCOME_NAMES: dict[Outcome, str] = {"any": "at any time", "end": "at the end", "rest": "at rest"}
 
 NOTABLE_GAIN = 0.05
 """Difference of R² from which on it is worth a sentence that an MLP reads more than a linear map."""
@@ -76,7 +78,10 @@ def _planning(results: Results) -> None:
     if ended.successes != reached.successes:
         finding += f". When the episode ends, plans are at {share(ended)}"
         note += f"; at the end {percent(ended.rate)} %"
+    if planner.rest:
+        finding += f". At the end and at rest are {share(planner.rest['all'])}"
     results.findings.append(finding + ".")
+    results.findings += spread_in_words(planner) + rank_in_words(found)
     _card(results, "Goals reached by planning", f"{percent(reached.rate)} %", note)
     if (recorded := found.agent("recorded")) and recorded.any["all"].high < 0.95:
         _badge(results, "warn", "Recorded actions miss their goals")
@@ -84,6 +89,31 @@ def _planning(results: Results) -> None:
             f"The recorded actions themselves reach only {share(recorded.any['all'])} of the goals: the environment "
             "does not repeat what was recorded, or success is defined too narrowly."
         )
+
+
+def spread_in_words(planner: AgentResult) -> list[str]:
+    """A sentence on how much the planner's random numbers decide; none if there was a single stream."""
+    told = [
+        f"{when} {', '.join(percent(rate) for rate in found.rates)} %, mean {percent(found.mean)} % "
+        f"({percent(found.low)} to {percent(found.high)})"
+        for outcome, when in OUTCOME_NAMES.items()
+        if (found := planner.spread.get(outcome)) is not None
+    ]
+    streams = len(planner.spread["any"].rates) if told else 0
+    return [f"With {streams} streams of the planner's random numbers: {'; '.join(told)}."] if told else []
+
+
+def rank_in_words(found: PlanningResults) -> list[str]:
+    """A sentence on where the recorded actions rank among random ones; none if nothing was recorded."""
+    rank = found.recorded_rank
+    if rank is None:
+        return []
+    ends = rank.interval_95
+    within = f" ({percent(ends[0])} to {percent(ends[1])})" if ends else ""
+    return [
+        "By what the model expects, the recorded actions end nearer to the goal than "
+        f"{percent(rank.better_than)} %{within} of random ones (50 % is chance)."
+    ]
 
 
 def _probe(results: Results) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from jepaworld.evaluation.results import PlanningResults, Results
-from jepaworld.report.headline import AGENT_NAMES, PROBE_NAMES
+from jepaworld.evaluation.results import OUTCOMES, Outcome, PlanningResults, Results
+from jepaworld.report.headline import AGENT_NAMES, OUTCOME_NAMES, PROBE_NAMES, rank_in_words, spread_in_words
 from jepaworld.utils.text import columns, counted, duration, number, share, wrapped
 
 
@@ -25,7 +25,9 @@ def summary(results: Results) -> str:
 def _success(planning: PlanningResults) -> Iterator[str]:
     yield from wrapped(planning.protocol)
     yield ""
-    rows = [["goals reached", "which", "at any time", "at the end", "episodes"]]
+    at_rest = any(agent.rest for agent in planning.agents)
+    outcomes: tuple[Outcome, ...] = OUTCOMES if at_rest else OUTCOMES[:2]
+    rows = [["goals reached", "which", *(OUTCOME_NAMES[name] for name in outcomes), "episodes"]]
     notes = ["in parentheses: 95 % intervals"]
     for agent in planning.agents:
         name = AGENT_NAMES[agent.name]
@@ -33,12 +35,14 @@ def _success(planning: PlanningResults) -> Iterator[str]:
             notes.append(f"no {name}: {agent.missing}")
             continue
         notes.append(f"{name}: {agent.label}")
+        notes += spread_in_words(agent)
         for group in ("all", *planning.groups):
             if group in agent.any:
-                reached, ended = agent.any[group], agent.end[group]
+                rates = [getattr(agent, outcome)[group] for outcome in outcomes]
                 title = name if group == "all" else ""
-                rows.append([title, group, share(reached), share(ended), str(reached.episodes)])
-    yield from columns(rows, left=4)
+                rows.append([title, group, *map(share, rates), str(agent.any[group].episodes)])
+    notes += rank_in_words(planning)
+    yield from columns(rows, left=2 + len(outcomes))
     for note in notes:
         yield from wrapped(note)
 
