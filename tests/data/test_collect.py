@@ -20,6 +20,7 @@ import pytest
 from toy_envs import DISCRETE_START, shade
 
 import jepaworld
+from jepaworld import training_costs
 from jepaworld.config import Config
 from jepaworld.data import collect as collect_module
 from jepaworld.data import rollout
@@ -725,3 +726,19 @@ def test_a_policy_may_draw_from_the_global_generators_when_it_begins(settings: S
         changes = {"policy": "toy_envs:Moody", "num_workers": workers}
         collect(settings(changes, dataset_dir=str(tmp_path / str(workers))))
     assert_equal_folders(tmp_path / "1", tmp_path / "2")
+
+
+def test_large_arrays_of_info_are_not_stored_and_named(settings: Settings, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level("WARNING", "jepaworld"):
+        dataset = collect(settings(environment_kwargs={"oddity": "depth map"}, num_episodes_data_collection=2))
+    assert dataset.state_variables == {"count": (), "extra": (), "last": (2,)}
+    assert any("not stored: depth (50, 40)" in message for message in caplog.messages)
+
+
+def test_the_size_of_a_dataset_is_estimated_from_what_is_seen(settings: Settings):
+    config = settings(environment_kwargs={"oddity": "long state", "length": 20}, num_episodes_data_collection=3)
+    dataset = collect(config)
+    costs = training_costs._costs(config)
+    stored = sum(array.nbytes for shard in dataset.shards for array in shard.arrays.values())
+    assert dataset.state_variables["joints"] == (300,)
+    assert costs.frames * (costs.frame_bytes + costs.row_bytes) == pytest.approx(stored, rel=0.01)

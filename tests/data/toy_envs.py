@@ -87,6 +87,10 @@ class Echo(gym.Env):
             info["extra"] = 2.0
         if self.oddity == "reshaped state":
             info["extra"] = 2.0 if self.is_first else [1.0, 2.0]
+        if self.oddity == "long state":
+            info["joints"] = np.zeros(300)
+        if self.oddity == "depth map":
+            info["depth"] = np.ones((50, 40), np.float32)
         if self.oddity == "global generators":
             info["extra"] = random.random() + np.random.random()  # noqa: NPY002
         return info

@@ -24,7 +24,7 @@ def text(report, name):
 
 def test_two_room_has_nothing_to_complain_about():
     report = check_env(TWO_ROOM_ID, {"random_wall": True})
-    names = "exists actions frames change determinism state observation restore planning end speed"
+    names = "exists actions frames change determinism state restore planning end speed"
     assert list(levels(report)) == names.split()
     assert report.usable
     assert {level for name, level in levels(report).items() if name != "speed"} == {"ok"}
@@ -66,7 +66,7 @@ def test_what_restricts_an_environment_is_a_warning(monkeypatch):
     assert "count, picky is missing at times" in text(report, "state")
     assert "the frame was another one" in text(report, "restore")
     plain = check_env("broken/Grey-v0")
-    assert "Put numbers or arrays in info" in text(plain, "state")
+    assert "Put numbers or short vectors in info" in text(plain, "state")
     assert "info holds no arrays" in text(plain, "restore")
 
 

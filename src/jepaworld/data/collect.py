@@ -159,7 +159,11 @@ def _begin(path: Path, spec: DatasetSpec, collected: Collected, progress: Progre
             f"{path}: not a dataset (it has no {DATASET_FILE}) and not empty: it holds {', '.join(others[:5])}. Set "
             "dataset_dir to an empty folder."
         )
-    spec = dataclasses.replace(spec, state_variables=Rollout(spec, collected).state_variables())
+    variables, large = Rollout(spec, collected).state_variables()
+    if large:
+        listed = ", ".join(f"{name} {shape}" for name, shape in large.items())
+        progress.warn(f"{path}: too large for state variables and not stored: {listed}.")
+    spec = dataclasses.replace(spec, state_variables=variables)
     write_description(path, spec, collected)
     return spec, collected
 

@@ -74,19 +74,24 @@ class Rollout:
             for number in numbers:
                 yield from self._episodes(self._play_one(player, policy, number), number)
 
-    def state_variables(self) -> dict[str, list[int]]:
+    def state_variables(self) -> tuple[dict[str, list[int]], dict[str, tuple[int, ...]]]:
         """Name and shape of each state variable: those with one shape at every frame of the first episode.
 
         A variable that a later episode lacks is stored as NaN there; one that appears later is not stored.
+
+        Returns:
+            The variables, and what is too large for one; see `jepaworld.envs.state.left_out`.
         """
         with self._player() as player:
             policy = make_policy(self.collected, player.action_space)
             first, *others = self._play_one(player, policy, 0, with_frames=False).states
-        return {
+            large = player.lanes[0].left_out()
+        variables = {
             name: list(value.shape[1:])
             for name, value in sorted(first.items())
             if value.size and all(name in other and other[name].shape == value.shape for other in others)
         }
+        return variables, large
 
     def _player(self) -> Player:
         spec, collected = self.spec, self.collected

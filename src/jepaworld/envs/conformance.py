@@ -129,12 +129,7 @@ def _play_findings(lane: Lane) -> Iterator[Finding]:
         f"the same seed and actions gave {'the same frames twice' if replays else 'different frames'}.",
         "Data cannot be collected again bit for bit: draw from self.np_random, and reset everything in reset().",
     )
-    yield _state_finding(states)
-    vector, space = states[-1].get("observation"), lane.env.observation_space
-    text = f"{space} is no short vector and is not stored as a state."
-    if vector is not None:
-        text = f"a vector of {vector.size} numbers, stored as the state 'observation'."
-    yield Finding("observation", "ok", text)
+    yield _state_finding(states, lane.left_out())
     info = lane.info  # the environment is still where the second play ended
     restore = _restore_finding(lane, second[-1])
     yield restore
@@ -154,18 +149,23 @@ def _judge(name: str, good: bool, text: str, remedy: str, *, otherwise: Level = 
     return Finding(name, "ok", text) if good else Finding(name, otherwise, f"{text} {remedy}")
 
 
-def _state_finding(states: Sequence[States]) -> Finding:
+def _state_finding(states: Sequence[States], large: Mapping[str, tuple[int, ...]]) -> Finding:
     shapes = [{name: value.shape for name, value in state.items()} for state in states]
     last = shapes[-1]
+    left_out = f" Too large and left out: {_listed(large)}." if large else ""
     if not any(shapes):
-        text = "none: probes of embeddings will have nothing to read. Put numbers or arrays in info."
-        return Finding("state", "warn", text)
-    listed = ", ".join(f"{name} {shape}" for name, shape in last.items())
+        text = "none: probes of embeddings and conditions of success will have nothing to read."
+        return Finding("state", "warn", f"{text}{left_out} Put numbers or short vectors in info.")
     changing = sorted(name for name in set().union(*shapes) if any(step.get(name) != last.get(name) for step in shapes))
+    listed = _listed({name: value.shape for name, value in states[-1].items()})
     if not changing:
-        return Finding("state", "ok", f"stored beside the frames: {listed}.")
+        return Finding("state", "ok", f"stored beside the frames: {listed}.{left_out}")
     text = f"{listed}; but {', '.join(changing)} is missing at times (often after reset) or changes its shape."
-    return Finding("state", "warn", f"{text} Give it after reset() and after every step(), in one shape.")
+    return Finding("state", "warn", f"{text} Give it after reset() and after every step(), in one shape.{left_out}")
+
+
+def _listed(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} {shape}" for name, shape in shapes.items())
 
 
 def _restore_finding(lane: Lane, frame: Frame) -> Finding:

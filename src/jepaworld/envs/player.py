@@ -26,7 +26,7 @@ from jepaworld.envs.frames import Frame, FrameReader, FrameSource, image_to_fram
 from jepaworld.envs.hooks import Hook, hook
 from jepaworld.envs.make import make_env
 from jepaworld.envs.seeding import seed_everything_else
-from jepaworld.envs.state import States, extract_state
+from jepaworld.envs.state import States, extract_state, left_out
 from jepaworld.errors import EnvironmentNotUsableError
 
 Steps = tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]
@@ -94,6 +94,10 @@ class Lane:
     def states(self) -> States:
         """The state variables of now, copies."""
         return extract_state(self.observation, self.info)
+
+    def left_out(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of what is too large for a state variable now."""
+        return left_out(self.observation, self.info)
 
     def has(self, name: Hook) -> bool:
         """Whether the environment has this method; see `jepaworld.envs.hooks`."""
@@ -254,7 +258,7 @@ class VectorPlayer:
 
     def states(self) -> States:
         """As `Player.states`."""
-        return extract_state(None, self._info)
+        return extract_state(None, self._info, lanes=True)
 
     def close(self) -> None:
         """Close the environment."""
