@@ -23,7 +23,7 @@ from tests.integration.test_commands import overrides
 
 ROOT = Path(__file__).parents[2]
 RUN = ["README.md", "docs/06_usage_guide.md", "docs/evaluation.md", "docs/planning.md"]
-DOCUMENTS = [*RUN, "docs/bring_your_own.md", "docs/gallery.md", "docs/comparing.md"]
+DOCUMENTS = [*RUN, "docs/bring_your_own.md", "docs/gallery.md", "docs/comparing.md", "docs/recorded_data.md"]
 SHELLS = ("bash", "sh", "shell", "console")
 TAKES_CONFIG = ("check", "collect", "train")
 TAKES_RUN = ("decode", "report", "evaluate", "plan")

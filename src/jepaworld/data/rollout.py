@@ -58,7 +58,7 @@ class Rollout:
             DatasetError: a state variable changed its shape.
         """
         collected, spec, lanes = self.collected, self.spec, None
-        if collected.policy in BUILT_IN and collected.frame_source != "render":
+        if collected.policy in BUILT_IN and collected.frame_source in ("auto", "observation"):
             lanes = make_vector_env(collected.environment_name, collected.environment_kwargs, len(numbers))
         if lanes is not None:
             sizes = spec.image_size, spec.input_channels

@@ -22,7 +22,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from jepaworld.envs import register
 from jepaworld.envs.calls import close
-from jepaworld.envs.frames import is_image_space
+from jepaworld.envs.frames import pictures_in
 from jepaworld.envs.hooks import hook
 from jepaworld.envs.mujoco import MujocoState, is_mujoco
 from jepaworld.envs.push_t import PushTState, is_push_t
@@ -64,11 +64,13 @@ def make_env(environment_name: str, environment_kwargs: Mapping[str, Any] | None
         # Asked for where it is missing, gymnasium.make warns, and some environments refuse the argument.
         mode: dict[str, Any] = {"render_mode": "rgb_array"} if "rgb_array" in modes else {}
         env = gymnasium.make(environment_name, **kwargs, **mode)
-    if env.render_mode != "rgb_array" and not is_image_space(env.observation_space):
+    pictures = pictures_in(env.observation_space)
+    if env.render_mode != "rgb_array" and None not in pictures.values():
         close(env)
+        reasons = "; ".join(f"{name} {problem}" for name, problem in pictures.items())
         raise EnvironmentNotUsableError(
             f"environment {environment_name} gives no frames: its render modes are {modes}, without "
-            f"'rgb_array', and its observation {env.observation_space} is no image. Give it one of the two."
+            f"'rgb_array', and its observation is no image ({reasons}). Give it one of the two."
         )
     if hook(env, "restore_state") is not None:
         return env

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from jepaworld.config import Config
 from jepaworld.envs.calls import close, env_name, environment_errors
-from jepaworld.envs.frames import Frame, FrameReader, FrameSource, image_to_frame, is_image_space
+from jepaworld.envs.frames import Frame, FrameReader, FrameSource, Pictures, image_to_frame, is_image_space
 from jepaworld.envs.hooks import Hook, hook
 from jepaworld.envs.make import make_env
 from jepaworld.envs.seeding import seed_everything_else
@@ -96,8 +96,10 @@ class Lane:
         return extract_state(self.observation, self.info)
 
     def left_out(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of what is too large for a state variable now."""
-        return left_out(self.observation, self.info)
+        """Name and shape of what is too large for a state variable now, but for the pictures that are frames."""
+        found = left_out(self.observation, self.info)
+        found.pop(self.reader.source.removeprefix("observation.") if self.reader.source != "render" else "", None)
+        return found
 
     def has(self, name: Hook) -> bool:
         """Whether the environment has this method; see `jepaworld.envs.hooks`."""
@@ -220,6 +222,7 @@ class VectorPlayer:
         self._advance = getattr(env.unwrapped, "advance", None)
         if self._paint is None and not is_image_space(env.single_observation_space):
             raise EnvironmentNotUsableError(f"{self.name}: its vector version has no frames_chw() and no images.")
+        self._pictures = Pictures(f"{self.name}: observation")
         self._observations: Any = None
         self._info: Mapping[str, Any] = {}
 
@@ -254,7 +257,7 @@ class VectorPlayer:
                     return frames
                 images = frames.transpose(0, 2, 3, 1)
             channels, side, _ = self._frame_shape
-            return np.stack([image_to_frame(image, side, channels) for image in images])
+            return np.stack([image_to_frame(self._pictures(image), side, channels) for image in images])
 
     def states(self) -> States:
         """As `Player.states`."""

@@ -98,11 +98,15 @@ def restore(lane: Lane, start: RecordedStart | DrawnStart) -> None:
 def goal_frame(lane: Lane, like: Frame) -> Frame:
     """What the environment shows at its goal, in the size and the channels of another frame (C, S, S).
 
+    Where the lane's own pictures are grey, a goal in colour becomes grey, as nothing else could be reached.
+
     Raises:
         EnvironmentNotUsableError: `goal_image` failed, or gives no picture.
     """
     image = as_picture(lane.call("goal_image"), f"{lane.name}: goal_image()")
-    return image_to_frame(image, like.shape[1], like.shape[0])
+    channels, side, _ = like.shape
+    goal = image_to_frame(image, side, 1 if lane.reader.is_grey else channels)
+    return goal if len(goal) == channels else np.repeat(goal, channels, axis=0)
 
 
 def require_same(what: str, found: Frame, expected: Frame) -> None:
