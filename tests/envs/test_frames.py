@@ -289,6 +289,7 @@ def test_a_rendering_that_is_no_picture_is_refused(gives, message):
         (TWO_ROOM_ID, {"render_mode": "human"}, "set render_mode to 'human'.*Remove render_mode"),
         ("broken/Blind-v0", {}, "gives no frames.*no image"),
         ("broken/NoModule-v0", {}, "lacks a dependency: No module named.*Install"),
+        ("broken/mujoco_arm-v0", {}, r"No module named 'no_such_sensor'. Install it: pip install no_such_sensor\."),
         ("broken/mujoco-v0", {}, r'lacks a dependency: MuJoCo.*pip install "jepaworld\[mujoco\]"'),
     ],
 )
@@ -341,6 +342,40 @@ def test_mujoco_renders_without_a_window_only_where_there_is_no_display(monkeypa
         monkeypatch.setenv(name, value)
     make_env("broken/Grey-v0")
     assert os.environ.get("MUJOCO_GL") == expected
+
+
+def test_mujoco_is_told_before_a_users_module_is_imported(monkeypatch, tmp_path):
+    pytest.importorskip("mujoco")
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("MUJOCO_GL", "")
+    for name in ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "asks_early.py").write_text("import os\nFOUND = os.environ.get('MUJOCO_GL')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(EnvironmentNotUsableError, match="not known"):
+        make_env("asks_early:asks/Early-v0")
+    assert sys.modules.pop("asks_early").FOUND == "egl"
+
+
+def test_hints_about_mujoco_are_given_where_its_rendering_failed_alone(monkeypatch):
+    mujoco = pytest.importorskip("mujoco")
+
+    def no_context(*_):
+        raise RuntimeError("no context")
+
+    model = mujoco.MjModel.from_xml_string("<mujoco><worldbody/></mujoco>")
+    env = make_env("broken/Unrendering-v0", {"gives": "error"})
+    lane = Lane(env, 8, 3)
+    lane.reset(0)
+    with pytest.raises(EnvironmentNotUsableError) as own:
+        lane.frame()
+    assert "no OpenGL" in str(own.value) and "MUJOCO_GL" not in str(own.value)
+    monkeypatch.setattr(mujoco.gl_context, "GLContext", no_context)
+    monkeypatch.setattr(env.unwrapped, "render", lambda: mujoco.Renderer(model))
+    with pytest.raises(
+        EnvironmentNotUsableError, match=r"no context\. MuJoCo was imported to render by .* MUJOCO_GL=egl"
+    ):
+        lane.frame()
 
 
 # --- vector environments -------------------------------------------------------------------------------

@@ -55,7 +55,8 @@ class Dial(gymnasium.Env):
         assert isinstance(action, int | np.integer) if self.discrete else action.dtype == self.action_space.dtype, (
             action
         )
-        self.x = float(np.clip(self.x + np.squeeze(action), 0, 16))
+        drift = random.random() + np.random.normal() if self.noise == "global" else 0.0  # noqa: NPY002
+        self.x = float(np.clip(self.x + np.squeeze(action) + drift, 0, 16))
         return self.look(), 0.0, False, False, self.info()
 
     def look(self):
@@ -276,6 +277,20 @@ def test_global_generators_are_seeded_for_a_replay_and_given_back(play):
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before  # noqa: NPY002
 
 
+def test_global_generators_give_each_episode_its_own_numbers_whoever_else_draws(play):
+    config, lane, dataset = play("tasks/Dial-v0", NEAR, environment_kwargs={"noise": "global"})
+    tasks = draw_tasks(config, lane, dataset, HELD_OUT).tasks[:2]
+    with make_task_player(config, dataset, 2) as player:
+        for one, task in zip(player.lanes, tasks, strict=True):
+            begin(one, task)
+        for step in range(len(tasks[0].actions)):
+            for one, task in zip(player.lanes, tasks, strict=True):
+                np.random.random(step)  # noqa: NPY002 (as a policy might)
+                one.step(task.actions[step])
+        for one, task in zip(player.lanes, tasks, strict=True):
+            assert one.states()["x"] == pytest.approx(task.goal_state["x"], abs=1e-5)
+
+
 def test_an_environment_that_is_not_deterministic_is_said_to_be_so(play):
     kwargs = {"noise": "true", "max_episode_steps": 12}
     config, lane, dataset = play("tasks/Dial-v0", NEAR, environment_kwargs=kwargs)
@@ -462,8 +477,8 @@ def test_reset_options_that_the_environment_refuses_are_told(play):
 
 def test_a_goal_image_that_is_none_is_told(play, monkeypatch):
     config, lane, dataset = play("tasks/Goalish-v0", **LONG)
-    monkeypatch.setattr(Goalish, "goal_image", lambda _: np.zeros((16, 16, 3)))
-    with pytest.raises(PlanningError, match=r"goal_image\(\) gives float64 \(16, 16, 3\); expected a uint8"):
+    monkeypatch.setattr(Goalish, "goal_image", lambda _: np.zeros(16))
+    with pytest.raises(PlanningError, match=r"goal_image\(\) gives float64 \(16,\); expected HxW"):
         draw_tasks(config, lane, dataset, HELD_OUT)
 
 

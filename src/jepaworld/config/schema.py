@@ -57,7 +57,7 @@ class CollectionConfig(Section):
         "auto",
         "Frames are those of render(), or the observation's picture (of several: observation.KEY). auto: observations "
         "if they are uint8 images, else render() if there is one.",
-        pattern=r"^(auto|render|observation(\..+)?)$",
+        pattern=r"^(auto|render|observation(\.\S+)?)$",
     )
 
 

@@ -105,12 +105,12 @@ class Rollout:
 
     def _play_one(self, player: Player, policy: Policy, number: int, with_frames: bool = True) -> _Recording:
         """Play an episode in the only lane of a player."""
-        seeds = episode_seeds(self.collected.seed, number)
+        seeds, lane = episode_seeds(self.collected.seed, number), player.lanes[0]
         # Before the policy, which may use these generators when it begins.
         seed_everything_else(seeds.everything_else)
         policy.reset(seeds.policy)
-        player.reset([seeds.environment], f"episode {number}")
-        return self._play(player, lambda _: np.array(policy.act(player.lanes[0].observation))[None], with_frames)
+        lane.reset(seeds.environment, everything_else=seeds.everything_else, place=f"episode {number}")
+        return self._play(player, lambda _: np.array(policy.act(lane.observation))[None], with_frames)
 
     def _play_lanes(self, player: VectorPlayer, policy: RandomPolicy, numbers: Sequence[int]) -> _Recording | None:
         """Play one episode in each lane, all at once; bit for bit what `_play_one` gives for the same episodes.
@@ -120,6 +120,7 @@ class Rollout:
         seeds = [episode_seeds(self.collected.seed, number) for number in numbers]
         longest = self.collected.max_steps_per_episode
         actions = np.stack([policy.sequence(one.policy, longest) for one in seeds], axis=1)  # (steps, N, *shape)
+        seed_everything_else(seeds[0].everything_else)
         player.reset([one.environment for one in seeds], f"episodes {numbers[0]} to {numbers[-1]}")
         found = {name: value.shape for name, value in player.states().items()}
         if any(found.get(name) != (len(player), *shape) for name, shape in self.spec.state_variables.items()):

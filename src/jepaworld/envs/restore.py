@@ -79,7 +79,7 @@ def restore(lane: Lane, start: RecordedStart | DrawnStart) -> None:
     seeds = episode_seeds(start.seed, start.episode)
     if by_state:
         # A reset begins the episode for wrappers, and draws again whatever is no state variable.
-        lane.reset(seeds.environment, place=place)
+        lane.reset(seeds.environment, everything_else=seeds.everything_else, place=place)
         lane.restore_state({name: value for name, value in start.states.items() if np.isfinite(value).all()})
     else:
         lane.reset(seeds.environment, everything_else=seeds.everything_else, place=place)

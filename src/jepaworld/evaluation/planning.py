@@ -22,6 +22,7 @@ from jepaworld.data.policies import RandomPolicy
 from jepaworld.data.store import EpisodeDataset
 from jepaworld.envs.frames import Frame
 from jepaworld.envs.player import Lane
+from jepaworld.envs.seeding import kept_random_state
 from jepaworld.errors import EnvironmentFailedError
 from jepaworld.evaluation.results import AgentResult, PlanningResults, PlayedTask
 from jepaworld.evaluation.success import Criterion
@@ -77,7 +78,7 @@ def evaluate_planning(
     """
     progress, settings, began = progress or Progress(), config.evaluation, time.perf_counter()
     num_lanes, skip = min(settings.num_envs, settings.num_episodes), config.frame_skipping
-    with make_task_player(config, dataset, num_lanes) as player, _threads_for(model):
+    with kept_random_state(), make_task_player(config, dataset, num_lanes) as player, _threads_for(model):
         space = player.action_space
         controller = Controller(model, space, config.planning, frame_skipping=skip, seed=settings.seed, bf16=bf16)
         tasks = draw_tasks(config, player.lanes[0], dataset, episodes)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
+import os
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
@@ -32,6 +34,13 @@ def failures(doing: str, kind: type[JepaworldError] = ConfigError) -> Iterator[N
         raise problem from error
 
 
+def prepare_rendering() -> None:
+    """Let MuJoCo render without a display: it looks at MUJOCO_GL once, when it is imported, by whatever imports it."""
+    has_display = "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
+    if sys.platform == "linux" and not has_display and importlib.util.find_spec("mujoco") is not None:
+        os.environ.setdefault("MUJOCO_GL", "egl")  # its own default would fail there
+
+
 def import_module(name: str, setting: str, kind: type[JepaworldError] = ConfigError) -> ModuleType:
     """Import a module that a setting names; it may lie in the current folder.
 
@@ -40,6 +49,7 @@ def import_module(name: str, setting: str, kind: type[JepaworldError] = ConfigEr
     """
     # Installed commands do not have the folder they are started in on their path, as `python -m` has. Last,
     # so that a user's random.py does not hide the standard library's.
+    prepare_rendering()
     folder = str(Path.cwd())
     if folder not in sys.path:
         sys.path.append(folder)
