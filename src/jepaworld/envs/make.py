@@ -179,9 +179,8 @@ def _making(environment_name: str, spec: EnvSpec, kwargs: Mapping[str, Any]) -> 
             # An environment of one's own may be called after MuJoCo and lack something else.
             known = entry.startswith(("gymnasium.", "jepaworld."))
             missing = (getattr(error, "name", None) or "").partition(".")[0]
-            install = _install(entry if known else missing) or (
-                f"pip install {missing}" if missing else "what it names"
-            )
+            other = f"pip install {missing}" if missing else "what it names"
+            install = _install(entry if known else missing or str(error)) or other
             problem, remedy = "lacks a dependency: ", f" Install it: {install}."
         raise EnvironmentNotUsableError(
             f"environment_name is {environment_name!r}: {problem}{str(error).rstrip('.')}.{remedy}"
