@@ -7,6 +7,7 @@ import random
 import re
 import secrets
 import shutil
+import time
 from typing import Any, ClassVar
 
 import gymnasium
@@ -111,7 +112,17 @@ class Silent(Dial):
         return self.draw(self.goal)
 
 
-for _kind in (Dial, Settable, Goalish, Telling, Silent):
+class Timed(Dial):
+    """Tells the time; its set_goal means something else."""
+
+    def info(self):
+        return super().info() | {"clock": time.perf_counter_ns() % 1000}
+
+    def set_goal(self, motor):
+        return motor.start()
+
+
+for _kind in (Dial, Settable, Goalish, Telling, Silent, Timed):
     gymnasium.register(f"tasks/{_kind.__name__}-v0", _kind, max_episode_steps=7, disable_env_checker=True)
 
 
@@ -491,3 +502,27 @@ def test_goals_are_given_in_grey_where_frames_are(play):
     config, lane, dataset = play("tasks/Telling-v0", NEAR, input_channels=1, image_size=16, **LONG)
     task = draw_tasks(config, lane, dataset, HELD_OUT).tasks[0]
     assert task.goal_frame.shape == task.start.frame.shape == (1, 16, 16)
+
+
+def test_variables_can_be_left_out_of_the_comparison_and_a_foreign_set_goal_is_not_needed(play):
+    config, lane, dataset = play("tasks/Timed-v0", NEAR)
+    with pytest.raises(PlanningError, match=r"clock is .*evaluation.ignored_variables"):
+        draw_tasks(config, lane, dataset, HELD_OUT)
+    config = config.with_overrides(["evaluation.ignored_variables=[clock]"])
+    task = draw_tasks(config, lane, dataset, HELD_OUT).tasks[0]
+    assert follow(lane, task)[0]["x"] == pytest.approx(task.goal_state["x"], abs=1e-5)
+    own = config.with_overrides(["evaluation.success=null"])
+    with pytest.raises(PlanningError, match=r"set_goal\(\) .*AttributeError"):
+        draw_tasks(own, lane_of(config, dataset), dataset, HELD_OUT)
+
+
+def test_a_foreign_goal_image_leaves_recorded_goals(play, monkeypatch):
+    monkeypatch.setattr(Telling, "goal_image", lambda _: (3, 4))
+    config, lane, dataset = play("tasks/Telling-v0", NEAR)
+    assert draw_tasks(config, lane, dataset, HELD_OUT).goals == "recorded"
+    with pytest.raises(PlanningError, match=r"goal_image\(\) gives"):
+        draw_tasks(config.with_overrides(["evaluation.goals=environment"]), lane, dataset, HELD_OUT)
+
+
+def lane_of(config, dataset):
+    return make_task_player(config, dataset).lanes[0]

@@ -104,6 +104,9 @@ class EvaluationConfig(Section):
     success: list[SuccessCondition] | None = setting(
         None, "Conditions that must all hold; null: the environment's own success (info success or is_success)."
     )
+    ignored_variables: list[NonEmpty] = setting(
+        [], "State variables that need not be as recorded at a restored start, such as a clock."
+    )
     reset_options: list[JsonDict] = setting(
         [], "With goals environment: options for its reset, taken in turn; success is reported for each apart too."
     )

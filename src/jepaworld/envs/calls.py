@@ -37,6 +37,13 @@ def environment_errors(name: str, call: str, place: str) -> Iterator[None]:
         raise
 
 
+def wrong_answer(problem: str, call: str) -> EnvironmentFailedError:
+    """The error that a call gave something else than it should."""
+    error = EnvironmentFailedError(problem)
+    error.call = call
+    return error
+
+
 def rendering_hint(error: BaseException | None) -> str:
     """What to do about an error that comes from MuJoCo's rendering, with a space before it; else nothing."""
     modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error and error.__traceback__)]
@@ -50,9 +57,11 @@ def rendering_hint(error: BaseException | None) -> str:
     )
 
 
-def close(env: gymnasium.Env[Any, Any] | VectorEnv[Any, Any, Any]) -> None:
-    """Close an environment; a failure of that is only logged, as what was played is done."""
+def close(env: gymnasium.Env[Any, Any] | VectorEnv[Any, Any, Any]) -> Exception | None:
+    """Close an environment; a failure of that is only logged and returned, as what was played is done."""
     try:
         env.close()
     except Exception as error:  # whatever an environment raises
         logger.warning("%s: close() failed: %r. What was played is kept.", env_name(env), error)
+        return error
+    return None

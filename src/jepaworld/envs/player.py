@@ -22,7 +22,7 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import ArrayLike, NDArray
 
 from jepaworld.config import Config
-from jepaworld.envs.calls import close, env_name, environment_errors
+from jepaworld.envs.calls import close, env_name, environment_errors, wrong_answer
 from jepaworld.envs.frames import Frame, FrameReader, FrameSource, Pictures, image_to_frame, is_image_space
 from jepaworld.envs.hooks import Hook, hook
 from jepaworld.envs.make import make_env
@@ -32,6 +32,10 @@ from jepaworld.errors import EnvironmentNotUsableError
 
 Steps = tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]
 """Rewards, terminations and truncations of all lanes, (N,) each."""
+
+
+_FINAL = ("final_observation", "final_obs", "terminal_observation")
+"""Entries of info where environments that reset themselves leave the last observation of an episode."""
 
 
 class Lane:
@@ -55,6 +59,7 @@ class Lane:
         self.observation: Any = None  # what `reset`, `step` or `restore_state` returned last, and the info with it
         self.info: Mapping[str, Any] = {}
         self.reward, self.terminated, self.truncated = 0.0, False, False  # of the last step
+        self._forgotten: set[Hook] = set()
         self._everything_else: int | None = None  # seed of the episode for generators that all share
         self._calls = 0  # two for each step since the reset: one of them for its picture
 
@@ -92,8 +97,24 @@ class Lane:
             self.reward = self._number("reward", reward)
             self.terminated = bool(self._number("terminated", terminated))
             self.truncated = bool(self._number("truncated", truncated))
-            self._take(observation, info)
-        return self.terminated or self.truncated
+            ended = self.terminated or self.truncated
+            self._take(*self._own_end(observation, info) if ended else (observation, info))
+        return ended
+
+    def _own_end(self, observation: Any, info: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+        """Observation and info of the episode that ended, where the environment already reset itself."""
+        name = next((name for name in _FINAL if info.get(name) is not None), None)
+        if name is None:
+            return observation, info
+        if self.reader.source == "render":
+            raise wrong_answer(
+                f"{self.name}: it resets itself in the step that ends an episode (info has {name}), so that its "
+                "rendering is of the next one. Set collection.frame_source=observation, or take the reset away.",
+                "step",
+            )
+        of_end = info.get("final_info")
+        rest = {key: value for key, value in info.items() if key not in (*_FINAL, "final_info")}
+        return info[name], of_end if isinstance(of_end, Mapping) else rest
 
     def _seed(self, rendering: int = 0) -> None:
         """Seed the generators that all share.
@@ -114,8 +135,9 @@ class Lane:
         array = np.asarray(value)
         if array.size != 1 or array.dtype.kind not in "biuf":
             found = f"{array.dtype} {array.shape}" if isinstance(value, np.ndarray | list | tuple) else repr(value)
-            raise EnvironmentNotUsableError(
-                f"{self.name}: step() gives {found} as {what}; expected one number. Change it in a gymnasium.Wrapper."
+            raise wrong_answer(
+                f"{self.name}: step() gives {found} as {what}; expected one number. Change it in a gymnasium.Wrapper.",
+                "step",
             )
         return float(array.item())
 
@@ -137,15 +159,32 @@ class Lane:
 
     def has(self, name: Hook) -> bool:
         """Whether the environment has this method; see `jepaworld.envs.hooks`."""
-        return hook(self.env, name) is not None
+        return name not in self._forgotten and hook(self.env, name) is not None
+
+    def forget(self, name: Hook) -> None:
+        """Do without this method from now on."""
+        self._forgotten.add(name)
 
     def call(self, name: Hook, *arguments: Any) -> Any:
-        """What one of its own methods returns; it must have it."""
+        """What one of its own methods returns; it must have it.
+
+        Raises:
+            EnvironmentFailedError: it failed, or returned something else than `jepaworld.envs.hooks` says.
+        """
         method = hook(self.env, name)
         assert method is not None, name
         self._seed()
         with environment_errors(self.name, name, self.place):
-            return _owned(method(*_owned(arguments)))
+            found = _owned(method(*_owned(arguments)))
+        expected = {"goal_state": "states", "set_goal": "info", "restore_state": "(observation, info)"}.get(name)
+        told = found[1] if name == "restore_state" and isinstance(found, tuple) and len(found) == 2 else found
+        if expected and not isinstance(told, Mapping):
+            raise wrong_answer(
+                f"{self.name}: {name}() returns {type(found).__name__}; expected {expected}. Rename it if it is not "
+                "meant for jepaworld.",
+                name,
+            )
+        return found
 
     def restore_state(self, states: States) -> None:
         """Go to recorded state variables, by the environment's `restore_state`."""
