@@ -742,3 +742,17 @@ def test_the_size_of_a_dataset_is_estimated_from_what_is_seen(settings: Settings
     stored = sum(array.nbytes for shard in dataset.shards for array in shard.arrays.values())
     assert dataset.state_variables["joints"] == (300,)
     assert costs.frames * (costs.frame_bytes + costs.row_bytes) == pytest.approx(stored, rel=0.01)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("oddity", "message"), [("frozen", "never change"), ("dim", "above 1 of 255"), ("", None)])
+def test_frames_that_show_nothing_are_told_once_at_the_first_shard(
+    settings: Settings, oddity: str, message: str | None, workers: int
+):
+    recorder = Recorder()
+    collect(settings({"num_workers": workers}, environment_kwargs={"oddity": oddity}), progress=recorder)
+    said = [call[1] for call in recorder.calls if call[0] == "warn"]
+    assert len(said) == (message is not None)
+    assert message is None or message in said[0]
+    kinds = [call[0] for call in recorder.calls]
+    assert message is None or kinds.index("warn") < len(kinds) - 1, "before the end"

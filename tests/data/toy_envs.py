@@ -77,6 +77,8 @@ class Echo(gym.Env):
     def _see(self):
         image = np.empty((16, 16, 3), np.uint8)
         image[...] = (self.count, *shade(self.last))
+        if self.oddity in ("frozen", "dim"):
+            image[...] = 0 if self.oddity == "frozen" else self.count % 2
         return image
 
     def _info(self):
