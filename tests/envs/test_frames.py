@@ -289,6 +289,7 @@ def test_a_rendering_that_is_no_picture_is_refused(gives, message):
         (TWO_ROOM_ID, {"render_mode": "human"}, "set render_mode to 'human'.*Remove render_mode"),
         ("broken/Blind-v0", {}, "gives no frames.*no image"),
         ("broken/NoModule-v0", {}, "lacks a dependency: No module named.*Install"),
+        ("broken/Asserting-v0", {}, r"cannot be made .*: AssertionError in broken.py, line \d+: assert not size\."),
         ("broken/mujoco_arm-v0", {}, r"No module named 'no_such_sensor'. Install it: pip install no_such_sensor\."),
         ("broken/mujoco-v0", {}, r'lacks a dependency: MuJoCo.*pip install "jepaworld\[mujoco\]"'),
     ],

@@ -26,7 +26,7 @@ from jepaworld.envs.hooks import hook
 from jepaworld.envs.mujoco import MujocoState, is_mujoco
 from jepaworld.envs.push_t import PushTState, is_push_t
 from jepaworld.errors import EnvironmentNotUsableError
-from jepaworld.utils.outside import import_module, prepare_rendering
+from jepaworld.utils.outside import import_module, in_words, prepare_rendering
 
 _EXTRAS = {  # part of an entry point of Gymnasium, or a package -> what to install
     "mujoco": "jepaworld[mujoco]",
@@ -172,7 +172,7 @@ def _making(environment_name: str, spec: EnvSpec, kwargs: Mapping[str, Any]) -> 
     try:
         yield
     except Exception as error:  # whatever an environment raises is the user's to know
-        problem = f"cannot be made with environment_kwargs {dict(kwargs)}: {type(error).__name__}: "
+        problem = f"cannot be made with environment_kwargs {dict(kwargs)}: {in_words(error)}."
         remedy = ""
         if isinstance(error, ImportError | gymnasium.error.DependencyNotInstalled):
             entry = str(spec.entry_point)
@@ -181,10 +181,9 @@ def _making(environment_name: str, spec: EnvSpec, kwargs: Mapping[str, Any]) -> 
             missing = (getattr(error, "name", None) or "").partition(".")[0]
             other = f"pip install {missing}" if missing else "what it names"
             install = _install(entry if known else missing or str(error)) or other
-            problem, remedy = "lacks a dependency: ", f" Install it: {install}."
+            problem, remedy = f"lacks a dependency: {str(error).rstrip('.')}.", f" Install it: {install}."
         raise EnvironmentNotUsableError(
-            f"environment_name is {environment_name!r}: {problem}{str(error).rstrip('.')}.{remedy}"
-            f"{rendering_hint(error)}"
+            f"environment_name is {environment_name!r}: {problem}{remedy}{rendering_hint(error)}"
         ) from error
 
 

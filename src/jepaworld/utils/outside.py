@@ -21,6 +21,14 @@ from jepaworld.errors import ConfigError, JepaworldError
 _EXTRAS = {"stable_baselines3": "sb3"}  # packages that come with an extra of this one
 
 
+def in_words(error: Exception) -> str:
+    """What an error is and says, or where it was raised if it says nothing; without a full stop."""
+    if text := str(error).rstrip("."):
+        return f"{type(error).__name__}: {text}"
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} in {Path(last.filename).name}, line {last.lineno}: {last.line}"
+
+
 @contextmanager
 def failures(doing: str, kind: type[JepaworldError] = ConfigError) -> Iterator[None]:
     """Make whatever is raised inside an error of that kind, "`doing` failed: ...", with the traceback as a note."""
@@ -29,7 +37,7 @@ def failures(doing: str, kind: type[JepaworldError] = ConfigError) -> Iterator[N
     except JepaworldError:
         raise
     except Exception as error:
-        problem = kind(f"{doing} failed: {type(error).__name__}: {str(error).rstrip('.')}.")
+        problem = kind(f"{doing} failed: {in_words(error)}.")
         problem.add_note(traceback.format_exc())
         raise problem from error
 
