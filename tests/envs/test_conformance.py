@@ -240,6 +240,22 @@ class LookLate(Walker):
         return self.drawn if before is None else before
 
 
+class Sparkling(Walker):
+    """A spark goes on whenever it is drawn."""
+
+    looks = 0
+
+    def reset(self, *, seed=None, options=None):  # noqa: ARG002
+        self.looks = 0
+        return super().reset(seed=seed)
+
+    def render(self):
+        self.looks += 1
+        image = super().render()
+        image[self.looks % 64] = 99
+        return image
+
+
 class Heavy(Walker):
     """Gathers speed, so that a first action hardly moves it."""
 
@@ -358,7 +374,7 @@ class GreyAiming(Aiming):
 
 KINDS = [
     Walker, Resetting, Seeing, Handing, ActionLate, ResetLate, LookLate, Heavy, Timed, Global, Rewarding, Unclosing,
-    Numberless, Dim, Aiming, GreyAiming,
+    Numberless, Dim, Aiming, GreyAiming, Sparkling,
 ]  # fmt: skip
 for kind in KINDS:
     gymnasium.register(f"walk/{kind.__name__}-v0", entry_point=kind, disable_env_checker=True, order_enforce=False)
@@ -370,7 +386,7 @@ for kind in KINDS:
         ("Resetting", "end", "fail", "resets itself in the step that ends an episode"),
         ("ActionLate", "late", "fail", "first action of an episode never changes"),
         ("ResetLate", "late", "fail", r"after reset\(\) is the last one before"),
-        ("LookLate", "late", "fail", "second look"),
+        ("LookLate", "late", "fail", "last look before it should"),
         ("Dim", "frames", "fail", "No value is above 1"),
         ("Rewarding", "plays", "fail", r"float64 \(2,\) as reward"),
         ("Timed", "determinism", "warn", r"other values of clock.*evaluation.ignored_variables=\[clock\]"),
@@ -387,7 +403,9 @@ def test_what_breaks_the_contract_is_found(name, finding, level, message):
     assert report.usable is (level != "fail")
 
 
-@pytest.mark.parametrize("name", ["Walker", "Seeing", "Handing", "Heavy", "Global", "Aiming", "GreyAiming"])
+@pytest.mark.parametrize(
+    "name", ["Walker", "Seeing", "Handing", "Sparkling", "Heavy", "Global", "Aiming", "GreyAiming"]
+)
 def test_nothing_is_found_where_nothing_is_wrong(name):
     report = check_env(f"walk/{name}-v0")
     assert {level for found, level in levels(report).items() if found != "speed"} == {"ok"}, str(report)
