@@ -13,7 +13,7 @@ import sys
 from importlib import metadata
 
 PUBLIC = (
-    "CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCarContinuous-v0", "FrozenLake-v1", "Taxi-v3", "Blackjack-v1",
+    "CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCarContinuous-v0", "FrozenLake-v1", "Taxi-v4", "Blackjack-v1",
     "LunarLander-v3", "BipedalWalker-v3", "CarRacing-v3", "Reacher-v5", "Pusher-v5", "HalfCheetah-v5", "Ant-v5",
     "ALE/Pong-v5", "ALE/Breakout-v5", "gym_pusht/PushT-v0", "minigrid:MiniGrid-FourRooms-v0",
     "minigrid:MiniGrid-DoorKey-8x8-v0", "gymnasium_robotics:FetchReach-v4", "gymnasium_robotics:PointMaze_UMaze-v3",
@@ -39,8 +39,9 @@ def examine(name: str) -> list[str]:
     found = f"{package} {metadata.version(package)}" if package else ""
     frames = texts.get("frames", "").partition(" from ")[2].partition(";")[0].rstrip(".")
     remarks = [f"{finding}: {text}" for finding, level, text in findings if level != "ok" and finding != "speed"]
-    planning = texts.get("planning", "").replace("|", "\\|")
-    return [f"`{name}`", found, "yes" if usable else "no", frames, planning, " ".join(remarks).replace("|", "\\|")]
+    planning = texts.get("planning", "").partition(". ")[0].rstrip(".")
+    row = [f"`{name}`", found, "yes" if usable else "no", frames, planning, " ".join(remarks)]
+    return [cell.replace("|", "\\|").replace("\n", " ") for cell in row]
 
 
 def main(names: list[str]) -> None:

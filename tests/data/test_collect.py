@@ -756,3 +756,26 @@ def test_frames_that_show_nothing_are_told_once_at_the_first_shard(
     assert message is None or message in said[0]
     kinds = [call[0] for call in recorder.calls]
     assert message is None or kinds.index("warn") < len(kinds) - 1, "before the end"
+
+
+@pytest.mark.parametrize("policy", ["random", "smooth_random"])
+def test_random_actions_keep_to_the_mask_and_are_uniform_among_the_allowed(settings: Settings, policy: str):
+    kwargs = {"space": "discrete", "oddity": "mask", "length": 60}
+    config = settings(
+        {"policy": policy, "smoothness": 0.3},
+        environment_kwargs=kwargs,
+        max_steps_per_episode_data_collection=60,
+        num_episodes_data_collection=20,
+    )
+    dataset = collect(config)
+    actions = np.concatenate([dataset.episode(i).actions[:, 0] for i in range(20)]) - DISCRETE_START
+    masked = np.tile(np.arange(60) % 4, 20)  # step n forbids action n % 4
+    assert (actions != masked).all()
+    counts = np.unique((actions - masked) % 4, return_counts=True)[1]
+    assert len(counts) == 3 and counts.min() > 330 if policy == "random" else len(counts) == 3
+
+
+def test_a_mask_that_is_none_is_refused(settings: Settings):
+    kwargs = {"space": "discrete", "oddity": "empty mask"}
+    with pytest.raises(EnvironmentFailedError, match=r"info\['action_mask'\] is .*expected 4 entries"):
+        collect(settings({"policy": "random"}, environment_kwargs=kwargs))

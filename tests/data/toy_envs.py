@@ -91,6 +91,10 @@ class Echo(gym.Env):
             info["extra"] = 2.0 if self.is_first else [1.0, 2.0]
         if self.oddity == "long state":
             info["joints"] = np.zeros(300)
+        if self.oddity == "mask":
+            info["action_mask"] = np.arange(4) != self.count % 4
+        if self.oddity == "empty mask":
+            info["action_mask"] = np.zeros(4, np.int8)
         if self.oddity == "depth map":
             info["depth"] = np.ones((50, 40), np.float32)
         if self.oddity == "global generators":

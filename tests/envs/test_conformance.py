@@ -256,6 +256,22 @@ class Sparkling(Walker):
         return image
 
 
+class Masked(Walker):
+    """Takes what its mask allows and nothing else."""
+
+    def __init__(self, render_mode=None):
+        super().__init__(render_mode)
+        self.action_space = gymnasium.spaces.Discrete(3, start=-1)
+
+    def info(self):
+        return super().info() | {"action_mask": np.arange(3) != self.steps % 3}
+
+    def step(self, action):
+        if action + 1 == self.steps % 3:
+            raise ValueError(f"illegal move {action}")
+        return super().step([action])
+
+
 class Heavy(Walker):
     """Gathers speed, so that a first action hardly moves it."""
 
@@ -374,7 +390,7 @@ class GreyAiming(Aiming):
 
 KINDS = [
     Walker, Resetting, Seeing, Handing, ActionLate, ResetLate, LookLate, Heavy, Timed, Global, Rewarding, Unclosing,
-    Numberless, Dim, Aiming, GreyAiming, Sparkling,
+    Numberless, Dim, Aiming, GreyAiming, Sparkling, Masked,
 ]  # fmt: skip
 for kind in KINDS:
     gymnasium.register(f"walk/{kind.__name__}-v0", entry_point=kind, disable_env_checker=True, order_enforce=False)
@@ -404,7 +420,7 @@ def test_what_breaks_the_contract_is_found(name, finding, level, message):
 
 
 @pytest.mark.parametrize(
-    "name", ["Walker", "Seeing", "Handing", "Sparkling", "Heavy", "Global", "Aiming", "GreyAiming"]
+    "name", ["Walker", "Seeing", "Handing", "Sparkling", "Masked", "Heavy", "Global", "Aiming", "GreyAiming"]
 )
 def test_nothing_is_found_where_nothing_is_wrong(name):
     report = check_env(f"walk/{name}-v0")
@@ -451,3 +467,11 @@ def test_what_is_only_called_like_our_methods_is_not_taken_for_them():
     report = check_env("walk/Aiming-v0", {"wrong": "attribute"})
     assert text(report, "goals").startswith("goal_state(), set_goal() give")
     assert text(report, "planning").startswith("goals=recorded")
+
+
+def test_forbidden_actions_are_exchanged_for_allowed_ones():
+    lane = Lane(make_env("walk/Masked-v0"), 64, 3)
+    lane.reset(0)
+    assert [int(lane.possible(action)) for action in (-1, 0, 1)] == [1, 0, 1]
+    lane.step(1)
+    assert [int(lane.possible(action)) for action in (-1, 0, 1)] == [-1, -1, 1]

@@ -76,6 +76,14 @@ class RandomPolicy:
         """The next action; equal to the next one of `sequence`."""
         return self._next(1)[0]
 
+    def act_among(self, allowed: np.ndarray) -> int:
+        """The next action of a Discrete space, uniform among some of its actions: none other is repeated or drawn."""
+        assert self._rng is not None and isinstance(self._space, Discrete), "reset comes before act"
+        repeat, choice = self._rng.random(2)
+        if self._last not in allowed or repeat >= self._smoothness:
+            self._last = int(allowed[int(choice * len(allowed))])
+        return self._last
+
     def sequence(self, rng: np.random.Generator, steps: int) -> np.ndarray:
         """The first actions of an episode: (steps, *shape) in the dtype of a Box, (steps,) int64 for Discrete."""
         self.reset(rng)

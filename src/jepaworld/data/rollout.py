@@ -110,7 +110,13 @@ class Rollout:
         seed_everything_else(seeds.everything_else)
         policy.reset(seeds.policy)
         lane.reset(seeds.environment, everything_else=seeds.everything_else, place=f"episode {number}")
-        return self._play(player, lambda _: np.array(policy.act(lane.observation))[None], with_frames)
+
+        def act(_: int) -> np.ndarray:
+            if isinstance(policy, RandomPolicy) and (allowed := lane.allowed_actions()) is not None:
+                return np.array(policy.act_among(allowed))[None]
+            return np.array(policy.act(lane.observation))[None]
+
+        return self._play(player, act, with_frames)
 
     def _play_lanes(self, player: VectorPlayer, policy: RandomPolicy, numbers: Sequence[int]) -> _Recording | None:
         """Play one episode in each lane, all at once; bit for bit what `_play_one` gives for the same episodes.

@@ -107,12 +107,16 @@ def _play(lane: Lane, actions: Sequence[Any]) -> tuple[list[Frame], list[States]
     lane.reset(0)
     frames, states, started = [lane.frame()], [lane.states()], time.perf_counter()
     for action in actions:
-        ended = lane.step(action)
+        ended = lane.step(lane.possible(action))
         frames.append(lane.frame())
         states.append(lane.states())
         if ended:
             break
     return frames, states, time.perf_counter() - started
+
+
+def _random_step(lane: Lane) -> bool:
+    return lane.step(lane.possible(lane.env.action_space.sample()))
 
 
 def _play_findings(lane: Lane) -> Iterator[Finding]:
@@ -178,7 +182,7 @@ def _late(lane: Lane, first: Sequence[Frame], second: Sequence[Frame]) -> str:
     lane.reset(0)
     looks = [(lane.frame(), lane.frame())]
     for _ in range(_LATE_STEPS):
-        if lane.step(lane.env.action_space.sample()):
+        if _random_step(lane):
             break
         looks.append((lane.frame(), lane.frame()))
     # A second look may differ for good reasons (sparks that fade when they are drawn), but is then not the next first.
@@ -190,7 +194,7 @@ def _late(lane: Lane, first: Sequence[Frame], second: Sequence[Frame]) -> str:
         lane.reset(seed)
         frames = [lane.frame()]
         for _ in range(_LATE_STEPS):
-            ended = lane.step(lane.env.action_space.sample())
+            ended = _random_step(lane)
             frames.append(lane.frame())
             if ended:
                 return ""
@@ -329,7 +333,7 @@ def _end_findings(lane: Lane) -> Iterator[Finding]:
             if step == _END_STEPS or time.perf_counter() > stop:
                 break
             step += 1
-            lane.step(lane.env.action_space.sample())
+            _random_step(lane)
             seen.append((lane.frame(), lane.states()))
         else:
             text = text or f"{'terminated' if lane.terminated else 'truncated'} after {step} random steps."
@@ -361,6 +365,6 @@ def _jumps(seen: Sequence[tuple[Frame, States]]) -> bool:
 def _goes_on(lane: Lane) -> bool:
     """Whether an episode that has ended goes on with the next step, which it would not without a reset."""
     try:
-        return not lane.step(lane.env.action_space.sample())
+        return not _random_step(lane)
     except EnvironmentFailedError:
         return False

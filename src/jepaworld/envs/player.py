@@ -18,6 +18,7 @@ from typing import Any, Self
 
 import gymnasium
 import numpy as np
+from gymnasium.spaces import Discrete
 from gymnasium.vector import VectorEnv
 from numpy.typing import ArrayLike, NDArray
 
@@ -150,6 +151,27 @@ class Lane:
     def states(self) -> States:
         """The state variables of now, copies."""
         return extract_state(self.observation, self.info)
+
+    def allowed_actions(self) -> NDArray[np.int64] | None:
+        """The actions of a Discrete space that `info["action_mask"]` allows now; None where all are.
+
+        Raises:
+            EnvironmentFailedError: the mask is not one entry for each action, or allows none.
+        """
+        space, mask = self.env.action_space, self.info.get("action_mask")
+        if mask is None or not isinstance(space, Discrete):
+            return None
+        allowed = np.flatnonzero(mask)
+        if np.shape(mask) != (int(space.n),) or not len(allowed):
+            raise wrong_answer(
+                f"{self.name}: info['action_mask'] is {mask}; expected {space.n} entries, one of them true.", "step"
+            )
+        return None if len(allowed) == space.n else allowed + int(space.start)
+
+    def possible(self, action: Any) -> Any:
+        """The action, or one of the allowed ones where `info["action_mask"]` forbids it."""
+        allowed = self.allowed_actions()
+        return action if allowed is None or action in allowed else allowed[int(action) % len(allowed)]
 
     def left_out(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of what is too large for a state variable now, but for the pictures that are frames."""

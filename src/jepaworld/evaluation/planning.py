@@ -244,7 +244,7 @@ class _Attempt:
     def play(self, actions: NDArray[Any], criterion: Criterion, max_steps: int) -> bool:
         """Play actions; whether the episode has ended."""
         for action in actions:
-            ended = self.lane.step(action)
+            ended = self.lane.step(self.lane.possible(action))  # neither plans nor random draws know of masks
             self.played += 1
             now = self.lane.states(), self.lane.info
             self.at_end, self.distances = criterion.judge(*now, self.task.goal_state)
