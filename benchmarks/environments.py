@@ -38,7 +38,11 @@ def examine(name: str) -> list[str]:
     package = metadata.packages_distributions().get(entry, [""])[0]
     found = f"{package} {metadata.version(package)}" if package else ""
     frames = texts.get("frames", "").partition(" from ")[2].partition(";")[0].rstrip(".")
-    remarks = [f"{finding}: {text}" for finding, level, text in findings if level != "ok" and finding != "speed"]
+    remarks = [
+        f"{finding}: {text.rpartition('; but ')[2]}"  # without the list of all state variables
+        for finding, level, text in findings
+        if level != "ok" and finding != "speed"
+    ]
     planning = texts.get("planning", "").partition(". ")[0].rstrip(".")
     row = [f"`{name}`", found, "yes" if usable else "no", frames, planning, " ".join(remarks)]
     return [cell.replace("|", "\\|").replace("\n", " ") for cell in row]

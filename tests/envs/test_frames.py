@@ -16,6 +16,7 @@ from jepaworld.envs.frames import FrameReader, Pictures, image_to_frame, is_imag
 from jepaworld.envs.make import make_env, make_vector_env
 from jepaworld.envs.player import Lane
 from jepaworld.errors import EnvironmentNotUsableError
+from jepaworld.utils.outside import import_module
 
 
 def random_image(height, width, seed=0):
@@ -356,6 +357,9 @@ def test_mujoco_is_told_before_a_users_module_is_imported(monkeypatch, tmp_path)
     with pytest.raises(EnvironmentNotUsableError, match="not known"):
         make_env("asks_early:asks/Early-v0")
     assert sys.modules.pop("asks_early").FOUND == "egl"
+    monkeypatch.delenv("MUJOCO_GL")
+    assert import_module("asks_early", "a policy").FOUND == "egl", "as policies and components are imported"
+    del sys.modules["asks_early"]
 
 
 @pytest.mark.parametrize(

@@ -141,9 +141,13 @@ class Drawing(broken.Grey):
     def __init__(self, render_mode=None):
         super().__init__(render_mode)
         self.layout = np.random.randint(256)  # noqa: NPY002
+        self.action_space = gymnasium.spaces.Discrete(1000)
 
     def picture(self):
         return np.full((20, 24), (self.layout + self.count) % 256, np.uint8)
+
+    def reset(self, *, seed=None, options=None):  # noqa: ARG002
+        return super().reset(seed=seed)[0], {"action": self.action_space.sample()}
 
     def step(self, action):  # noqa: ARG002
         self.count = np.random.randint(256)  # noqa: NPY002
@@ -157,8 +161,9 @@ def test_one_seed_decides_all_numbers_that_an_environment_draws():
     def played(between: int) -> list[int]:
         np.random.seed(between)  # noqa: NPY002
         with Player("player/Drawing-v0", {}, 2, **GREY) as player:
+            player.lanes[0].env.action_space.sample()
             player.reset([3, 3])
-            shades = []
+            shades = [lane.info["action"] for lane in player.lanes]
             for _ in range(3):
                 np.random.random(between)  # noqa: NPY002
                 player.step([0, 0])

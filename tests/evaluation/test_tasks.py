@@ -526,3 +526,15 @@ def test_a_foreign_goal_image_leaves_recorded_goals(play, monkeypatch):
 
 def lane_of(config, dataset):
     return make_task_player(config, dataset).lanes[0]
+
+
+def test_a_start_that_is_set_goes_on_with_the_same_global_numbers(play):
+    config, lane, dataset = play("tasks/Settable-v0", NEAR, environment_kwargs={"noise": "global"})
+    task, places = draw_tasks(config, lane, dataset, HELD_OUT).tasks[0], []
+    assert task.start.method == "state"
+    for seed in (1, 2):
+        np.random.seed(seed)  # noqa: NPY002
+        begin(lane, task)
+        lane.step(np.zeros(1, np.float32))
+        places.append(float(lane.states()["x"]))
+    assert places[0] == places[1]

@@ -83,6 +83,8 @@ class Lane:
         """
         self._everything_else, self._calls = seed if everything_else is None else everything_else, 0
         self._seed()
+        if self._everything_else is not None:  # some environments sample from their own action space
+            self.env.unwrapped.action_space.seed(self._everything_else)
         self.place, self.reward, self.terminated, self.truncated = place, 0.0, False, False
         with environment_errors(self.name, "reset", place):
             self._take(*self.env.reset(seed=seed, options=_owned(options) if options else None))
