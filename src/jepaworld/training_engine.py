@@ -263,8 +263,8 @@ def _shapes_weights(key: str, config: Config) -> bool:
         return key.startswith(f"encoder_params.{config.encoder_type}.") and not key.endswith("dropout")
     if key.startswith(("jepa_model.ema_decay", "jepa_model.predictor_dropout_rate", "jepa_model.prediction_")):
         return False
-    shaping = ("encoder_type", "latent_dim", "image_normalization", "action_scaling", "action_emb_dim", "jepa_model")
-    return key.split(".")[0] in shaping
+    shaping = ("model_type", "model_params", "encoder_type", "latent_dim", "image_normalization", "action_scaling")
+    return key.split(".")[0] in (*shaping, "action_emb_dim", "jepa_model")
 
 
 def _warn_of_other_split(checkpoint: checkpoints.Checkpoint, run: Run) -> None:

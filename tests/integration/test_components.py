@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from jepaworld.config import Config, to_commented_yaml
 from jepaworld.config import components as registry
+from jepaworld.models import checkpoints
 from tests.integration.conftest import Command, refused
 from tests.integration.test_documented_commands import ROOT
 
@@ -57,6 +59,16 @@ def test_a_stranger_is_trained_evaluated_and_reported(
     assert report["planning"]["agents"][0]["any"]["all"]["episodes"] == 4
 
 
+def test_a_model_from_outside_is_where_training_starts(jepaworld: Command, folder: Path) -> None:
+    model = ["model_type=my_model:LinearWorld", "jepa_decoder_training.enabled=false"]
+    assert jepaworld("train", "small.yaml", *model, "model_params.dim=4", "--run", "first").code == 0
+    again = ["load_model_path=first", "training_options.skip_jepa_training_if_loaded=true"]
+    assert jepaworld("train", "small.yaml", *model, *again, "model_params.dim=4", "--run", "second").code == 0
+    weights = [checkpoints.load(folder / name, "jepa").weights for name in ("first", "second")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    refused(jepaworld("train", "small.yaml", *model, *again, "--run", "third"), "load_model_path", "model_params")
+
+
 @pytest.mark.usefixtures("folder")
 def test_nothing_that_a_run_names_is_imported_without_leave(jepaworld: Command) -> None:
     outcome = jepaworld(*COMMANDS[0][1].split())
@@ -80,7 +92,7 @@ def test_nothing_that_a_run_names_is_imported_without_leave(jepaworld: Command) 
         (["encoder_type=my_parts:PatchEncoder", "encoder_params.custom.widht=3"], "encoder_params.custom.widht"),
         (["encoder_type=my_parts:PatchEncoder", "encoder_params.custom.width=0"], "encoder_params.custom.width"),
         (["jepa_model.predictor_type=my_parts:ShiftPredictor", "jepa_model.predictor_custom.x=1"], "argument 'x'"),
-        (["jepa_model.predictor_type=torch.nn:Identity"], "lacks context_length"),
+        (["jepa_model.predictor_type=torch.nn:Identity"], "lacks advance, context_length"),
     ],
 )
 def test_what_is_no_component_is_refused_with_a_reason(

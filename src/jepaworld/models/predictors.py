@@ -6,6 +6,7 @@ Shapes: B windows, T transitions, K context frames, D latent, E action embedding
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -89,6 +90,14 @@ class SequenceSettings(Section):
 
 class MLPPredictorSettings(SequenceSettings):
     """The predictor MLP."""
+
+    def notices(self, config: Config, prefix: str) -> Iterator[str]:
+        """What is allowed, as earlier releases did, and useless."""
+        if self.context_length > config.num_transitions:
+            yield (
+                f"{prefix}context_length is {self.context_length} but num_transitions is {config.num_transitions}: "
+                "training never shows the predictor a whole context. Raise num_transitions."
+            )
 
     hidden_dim: int = setting(256, "Hidden width of the predictor MLP.", ge=1)
     num_layers: int = setting(2, "Hidden layers of the predictor MLP.", ge=1)

@@ -36,10 +36,15 @@ class TransformerPredictorSettings(SequenceSettings):
         "learned", "How frames are told apart in time: a learned vector each, or queries and keys that are rotated."
     )
 
-    def contradictions(self, config: Config, prefix: str) -> Iterator[str]:  # noqa: ARG002 (as of all settings)
+    def contradictions(self, config: Config, prefix: str) -> Iterator[str]:
         """What cannot stand together."""
         if self.positions == "rotary" and self.head_dim % 2:
             yield f"{prefix}head_dim is {self.head_dim}: rotary positions need an even one."
+        if self.context_length > config.num_transitions:
+            yield (
+                f"{prefix}context_length is {self.context_length}: at most num_transitions = {config.num_transitions}, "
+                "as later positions would never be trained."
+            )
 
 
 @component("predictor", "transformer", label="Transformer")
