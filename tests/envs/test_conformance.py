@@ -400,7 +400,7 @@ for kind in KINDS:
     ("name", "finding", "level", "message"),
     [
         ("Resetting", "end", "fail", "resets itself in the step that ends an episode"),
-        ("ActionLate", "late", "fail", "first action of an episode never changes"),
+        ("ActionLate", "late", "warn", "first action of an episode never changes"),
         ("ResetLate", "late", "fail", r"after reset\(\) is the last one before"),
         ("LookLate", "late", "fail", "last look before it should"),
         ("Dim", "frames", "fail", "No value is above 1"),
