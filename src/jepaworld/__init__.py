@@ -14,15 +14,17 @@ from jepaworld.envs import register
 if TYPE_CHECKING:
     from jepaworld import models
     from jepaworld.config import Config, load_config
+    from jepaworld.data.writer import DatasetWriter
     from jepaworld.models import JEPA
     from jepaworld.training_engine import run_training
 
 __version__ = "0.1.0"
-__all__ = ["JEPA", "Config", "__version__", "load_config", "models", "run_training"]
+__all__ = ["JEPA", "Config", "DatasetWriter", "__version__", "load_config", "models", "run_training"]
 
 _HOME = {
     "Config": "jepaworld.config",
     "load_config": "jepaworld.config",
+    "DatasetWriter": "jepaworld.data.writer",
     "JEPA": "jepaworld.models",
     "run_training": "jepaworld.training_engine",
 }

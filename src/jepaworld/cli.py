@@ -125,16 +125,37 @@ def check(config: ConfigArgument, overrides: OverridesArgument = None) -> None:
     _say(describe_config(resolved))
 
 
-@app.command("check-env", epilog="Example: jepaworld check-env ALE/Pong-v5")
+@app.command("check-env", epilog="Example: jepaworld check-env ALE/Pong-v5 environment_kwargs.frameskip=2")
 def check_env(
-    environment: Annotated[str, typer.Argument(metavar="ENV_ID", help="Gymnasium id, or module:id.")],
-    image_size: Annotated[int, typer.Option(min=8, max=1024, help="Side of the frames, in pixels.")] = 64,
-    grey: Annotated[bool, typer.Option("--grey", help="Look at greyscale frames, as with input_channels=1.")] = False,
+    environment: Annotated[
+        str, typer.Argument(metavar="ENV_ID|CONFIG", help="Gymnasium id, module:id, a YAML file or a recipe's name.")
+    ],
+    overrides: OverridesArgument = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=8, max=1024, help="As image_size=..., side of the frames in pixels.")
+    ] = None,
+    grey: Annotated[bool, typer.Option("--grey", help="As input_channels=1, look at greyscale frames.")] = False,
 ) -> None:
     """Say whether an environment can be used, and what is missing."""
+    from jepaworld.config.catalogue import catalogue
     from jepaworld.envs.conformance import check_env as examine
 
-    report = examine(environment, image_size=image_size, input_channels=1 if grey else 3)
+    settings = [*(overrides or [])]
+    settings += [f"image_size={image_size}"] if image_size else []
+    settings += ["input_channels=1"] if grey else []
+    if is_config := environment.endswith((".yaml", ".yml")) or environment in catalogue():
+        config = _load(Path(environment), settings)
+    else:
+        from jepaworld.config import load_config
+
+        config = load_config(overrides=settings)
+    report = examine(
+        config.environment_name if is_config else environment,
+        config.environment_kwargs,
+        config.image_size,
+        config.input_channels,
+        config.collection.frame_source,
+    )
     typer.echo(str(report))
     if not report.usable:
         raise typer.Exit(2)

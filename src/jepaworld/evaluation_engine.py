@@ -21,6 +21,7 @@ from jepaworld.config import Config, load_config
 from jepaworld.config.changes import EVALUATION, require_equal
 from jepaworld.envs.frames import image_to_frame
 from jepaworld.envs.player import Player
+from jepaworld.envs.seeding import kept_random_state
 from jepaworld.errors import PlanningError
 from jepaworld.evaluation.encoding import paint
 from jepaworld.evaluation.planning import evaluate_planning
@@ -198,6 +199,6 @@ def _read_picture(path: Path, what: str, config: Config, progress: Progress) -> 
 
 def _first_frame(config: Config) -> NDArray[np.uint8]:
     """The first frame of an episode, (H, W, C)."""
-    with Player.of(config) as player:
+    with Player.of(config) as player, kept_random_state():
         player.lanes[0].reset(config.evaluation.seed)
         return player.lanes[0].frame().transpose(1, 2, 0)

@@ -14,8 +14,8 @@ from torch import nn
 
 from jepaworld.config import Config
 from jepaworld.data.windows import Batch
-from jepaworld.envs.calls import close
-from jepaworld.envs.make import make_env
+from jepaworld.envs.player import Player
+from jepaworld.envs.seeding import kept_random_state
 from jepaworld.envs.spaces import Spaces
 from jepaworld.losses.objective import make_objective
 from jepaworld.models import build, build_decoder
@@ -45,7 +45,7 @@ def describe_config(config: Config) -> str:
         *(f"  {name.replace('_', ' '):<18} {count_parameters(part):,}" for name, part in costs.parts.items()),
         "",
         "memory, estimated (mixed precision takes less)",
-        f"  dataset            {in_words(costs.frames * costs.frame_bytes)} "
+        f"  dataset            {in_words(costs.frames * (costs.frame_bytes + costs.row_bytes))} "
         f"({costs.frames:,} frames at most, from {config.num_episodes_data_collection:,} episodes)",
         *(f"  {title:<18} {in_words(size)}" for title, size in costs.steps.items()),
     ]
@@ -68,14 +68,18 @@ class _Costs(NamedTuple):
     parts: dict[str, nn.Module]
     frames: int  # of the whole dataset, at most
     frame_bytes: int
+    row_bytes: int  # of what is stored beside a frame
     steps: dict[str, int]  # bytes of a step of each phase
 
 
 def _costs(config: Config) -> _Costs:
-    env = make_env(config.environment_name, config.environment_kwargs)
-    action_space = env.action_space
-    close(env)
-    spaces, training = Spaces.of(config, action_space), config.jepa_decoder_training
+    with Player.of(config) as player, kept_random_state():
+        action_space, lane = player.action_space, player.lanes[0]
+        spaces, training = Spaces.of(config, action_space), config.jepa_decoder_training
+        # State variables are known only once they are seen.
+        lane.reset(0)
+        state_bytes = sum(value.nbytes for value in lane.states().values())
+    row_bytes = state_bytes + spaces.action_size * (8 if isinstance(action_space, gymnasium.spaces.Discrete) else 4) + 6
     model = build(config, spaces)
     parts = dict(model.named_children())
     start = int(action_space.start) if isinstance(action_space, gymnasium.spaces.Discrete) else 0
@@ -93,4 +97,4 @@ def _costs(config: Config) -> _Costs:
         steps["decoder step"] = memory(objective, decoder, 0, training.batch_size)
     longest = config.max_steps_per_episode_data_collection // config.frame_skipping
     frames = config.num_episodes_data_collection * (longest + 1)
-    return _Costs(action_space, parts, frames, int(np.prod(spaces.frame_shape)), steps)
+    return _Costs(action_space, parts, frames, int(np.prod(spaces.frame_shape)), row_bytes, steps)

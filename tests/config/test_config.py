@@ -556,7 +556,17 @@ def another(annotation: Any, metadata: list[Any], default: Any, rng: random.Rand
         patterns = [c.pattern for c in metadata if getattr(c, "pattern", None)]
         if not patterns:
             return rng.choice(TEXTS)
-        choices = ["x-1.safetensors", "1.5.safetensors", "cpu", "cuda:3", "mps", "1.50", "no"]
+        choices = [
+            "x-1.safetensors",
+            "1.5.safetensors",
+            "cpu",
+            "cuda:3",
+            "mps",
+            "1.50",
+            "no",
+            "render",
+            "observation.a",
+        ]
         return rng.choice([choice for choice in choices if re.match(patterns[0], choice)])
     assert annotation is type(None), annotation
     return None

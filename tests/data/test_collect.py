@@ -20,6 +20,7 @@ import pytest
 from toy_envs import DISCRETE_START, shade
 
 import jepaworld
+from jepaworld import training_costs
 from jepaworld.config import Config
 from jepaworld.data import collect as collect_module
 from jepaworld.data import rollout
@@ -725,3 +726,56 @@ def test_a_policy_may_draw_from_the_global_generators_when_it_begins(settings: S
         changes = {"policy": "toy_envs:Moody", "num_workers": workers}
         collect(settings(changes, dataset_dir=str(tmp_path / str(workers))))
     assert_equal_folders(tmp_path / "1", tmp_path / "2")
+
+
+def test_large_arrays_of_info_are_not_stored_and_named(settings: Settings, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level("WARNING", "jepaworld"):
+        dataset = collect(settings(environment_kwargs={"oddity": "depth map"}, num_episodes_data_collection=2))
+    assert dataset.state_variables == {"count": (), "extra": (), "last": (2,)}
+    assert any("not stored: depth (50, 40)" in message for message in caplog.messages)
+
+
+def test_the_size_of_a_dataset_is_estimated_from_what_is_seen(settings: Settings):
+    config = settings(environment_kwargs={"oddity": "long state", "length": 20}, num_episodes_data_collection=3)
+    dataset = collect(config)
+    costs = training_costs._costs(config)
+    stored = sum(array.nbytes for shard in dataset.shards for array in shard.arrays.values())
+    assert dataset.state_variables["joints"] == (300,)
+    assert costs.frames * (costs.frame_bytes + costs.row_bytes) == pytest.approx(stored, rel=0.01)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("oddity", "message"), [("frozen", "never change"), ("dim", "above 1 of 255"), ("", None)])
+def test_frames_that_show_nothing_are_told_once_at_the_first_shard(
+    settings: Settings, oddity: str, message: str | None, workers: int
+):
+    recorder = Recorder()
+    collect(settings({"num_workers": workers}, environment_kwargs={"oddity": oddity}), progress=recorder)
+    said = [call[1] for call in recorder.calls if call[0] == "warn"]
+    assert len(said) == (message is not None)
+    assert message is None or message in said[0]
+    kinds = [call[0] for call in recorder.calls]
+    assert message is None or kinds.index("warn") < len(kinds) - 1, "before the end"
+
+
+@pytest.mark.parametrize("policy", ["random", "smooth_random"])
+def test_random_actions_keep_to_the_mask_and_are_uniform_among_the_allowed(settings: Settings, policy: str):
+    kwargs = {"space": "discrete", "oddity": "mask", "length": 60}
+    config = settings(
+        {"policy": policy, "smoothness": 0.3},
+        environment_kwargs=kwargs,
+        max_steps_per_episode_data_collection=60,
+        num_episodes_data_collection=20,
+    )
+    dataset = collect(config)
+    actions = np.concatenate([dataset.episode(i).actions[:, 0] for i in range(20)]) - DISCRETE_START
+    masked = np.tile(np.arange(60) % 4, 20)  # step n forbids action n % 4
+    assert (actions != masked).all()
+    counts = np.unique((actions - masked) % 4, return_counts=True)[1]
+    assert len(counts) == 3 and counts.min() > 330 if policy == "random" else len(counts) == 3
+
+
+def test_a_mask_that_is_none_is_refused(settings: Settings):
+    kwargs = {"space": "discrete", "oddity": "empty mask"}
+    with pytest.raises(EnvironmentFailedError, match=r"info\['action_mask'\] is .*expected 4 entries"):
+        collect(settings({"policy": "random"}, environment_kwargs=kwargs))

@@ -77,6 +77,8 @@ class Echo(gym.Env):
     def _see(self):
         image = np.empty((16, 16, 3), np.uint8)
         image[...] = (self.count, *shade(self.last))
+        if self.oddity in ("frozen", "dim"):
+            image[...] = 0 if self.oddity == "frozen" else self.count % 2
         return image
 
     def _info(self):
@@ -87,6 +89,14 @@ class Echo(gym.Env):
             info["extra"] = 2.0
         if self.oddity == "reshaped state":
             info["extra"] = 2.0 if self.is_first else [1.0, 2.0]
+        if self.oddity == "long state":
+            info["joints"] = np.zeros(300)
+        if self.oddity == "mask":
+            info["action_mask"] = np.arange(4) != self.count % 4
+        if self.oddity == "empty mask":
+            info["action_mask"] = np.zeros(4, np.int8)
+        if self.oddity == "depth map":
+            info["depth"] = np.ones((50, 40), np.float32)
         if self.oddity == "global generators":
             info["extra"] = random.random() + np.random.random()  # noqa: NPY002
         return info

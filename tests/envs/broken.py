@@ -161,11 +161,23 @@ def needs_missing_package():
     raise gymnasium.error.DependencyNotInstalled("MuJoCo is not installed")
 
 
+def asserting(size=1):
+    """An entry point that fails without a word."""
+    assert not size
+
+
+def mujoco_arm_without_sensor():
+    """An environment called after MuJoCo that lacks something else."""
+    import no_such_sensor  # noqa: F401 # pyright: ignore
+
+
 for _kind in (Grey, Still, Restless, Returning, Unreturning, Crashing, Blind, Unrendering, ManyButtons):
     gymnasium.register(f"broken/{_kind.__name__}-v0", entry_point=_kind, disable_env_checker=True)
 gymnasium.register("broken/Function-v0", entry_point=plain_function)
 gymnasium.register("broken/FunctionWithMode-v0", entry_point=function_with_mode)
 gymnasium.register("broken/mujoco-v0", entry_point=needs_missing_package)
+gymnasium.register("broken/Asserting-v0", entry_point=asserting)
+gymnasium.register("broken/mujoco_arm-v0", entry_point=mujoco_arm_without_sensor)
 gymnasium.register("broken/NoModule-v0", entry_point="no_such_module_here:Env")
 gymnasium.register("broken/ResettingVector-v0", entry_point=Grey, vector_entry_point=ResettingVector)
 gymnasium.register("broken/Vector-v0", entry_point=Grey, vector_entry_point="no_such_module_here:Env")

@@ -9,12 +9,14 @@ import sys
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Dict, Discrete, Text
 
 from jepaworld.envs import TWO_ROOM_ID
-from jepaworld.envs.frames import FrameReader, image_to_frame, is_image_space
+from jepaworld.envs.frames import FrameReader, Pictures, image_to_frame, is_image_space, pictures_in
 from jepaworld.envs.make import make_env, make_vector_env
+from jepaworld.envs.player import Lane
 from jepaworld.errors import EnvironmentNotUsableError
+from jepaworld.utils.outside import import_module
 
 
 def random_image(height, width, seed=0):
@@ -91,6 +93,132 @@ def test_what_is_no_picture_is_not_taken_for_one(space):
     assert not is_image_space(space)
 
 
+# --- what arrives --------------------------------------------------------------------------------------
+
+
+COLOUR = random_image(20, 24, 3)
+OPAQUE = np.dstack([COLOUR, np.full((20, 24), 255, np.uint8)])
+STACK = np.stack([COLOUR // 2, COLOUR])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        COLOUR, COLOUR.tolist(), COLOUR.astype(np.int64), COLOUR.astype(np.float32), COLOUR / 255,
+        COLOUR / np.float32(255), np.moveaxis(COLOUR, 2, 0), OPAQUE,
+        np.moveaxis(OPAQUE, 2, 0) / 255, STACK, np.moveaxis(STACK, 3, 1), STACK / 255,
+    ],
+    ids=lambda given: f"{getattr(given, 'dtype', 'list')}{np.shape(given)}",
+)  # fmt: skip
+def test_what_is_certain_becomes_the_same_picture(given):
+    np.testing.assert_array_equal(Pictures("it")(given), COLOUR)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (COLOUR[..., 0], COLOUR[..., 0]),
+        (COLOUR[..., :1], COLOUR[..., :1]),
+        (COLOUR[None, ..., 0], COLOUR[..., :1]),
+        (np.moveaxis(OPAQUE, 2, 0) // 2, COLOUR[..., 0] * 0 + 127),  # the newest of four grey ones
+        (COLOUR[..., 0] > 99, (COLOUR[..., 0] > 99) * np.uint8(255)),
+    ],
+)
+def test_grey_pictures_and_stacks_of_them(given, expected):
+    pictures = Pictures("it")
+    np.testing.assert_array_equal(pictures(given), expected)
+    assert pictures.is_grey
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (COLOUR.astype(np.uint16) * 16, "from 0 to 4080"),
+        (COLOUR / 127.5 - 1, "from -1 to 1; expected values from 0 to 1 or"),
+        (np.full((20, 24), np.nan), "values from nan"),
+        (OPAQUE // 2, r"uint8 \(20, 24, 4\); expected .* opaque"),
+        (np.zeros((20, 24, 9), np.uint8), r"\(20, 24, 9\)"),
+        (np.zeros((40, 20, 24), np.uint8), r"\(40, 20, 24\)"),
+        (np.zeros((2, 5, 20, 24), np.uint8), r"\(2, 5, 20, 24\)"),
+        (np.zeros(20, np.uint8), r"\(20,\)"),
+        ([[1], [1, 2]], "list; expected an array"),
+        ("picture", "str; "),
+    ],
+)
+def test_what_is_not_certain_is_refused(given, message):
+    with pytest.raises(EnvironmentNotUsableError, match=f"^it gives .*{message}"):
+        Pictures("it")(given)
+
+
+def test_the_range_of_floats_is_decided_once():
+    pictures = Pictures("it")
+    assert not pictures(np.zeros((20, 24))).any()
+    assert (pictures(np.full((20, 24), 0.2)) == 51).all()
+    with pytest.raises(EnvironmentNotUsableError, match=r"floats up to 51 after ones up to 1"):
+        pictures(np.full((20, 24), 51.0))
+    bright = Pictures("it")
+    bright(np.full((20, 24), 200.0))
+    assert (bright(np.ones((20, 24))) == 1).all()
+
+
+def test_which_parts_of_an_observation_are_pictures():
+    space = Dict(
+        {
+            "pixels": Box(0, 255, (64, 64, 3), np.uint8),
+            "arm": Dict({"wrist": Box(0, 1, (3, 32, 32), np.float32), "joints": Box(-1, 1, (7,))}),
+            "map": Box(0, 10, (25, 25), np.int64),
+            "words": Text(5),
+        }
+    )
+    found = pictures_in(space)
+    assert [name for name, problem in found.items() if problem is None] == [
+        "observation.arm.wrist",
+        "observation.pixels",
+    ]
+    assert "from 0 to 10" in found["observation.map"]
+    assert "float32 (7,)" in found["observation.arm.joints"]
+    assert "no array" in found["observation.words"]
+
+
+class Cameras(gymnasium.Env):
+    """Two pictures and a vector in a Dict, and no rendering."""
+
+    def __init__(self, names=("front", "image"), render_mode=None):
+        self.render_mode = render_mode
+        self.names, self.action_space = names, Discrete(2)
+        pictures = {name: Box(0, 1, (3, 20, 20), np.float32) for name in names}
+        self.observation_space = Dict({"cameras": Dict(pictures), "joints": Box(-1, 1, (2,), np.float32)})
+
+    def reset(self, *, seed=None, options=None):  # noqa: ARG002
+        super().reset(seed=seed)
+        shades = {name: np.full((3, 20, 20), (i + 1) / 255, np.float32) for i, name in enumerate(self.names)}
+        return {"cameras": shades, "joints": np.ones(2, np.float32)}, {}
+
+
+gymnasium.register("frames/Cameras-v0", entry_point=Cameras, disable_env_checker=True)
+
+
+def test_pictures_of_a_dict_are_frames_and_its_vectors_states():
+    for source, used, shade in (
+        ("auto", "image", 2),
+        ("observation", "image", 2),
+        ("observation.cameras.front", "front", 1),
+    ):
+        lane = Lane(make_env("frames/Cameras-v0"), 8, 3, source)
+        lane.reset(0)
+        assert lane.reader.source == f"observation.cameras.{used}"
+        assert (lane.frame() == shade).all() and lane.frame().shape == (3, 8, 8)
+        assert list(lane.states()) == ["joints"]
+        other = {"image": "front", "front": "image"}[used]
+        assert lane.left_out() == {f"cameras.{other}": (3, 20, 20)}
+    with pytest.raises(EnvironmentNotUsableError, match=r"several .* observation.cameras.a, observation.cameras.b"):
+        FrameReader(make_env("frames/Cameras-v0", {"names": ("a", "b")}), 8, 3)
+    lane = Lane(make_env("frames/Cameras-v0"), 8, 3, "observation.cameras.back")
+    lane.reset(0)
+    with pytest.raises(EnvironmentNotUsableError, match=r"observation.cameras.back.*observation.cameras.front"):
+        lane.frame()
+
+
 # --- the reader ----------------------------------------------------------------------------------------
 
 
@@ -125,9 +253,9 @@ def test_two_room_frames_are_its_image():
 
 def test_a_source_that_is_not_there_is_refused():
     env = make_env("broken/Unrendering-v0", {})
-    with pytest.raises(EnvironmentNotUsableError, match=r"frame_source is observation.*no image.*render or auto"):
+    with pytest.raises(EnvironmentNotUsableError, match=r"frame_source is observation.*no picture.*render or auto"):
         FrameReader(env, 64, 3, "observation")
-    with pytest.raises(EnvironmentNotUsableError, match=r"frame_source is render.*render_mode None"):
+    with pytest.raises(EnvironmentNotUsableError, match=r"frame_source is render.*render_mode is None"):
         FrameReader(gymnasium.make("broken/Grey-v0"), 64, 3, "render")
 
 
@@ -135,7 +263,6 @@ def test_a_source_that_is_not_there_is_refused():
     ("gives", "message"),
     [
         ("none", "render gives NoneType"),
-        ("float", r"render gives float64 \(20, 20, 3\)"),
         ("rgba", r"render gives uint8 \(20, 20, 4\)"),
     ],
 )
@@ -163,6 +290,8 @@ def test_a_rendering_that_is_no_picture_is_refused(gives, message):
         (TWO_ROOM_ID, {"render_mode": "human"}, "set render_mode to 'human'.*Remove render_mode"),
         ("broken/Blind-v0", {}, "gives no frames.*no image"),
         ("broken/NoModule-v0", {}, "lacks a dependency: No module named.*Install"),
+        ("broken/Asserting-v0", {}, r"cannot be made .*: AssertionError in broken.py, line \d+: assert not size\."),
+        ("broken/mujoco_arm-v0", {}, r"No module named 'no_such_sensor'. Install it: pip install no_such_sensor\."),
         ("broken/mujoco-v0", {}, r'lacks a dependency: MuJoCo.*pip install "jepaworld\[mujoco\]"'),
     ],
 )
@@ -215,6 +344,46 @@ def test_mujoco_renders_without_a_window_only_where_there_is_no_display(monkeypa
         monkeypatch.setenv(name, value)
     make_env("broken/Grey-v0")
     assert os.environ.get("MUJOCO_GL") == expected
+
+
+def test_mujoco_is_told_before_a_users_module_is_imported(monkeypatch, tmp_path):
+    pytest.importorskip("mujoco")
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("MUJOCO_GL", "")
+    for name in ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "asks_early.py").write_text("import os\nFOUND = os.environ.get('MUJOCO_GL')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(EnvironmentNotUsableError, match="not known"):
+        make_env("asks_early:asks/Early-v0")
+    assert sys.modules.pop("asks_early").FOUND == "egl"
+    monkeypatch.delenv("MUJOCO_GL")
+    assert import_module("asks_early", "a policy").FOUND == "egl", "as policies and components are imported"
+    del sys.modules["asks_early"]
+
+
+@pytest.mark.parametrize(
+    ("module", "hinted"),
+    [
+        ("mujoco.rendering.classic.renderer", True),
+        ("dm_control._render", True),
+        ("gymnasium.envs.mujoco.mujoco_rendering", True),
+        ("OpenGL.error", True),
+        ("my_mujoco_renderer", False),
+        ("mujoco.mjx", False),
+    ],
+)
+def test_hints_about_mujoco_are_given_where_its_rendering_failed(monkeypatch, module, hinted):
+    code = {"__name__": module}
+    exec("def render():\n raise RuntimeError('no context')", code)
+    env = make_env("broken/Unrendering-v0")
+    lane = Lane(env, 8, 3)
+    lane.reset(0)
+    monkeypatch.setattr(env.unwrapped, "render", code["render"])
+    with pytest.raises(EnvironmentNotUsableError, match="no context") as caught:
+        lane.frame()
+    assert ("MuJoCo" in str(caught.value)) is hinted
+    assert ("MUJOCO_GL=egl" in str(caught.value)) is hinted
 
 
 # --- vector environments -------------------------------------------------------------------------------

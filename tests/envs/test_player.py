@@ -65,6 +65,127 @@ def test_frames_are_read_only_when_asked_for_and_are_copies(monkeypatch):
     assert (lane.frame() == 2).all() and (first == 1).all()
 
 
+class Reusing(broken.Grey):
+    """One array for all its pictures, one for its numbers; it writes into what it is given."""
+
+    def __init__(self, render_mode=None):
+        super().__init__(render_mode)
+        self.canvas, self.numbers = np.zeros((20, 24), np.uint8), np.zeros(2)
+        self.action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+
+    def picture(self):
+        self.canvas[...] = self.count
+        return self.canvas
+
+    def info(self):
+        self.numbers[...] = self.count
+        return {"deep": {"numbers": self.numbers}, "list": [self.numbers]}
+
+    def reset(self, *, seed=None, options=None):
+        if options:
+            options["place"][...] = 9
+        return super().reset(seed=seed)[0], self.info()
+
+    def step(self, action):
+        action[...] = 7
+        return (*super().step(action)[:4], self.info())
+
+    def goal_image(self):
+        self.canvas[...] = 99
+        return self.canvas
+
+    def goal_state(self):
+        self.numbers[...] = 99
+        return {"numbers": self.numbers}
+
+    def restore_state(self, states):
+        states["numbers"][...] = 55
+        return self.picture(), self.info()
+
+    def set_goal(self, states):
+        states["numbers"][...] = 55
+        return self.info()
+
+
+gymnasium.register("player/Reusing-v0", entry_point=Reusing, disable_env_checker=True)
+
+
+def test_what_comes_from_an_environment_is_ours_and_what_is_given_to_it_a_copy():
+    lane = Lane(make_env("player/Reusing-v0"), 20, 1)
+    place, action, states = np.zeros(2), np.zeros(2), {"numbers": np.zeros(2, np.float32)}
+    lane.reset(0, options={"place": place})
+    lane.step(action)
+    info, goal, at_goal = lane.info, lane.call("goal_image"), lane.call("goal_state")
+    assert (lane.frame() == 1).all(), "the goal's picture is in the same array"
+    lane.step(action)
+    lane.set_goal(states)
+    lane.restore_state(states)
+    assert (goal == 99).all() and (at_goal["numbers"] == 99).all()
+    assert (info["deep"]["numbers"] == 1).all() and (info["list"][0] == 1).all()
+    assert not place.any() and not action.any() and not states["numbers"].any()
+
+
+def test_frames_of_a_vector_environment_are_ours(monkeypatch):
+    player = VectorPlayer(make_vector_env(TWO_ROOM_ID, {}, 2), TWO_ROOM_ID, 64, 3)
+    player.reset([0, 1])
+    reused = np.ones((2, 3, 64, 64), np.uint8)
+    monkeypatch.setattr(player, "_paint", lambda: reused)
+    frames = player.frames()
+    reused[...] = 2
+    assert (frames == 1).all()
+
+
+class Drawing(broken.Grey):
+    """All that it does is drawn from numpy's global generator, from when it is made."""
+
+    def __init__(self, render_mode=None):
+        super().__init__(render_mode)
+        self.layout = np.random.randint(256)  # noqa: NPY002
+        self.action_space = gymnasium.spaces.Discrete(1000)
+
+    def picture(self):
+        return np.full((20, 24), (self.layout + self.count) % 256, np.uint8)
+
+    def reset(self, *, seed=None, options=None):  # noqa: ARG002
+        return super().reset(seed=seed)[0], {"action": self.action_space.sample()}
+
+    def step(self, action):  # noqa: ARG002
+        self.count = np.random.randint(256)  # noqa: NPY002
+        return self.picture(), 0.0, False, False, {}
+
+
+gymnasium.register("player/Drawing-v0", entry_point=Drawing, disable_env_checker=True)
+
+
+def test_one_seed_decides_all_numbers_that_an_environment_draws():
+    def played(between: int) -> list[int]:
+        np.random.seed(between)  # noqa: NPY002
+        with Player("player/Drawing-v0", {}, 2, **GREY) as player:
+            player.lanes[0].env.action_space.sample()
+            player.reset([3, 3])
+            shades = [lane.info["action"] for lane in player.lanes]
+            for _ in range(3):
+                np.random.random(between)  # noqa: NPY002
+                player.step([0, 0])
+                shades += player.frames()[:, 0, 0, 0].tolist()
+        return shades
+
+    first = played(1)
+    assert first == played(2) and first[::2] == first[1::2] and len(set(first)) > 2
+
+
+@pytest.mark.parametrize("reward", [np.zeros(2), [0.0, 1.0], None, "much"])
+def test_a_reward_that_is_no_number_is_refused_by_name(monkeypatch, reward):
+    lane = Lane(make_env("broken/Grey-v0"), 8, 1)
+    lane.reset(0)
+    picture = lane.env.unwrapped.picture()
+    monkeypatch.setattr(lane.env.unwrapped, "step", lambda _: (picture, reward, False, False, {}))
+    with pytest.raises(EnvironmentNotUsableError, match=r"Grey-v0: step\(\) gives .* as reward; expected one number"):
+        lane.step(0)
+    monkeypatch.setattr(lane.env.unwrapped, "step", lambda _: (picture, np.array([2.5]), np.True_, [0], {}))
+    assert lane.step(0) and lane.reward == 2.5 and lane.terminated and not lane.truncated
+
+
 def failing(_name: str):
     def fail(*_arguments, **_settings):
         raise RuntimeError("motor is on fire")

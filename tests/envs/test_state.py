@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 
-from jepaworld.envs.state import extract_state
+from jepaworld.envs.state import extract_state, left_out
 
 
 def test_numbers_bools_and_arrays_of_info_are_taken_as_float32():
@@ -39,9 +39,34 @@ def test_a_short_vector_observation_is_state(observation, size):
     assert extract_state(observation, {})["observation"].size == size
 
 
-@pytest.mark.parametrize("observation", [np.zeros(513), np.zeros((16, 16), np.uint8), {"a": np.zeros(2)}, None])
+@pytest.mark.parametrize("observation", [np.zeros(513), np.zeros((16, 16), np.uint8), None])
 def test_other_observations_are_not(observation):
     assert extract_state(observation, {}) == {}
+
+
+def test_the_vectors_of_a_dict_are_state_by_their_own_names_and_its_pictures_are_not():
+    observation = {
+        "observation": np.arange(10.0),
+        "achieved_goal": np.zeros(3),
+        "robot": {"joints": (1, 2), "camera": np.zeros((64, 64, 3), np.uint8)},
+        "mission": "go",
+        "image": np.zeros((7, 7, 3), np.uint8),
+    }
+    state = extract_state(observation, {"achieved_goal": 5.0})
+    assert {name: value.shape for name, value in state.items()} == {
+        "achieved_goal": (), "observation": (10,), "achieved_goal-2": (3,), "robot.joints": (2,),
+    }  # fmt: skip
+    assert left_out(observation, {}) == {"robot.camera": (64, 64, 3), "image": (7, 7, 3)}
+    assert list(extract_state((np.zeros(3), np.zeros((20, 20)), {"x": 1}), {})) == ["observation.0", "observation.2.x"]
+
+
+@pytest.mark.parametrize(("shape", "short"), [((512,), True), ((513,), False), ((8, 8), True), ((9, 9), False)])
+def test_large_arrays_of_info_are_left_out_by_name(shape, short):
+    info = {"sensor": {"grid": np.ones(shape)}}
+    assert list(extract_state(None, info)) == (["sensor.grid"] if short else [])
+    assert left_out(None, info) == ({} if short else {"sensor.grid": shape})
+    lanes = {"grid": np.ones((1000, *shape)), "x": np.ones(1000)}
+    assert list(extract_state(None, lanes, lanes=True)) == (["grid", "x"] if short else ["x"])
 
 
 def test_names_are_fit_for_files_and_stay_apart():

@@ -7,6 +7,7 @@ import random
 import re
 import secrets
 import shutil
+import time
 from typing import Any, ClassVar
 
 import gymnasium
@@ -55,7 +56,8 @@ class Dial(gymnasium.Env):
         assert isinstance(action, int | np.integer) if self.discrete else action.dtype == self.action_space.dtype, (
             action
         )
-        self.x = float(np.clip(self.x + np.squeeze(action), 0, 16))
+        drift = random.random() + np.random.normal() if self.noise == "global" else 0.0  # noqa: NPY002
+        self.x = float(np.clip(self.x + np.squeeze(action) + drift, 0, 16))
         return self.look(), 0.0, False, False, self.info()
 
     def look(self):
@@ -110,7 +112,17 @@ class Silent(Dial):
         return self.draw(self.goal)
 
 
-for _kind in (Dial, Settable, Goalish, Telling, Silent):
+class Timed(Dial):
+    """Tells the time; its set_goal means something else."""
+
+    def info(self):
+        return super().info() | {"clock": time.perf_counter_ns() % 1000}
+
+    def set_goal(self, motor):
+        return motor.start()
+
+
+for _kind in (Dial, Settable, Goalish, Telling, Silent, Timed):
     gymnasium.register(f"tasks/{_kind.__name__}-v0", _kind, max_episode_steps=7, disable_env_checker=True)
 
 
@@ -290,6 +302,20 @@ def test_global_generators_are_seeded_for_a_replay_and_given_back(play):
     drawn = draw_tasks(config, lane, dataset, HELD_OUT)
     begin(lane, drawn.tasks[0])
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before  # noqa: NPY002
+
+
+def test_global_generators_give_each_episode_its_own_numbers_whoever_else_draws(play):
+    config, lane, dataset = play("tasks/Dial-v0", NEAR, environment_kwargs={"noise": "global"})
+    tasks = draw_tasks(config, lane, dataset, HELD_OUT).tasks[:2]
+    with make_task_player(config, dataset, 2) as player:
+        for one, task in zip(player.lanes, tasks, strict=True):
+            begin(one, task)
+        for step in range(len(tasks[0].actions)):
+            for one, task in zip(player.lanes, tasks, strict=True):
+                np.random.random(step)  # noqa: NPY002 (as a policy might)
+                one.step(task.actions[step])
+        for one, task in zip(player.lanes, tasks, strict=True):
+            assert one.states()["x"] == pytest.approx(task.goal_state["x"], abs=1e-5)
 
 
 def test_an_environment_that_is_not_deterministic_is_said_to_be_so(play):
@@ -478,8 +504,8 @@ def test_reset_options_that_the_environment_refuses_are_told(play):
 
 def test_a_goal_image_that_is_none_is_told(play, monkeypatch):
     config, lane, dataset = play("tasks/Goalish-v0", **LONG)
-    monkeypatch.setattr(Goalish, "goal_image", lambda _: np.zeros((16, 16, 3)))
-    with pytest.raises(PlanningError, match=r"goal_image\(\) gives float64 \(16, 16, 3\); expected a uint8"):
+    monkeypatch.setattr(Goalish, "goal_image", lambda _: np.zeros(16))
+    with pytest.raises(PlanningError, match=r"goal_image\(\) gives float64 \(16,\); expected HxW"):
         draw_tasks(config, lane, dataset, HELD_OUT)
 
 
@@ -492,3 +518,39 @@ def test_goals_are_given_in_grey_where_frames_are(play):
     config, lane, dataset = play("tasks/Telling-v0", NEAR, input_channels=1, image_size=16, **LONG)
     task = draw_tasks(config, lane, dataset, HELD_OUT).tasks[0]
     assert task.goal_frame.shape == task.start.frame.shape == (1, 16, 16)
+
+
+def test_variables_can_be_left_out_of_the_comparison_and_a_foreign_set_goal_is_not_needed(play):
+    config, lane, dataset = play("tasks/Timed-v0", NEAR)
+    with pytest.raises(PlanningError, match=r"clock is .*evaluation.ignored_variables"):
+        draw_tasks(config, lane, dataset, HELD_OUT)
+    config = config.with_overrides(["evaluation.ignored_variables=[clock]"])
+    task = draw_tasks(config, lane, dataset, HELD_OUT).tasks[0]
+    assert follow(lane, task)[0]["x"] == pytest.approx(task.goal_state["x"], abs=1e-5)
+    own = config.with_overrides(["evaluation.success=null"])
+    with pytest.raises(PlanningError, match=r"set_goal\(\) .*AttributeError"):
+        draw_tasks(own, lane_of(config, dataset), dataset, HELD_OUT)
+
+
+def test_a_foreign_goal_image_leaves_recorded_goals(play, monkeypatch):
+    monkeypatch.setattr(Telling, "goal_image", lambda _: (3, 4))
+    config, lane, dataset = play("tasks/Telling-v0", NEAR)
+    assert draw_tasks(config, lane, dataset, HELD_OUT).goals == "recorded"
+    with pytest.raises(PlanningError, match=r"goal_image\(\) gives"):
+        draw_tasks(config.with_overrides(["evaluation.goals=environment"]), lane, dataset, HELD_OUT)
+
+
+def lane_of(config, dataset):
+    return make_task_player(config, dataset).lanes[0]
+
+
+def test_a_start_that_is_set_goes_on_with_the_same_global_numbers(play):
+    config, lane, dataset = play("tasks/Settable-v0", NEAR, environment_kwargs={"noise": "global"})
+    task, places = draw_tasks(config, lane, dataset, HELD_OUT).tasks[0], []
+    assert task.start.method == "state"
+    for seed in (1, 2):
+        np.random.seed(seed)  # noqa: NPY002
+        begin(lane, task)
+        lane.step(np.zeros(1, np.float32))
+        places.append(float(lane.states()["x"]))
+    assert places[0] == places[1]

@@ -23,7 +23,7 @@ from tests.integration.test_commands import overrides
 
 ROOT = Path(__file__).parents[2]
 RUN = ["README.md", "docs/06_usage_guide.md", "docs/evaluation.md", "docs/planning.md"]
-DOCUMENTS = [*RUN, "docs/bring_your_own.md", "docs/gallery.md", "docs/comparing.md"]
+DOCUMENTS = [*RUN, "docs/bring_your_own.md", "docs/gallery.md", "docs/comparing.md", "docs/recorded_data.md"]
 DOCUMENTS += [str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs" / "recipes").glob("*.md"))]
 SHELLS = ("bash", "sh", "shell", "console")
 TAKES_CONFIG = ("check", "collect", "train")

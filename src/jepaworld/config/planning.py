@@ -120,6 +120,9 @@ class EvaluationConfig(Section):
     rest: list[RestCondition] | None = setting(
         None, "Velocities that are small at rest, all of them; success at the end and at rest is then told too."
     )
+    ignored_variables: list[NonEmpty] = setting(
+        [], "State variables that need not be as recorded at a restored start, such as a clock."
+    )
     reset_options: list[JsonDict] = setting(
         [], "With goals environment: options for its reset, taken in turn; success is reported for each apart too."
     )

@@ -53,8 +53,11 @@ class CollectionConfig(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = setting(
         None, "Seed of the episodes and their split, that several training seeds can share; null takes seed."
     )
-    frame_source: Literal["auto", "observation", "render"] = setting(
-        "auto", "Frames are image observations, or those of render(). auto: observations if they are images."
+    frame_source: str = setting(
+        "auto",
+        "Frames are those of render(), or the observation's picture (of several: observation.KEY). auto: observations "
+        "if they are uint8 images, else render() if there is one.",
+        pattern=r"^(auto|render|observation(\.\S+)?)$",
     )
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
+
 from jepaworld.config import Config
 from jepaworld.config.schema import CollectionConfig
 from jepaworld.data.policies import BUILT_IN, current_name, make_policy, policy_file
 from jepaworld.data.rollout import Rollout
-from jepaworld.data.shards import finished_shards, remove_unfinished
+from jepaworld.data.shards import Shard, finished_shards, remove_unfinished, shard_folder
 from jepaworld.data.spec import DATASET_FILE, Collected, DatasetSpec, as_content, read_description, write_description
 from jepaworld.data.store import EpisodeDataset
 from jepaworld.data.workers import collect_shards
@@ -80,8 +82,17 @@ def collect(config: Config, *, progress: Progress | None = None) -> EpisodeDatas
             if pending := sorted(set(range(spec.num_shards)) - set(present)):
                 missing = sum(len(spec.episodes_of(index)) for index in pending)
                 progress.start("Collecting episodes", spec.num_episodes, spec.num_episodes - missing)
+                looked_at = bool(present)
+
+                def done(episodes: int) -> None:
+                    nonlocal looked_at
+                    progress.advance(episodes)
+                    if not looked_at:  # at the first shard, before hours of pictures that show nothing
+                        looked_at = True
+                        _look_at_frames(path, spec, progress)
+
                 try:
-                    collect_shards(path, spec, collected, pending, config.collection.num_workers, progress.advance)
+                    collect_shards(path, spec, collected, pending, config.collection.num_workers, done)
                 finally:
                     progress.finish()
                     remove_unfinished(path)  # workers that were stopped could not do so themselves
@@ -89,6 +100,21 @@ def collect(config: Config, *, progress: Progress | None = None) -> EpisodeDatas
                 checksums = [shard.checksum for shard in EpisodeDataset.open(path, verify_checksums=False).shards]
                 write_description(path, dataclasses.replace(spec, complete=True, shards=checksums), collected)
     return EpisodeDataset.open(path, verify_checksums=False)
+
+
+def _look_at_frames(path: Path, spec: DatasetSpec, progress: Progress) -> None:
+    """Say that the frames of a shard never change, or are as good as black."""
+    index = finished_shards(path)[0]
+    shard = Shard(shard_folder(path, index), index, 0, spec)
+    frames, ends = shard.arrays["frames"], np.cumsum(shard.episode_lengths + 1)
+    remedy = "Ctrl-C stops; `jepaworld check-env` looks at the environment."
+    if all((frames[start:end] == frames[start]).all() for start, end in zip([0, *ends[:-1]], ends, strict=True)):
+        progress.warn(
+            f"{path}: the frames of the first {len(ends)} episodes never change: nothing can be learnt from them. A "
+            f"missing graphics driver draws empty pictures. {remedy}"
+        )
+    elif frames.max() <= 1:
+        progress.warn(f"{path}: no value of the first frames is above 1 of 255, as if they were 0 to 1. {remedy}")
 
 
 def _describe(config: Config) -> tuple[DatasetSpec, Collected]:
@@ -159,7 +185,11 @@ def _begin(path: Path, spec: DatasetSpec, collected: Collected, progress: Progre
             f"{path}: not a dataset (it has no {DATASET_FILE}) and not empty: it holds {', '.join(others[:5])}. Set "
             "dataset_dir to an empty folder."
         )
-    spec = dataclasses.replace(spec, state_variables=Rollout(spec, collected).state_variables())
+    variables, large = Rollout(spec, collected).state_variables()
+    if large:
+        listed = ", ".join(f"{name} {shape}" for name, shape in large.items())
+        progress.warn(f"{path}: too large for state variables and not stored: {listed}.")
+    spec = dataclasses.replace(spec, state_variables=variables)
     write_description(path, spec, collected)
     return spec, collected
 

@@ -22,7 +22,7 @@ from gymnasium.spaces import Box, Discrete
 
 from jepaworld.config.schema import CollectionConfig
 from jepaworld.data.spec import Collected
-from jepaworld.envs.spaces import action_bounds
+from jepaworld.envs.spaces import action_bounds, element
 from jepaworld.errors import ConfigError
 from jepaworld.utils import outside
 
@@ -75,6 +75,14 @@ class RandomPolicy:
     def act(self, observation: Any) -> Any:  # noqa: ARG002 (random actions do not look)
         """The next action; equal to the next one of `sequence`."""
         return self._next(1)[0]
+
+    def act_among(self, allowed: np.ndarray) -> int:
+        """The next action of a Discrete space, uniform among some of its actions: none other is repeated or drawn."""
+        assert self._rng is not None and isinstance(self._space, Discrete), "reset comes before act"
+        repeat, choice = self._rng.random(2)
+        if self._last not in allowed or repeat >= self._smoothness:
+            self._last = int(allowed[int(choice * len(allowed))])
+        return self._last
 
     def sequence(self, rng: np.random.Generator, steps: int) -> np.ndarray:
         """The first actions of an episode: (steps, *shape) in the dtype of a Box, (steps,) int64 for Discrete."""
@@ -165,30 +173,10 @@ def checked_action(action: Any, space: gym.Space[Any], name: str) -> Any:
         ConfigError: wrong shape, not numeric, not finite or out of bounds; the message names the policy `name`.
     """
     try:
-        return _element(np.asarray(action), space)
+        return element(np.asarray(action), space)
     except ValueError as problem:
         where = f"collection.policy {name}: its action {action!r} is not in the action space {space}"
         raise ConfigError(f"{where}: {problem}.") from None
-
-
-def _element(value: np.ndarray, space: gym.Space[Any]) -> Any:
-    if isinstance(space, Discrete):
-        if value.dtype.kind not in "iu" or value.size != 1:
-            raise ValueError("an integer is needed")
-        if not space.start <= int(value.item()) < space.start + space.n:
-            raise ValueError("it is out of range")
-        return int(value.item())
-    assert isinstance(space, Box)
-    if value.dtype.kind not in ("iu" if np.issubdtype(space.dtype, np.integer) else "iuf"):
-        raise ValueError(f"its dtype is {value.dtype}")
-    if value.shape != space.shape:
-        raise ValueError(f"its shape is {value.shape}")
-    if not np.isfinite(value).all():
-        raise ValueError("it is not finite")
-    clipped = np.clip(value, space.low.astype(np.float64), space.high.astype(np.float64))
-    if (np.abs(clipped - value) > 1e-6 * np.maximum(1.0, np.abs(clipped))).any():
-        raise ValueError("it is out of bounds")
-    return clipped.astype(space.dtype)
 
 
 def make_policy(settings: CollectionConfig | Collected, action_space: gym.Space[Any]) -> Policy:

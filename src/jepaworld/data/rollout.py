@@ -58,7 +58,7 @@ class Rollout:
             DatasetError: a state variable changed its shape.
         """
         collected, spec, lanes = self.collected, self.spec, None
-        if collected.policy in BUILT_IN and collected.frame_source != "render":
+        if collected.policy in BUILT_IN and collected.frame_source in ("auto", "observation"):
             lanes = make_vector_env(collected.environment_name, collected.environment_kwargs, len(numbers))
         if lanes is not None:
             sizes = spec.image_size, spec.input_channels
@@ -74,19 +74,24 @@ class Rollout:
             for number in numbers:
                 yield from self._episodes(self._play_one(player, policy, number), number)
 
-    def state_variables(self) -> dict[str, list[int]]:
+    def state_variables(self) -> tuple[dict[str, list[int]], dict[str, tuple[int, ...]]]:
         """Name and shape of each state variable: those with one shape at every frame of the first episode.
 
         A variable that a later episode lacks is stored as NaN there; one that appears later is not stored.
+
+        Returns:
+            The variables, and what is too large for one; see `jepaworld.envs.state.left_out`.
         """
         with self._player() as player:
             policy = make_policy(self.collected, player.action_space)
             first, *others = self._play_one(player, policy, 0, with_frames=False).states
-        return {
+            large = player.lanes[0].left_out()
+        variables = {
             name: list(value.shape[1:])
             for name, value in sorted(first.items())
             if value.size and all(name in other and other[name].shape == value.shape for other in others)
         }
+        return variables, large
 
     def _player(self) -> Player:
         spec, collected = self.spec, self.collected
@@ -100,12 +105,18 @@ class Rollout:
 
     def _play_one(self, player: Player, policy: Policy, number: int, with_frames: bool = True) -> _Recording:
         """Play an episode in the only lane of a player."""
-        seeds = episode_seeds(self.collected.seed, number)
+        seeds, lane = episode_seeds(self.collected.seed, number), player.lanes[0]
         # Before the policy, which may use these generators when it begins.
         seed_everything_else(seeds.everything_else)
         policy.reset(seeds.policy)
-        player.reset([seeds.environment], f"episode {number}")
-        return self._play(player, lambda _: np.array(policy.act(player.lanes[0].observation))[None], with_frames)
+        lane.reset(seeds.environment, everything_else=seeds.everything_else, place=f"episode {number}")
+
+        def act(_: int) -> np.ndarray:
+            if isinstance(policy, RandomPolicy) and (allowed := lane.allowed_actions()) is not None:
+                return np.array(policy.act_among(allowed))[None]
+            return np.array(policy.act(lane.observation))[None]
+
+        return self._play(player, act, with_frames)
 
     def _play_lanes(self, player: VectorPlayer, policy: RandomPolicy, numbers: Sequence[int]) -> _Recording | None:
         """Play one episode in each lane, all at once; bit for bit what `_play_one` gives for the same episodes.
@@ -115,6 +126,7 @@ class Rollout:
         seeds = [episode_seeds(self.collected.seed, number) for number in numbers]
         longest = self.collected.max_steps_per_episode
         actions = np.stack([policy.sequence(one.policy, longest) for one in seeds], axis=1)  # (steps, N, *shape)
+        seed_everything_else(seeds[0].everything_else)
         player.reset([one.environment for one in seeds], f"episodes {numbers[0]} to {numbers[-1]}")
         found = {name: value.shape for name, value in player.states().items()}
         if any(found.get(name) != (len(player), *shape) for name, shape in self.spec.state_variables.items()):

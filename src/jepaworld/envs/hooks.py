@@ -10,13 +10,14 @@ Four methods, all optional, are looked for from the outermost wrapper to the env
 `states` maps names of state variables (numeric entries of `info`, and the vector observation as "observation";
 `jepaworld.envs.state`) to float32 arrays, as a dataset stores them. After `restore_state` the frame must be the
 recorded one, and every variable that its `info` holds must have the recorded value; so what is no state, such as a
-count of steps, is to be left out of it.
+count of steps, is to be left out of it. A method that takes other arguments is not one of these.
 
 `make_env` gives such methods to environments of others that lack them: Gymnasium's MuJoCo environments and Push-T.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -30,9 +31,24 @@ OWN_SUCCESS = ("success", "is_success")
 """Entries of `info` that are taken as the environment's own success, the first that is there."""
 
 
+_ARGUMENTS: dict[Hook, int] = {"restore_state": 1, "goal_image": 0, "goal_state": 0, "set_goal": 1}
+
+
 def hook(env: gymnasium.Env[Any, Any], name: Hook) -> Callable[..., Any] | None:
-    """The method of that name of the environment or one of its wrappers; `None` where none has it."""
-    return env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else None
+    """The method of that name of the environment or one of its wrappers.
+
+    `None` where none has it, or where it is no method with these arguments: others use such names for something else.
+    """
+    found = env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else None
+    if not callable(found):
+        return None
+    try:
+        inspect.signature(found).bind(*[None] * _ARGUMENTS[name])
+    except TypeError:
+        return None
+    except ValueError:  # it has no signature that could be read
+        pass
+    return found
 
 
 def require(states: Mapping[str, Any], *names: str) -> None:

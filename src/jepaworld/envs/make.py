@@ -1,7 +1,8 @@
 """Making an environment that can give frames, or saying what is missing.
 
-On Linux without a display, `make_env` sets MUJOCO_GL=egl (rendering on the GPU or in software, without a window) where
-MuJoCo is installed and the variable is not set; set it yourself, for example to osmesa, to choose otherwise.
+On Linux without a display, MUJOCO_GL=egl (rendering on the GPU or in software, without a window) is set before anything
+of an environment is imported, where MuJoCo is installed and the variable is not set; set it yourself, for example to
+osmesa, to choose otherwise.
 """
 
 from __future__ import annotations
@@ -10,8 +11,6 @@ import difflib
 import importlib
 import importlib.util
 import inspect
-import os
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -21,20 +20,21 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from jepaworld.envs import register
-from jepaworld.envs.calls import close
-from jepaworld.envs.frames import is_image_space
+from jepaworld.envs.calls import close, rendering_hint
+from jepaworld.envs.frames import pictures_in
 from jepaworld.envs.hooks import hook
 from jepaworld.envs.mujoco import MujocoState, is_mujoco
 from jepaworld.envs.push_t import PushTState, is_push_t
 from jepaworld.errors import EnvironmentNotUsableError
-from jepaworld.utils.outside import import_module
+from jepaworld.utils.outside import import_module, in_words, prepare_rendering
 
-_EXTRAS = {  # part of an entry point or of an id -> what to install
+_EXTRAS = {  # part of an entry point of Gymnasium, or a package -> what to install
     "envs.cube": "jepaworld[ogbench]",
     "mujoco": "jepaworld[mujoco]",
     "box2d": "jepaworld[box2d]",
     "ale_py": "jepaworld[atari]",
-    "pusht": "jepaworld[pusht]",
+    "gym_pusht": "jepaworld[pusht]",
+    "push_t": "jepaworld[pusht]",
     "classic_control": "gymnasium[classic-control]",
     "toy_text": "gymnasium[toy-text]",
 }
@@ -57,19 +57,18 @@ def make_env(environment_name: str, environment_kwargs: Mapping[str, Any] | None
             there is neither an image observation nor an "rgb_array" rendering. The message says what to do.
     """
     spec, kwargs = _looked_up(environment_name, environment_kwargs)
-    has_display = "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
-    if sys.platform == "linux" and not has_display and importlib.util.find_spec("mujoco") is not None:
-        os.environ.setdefault("MUJOCO_GL", "egl")  # its own default would fail there
     with _making(environment_name, spec, kwargs):
         modes = _render_modes(spec)
         # Asked for where it is missing, gymnasium.make warns, and some environments refuse the argument.
         mode: dict[str, Any] = {"render_mode": "rgb_array"} if "rgb_array" in modes else {}
         env = gymnasium.make(environment_name, **kwargs, **mode)
-    if env.render_mode != "rgb_array" and not is_image_space(env.observation_space):
+    pictures = pictures_in(env.observation_space)
+    if env.render_mode != "rgb_array" and None not in pictures.values():
         close(env)
+        reasons = "; ".join(f"{name} {problem}" for name, problem in pictures.items())
         raise EnvironmentNotUsableError(
             f"environment {environment_name} gives no frames: its render modes are {modes}, without "
-            f"'rgb_array', and its observation {env.observation_space} is no image. Give it one of the two."
+            f"'rgb_array', and its observation is no image ({reasons}). Give it one of the two."
         )
     if hook(env, "restore_state") is not None:
         return env
@@ -125,6 +124,7 @@ def _looked_up(environment_name: str, environment_kwargs: Mapping[str, Any] | No
             "Remove render_mode."
         )
     register()
+    prepare_rendering()
     module, _, name = environment_name.rpartition(":")
     plugin = _PLUGINS.get(name.partition("/")[0], "ale_py")  # ALE also registers ids without its namespace
     if name not in gymnasium.registry and importlib.util.find_spec(plugin) is not None:
@@ -173,16 +173,21 @@ def _making(environment_name: str, spec: EnvSpec, kwargs: Mapping[str, Any]) -> 
     try:
         yield
     except Exception as error:  # whatever an environment raises is the user's to know
-        problem = f"cannot be made with environment_kwargs {dict(kwargs)}: {type(error).__name__}: "
+        problem = f"cannot be made with environment_kwargs {dict(kwargs)}: {in_words(error)}."
         remedy = ""
         if isinstance(error, ImportError | gymnasium.error.DependencyNotInstalled):
-            install = _install(f"{spec.entry_point} {environment_name}")
-            problem, remedy = "lacks a dependency: ", f" Install it: {install}."
+            entry = str(spec.entry_point)
+            # An environment of one's own may be called after MuJoCo and lack something else.
+            known = entry.startswith(("gymnasium.", "jepaworld."))
+            missing = (getattr(error, "name", None) or "").partition(".")[0]
+            other = f"pip install {missing}" if missing else "what it names"
+            install = _install(entry if known else missing or str(error)) or other
+            problem, remedy = f"lacks a dependency: {str(error).rstrip('.')}.", f" Install it: {install}."
         raise EnvironmentNotUsableError(
-            f"environment_name is {environment_name!r}: {problem}{str(error).rstrip('.')}.{remedy}"
+            f"environment_name is {environment_name!r}: {problem}{remedy}{rendering_hint(error)}"
         ) from error
 
 
 def _install(home: str) -> str:
     extra = next((extra for part, extra in _EXTRAS.items() if part in home.lower()), None)
-    return f'pip install "{extra}"' if extra else "the package that it names"
+    return f'pip install "{extra}"' if extra else ""

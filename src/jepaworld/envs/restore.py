@@ -10,7 +10,7 @@ these are the variables of `info` alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -33,6 +33,10 @@ class RestoreError(EnvironmentNotUsableError):
     """An environment did not come back to a start: what is found there is not what was recorded."""
 
 
+class GoalImageError(EnvironmentNotUsableError):
+    """The environment's `goal_image` failed, or gives no picture."""
+
+
 @dataclass(frozen=True, eq=False)
 class RecordedStart:
     """A frame of a recorded episode."""
@@ -43,6 +47,7 @@ class RecordedStart:
     actions: NDArray[Any]  # (steps, *action shape) environment actions from the episode's beginning to the start
     frame: Frame  # (C, S, S), to be found there, as the state variables are
     states: States
+    ignored: Collection[str] = ()  # state variables that need not be as they were
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +84,7 @@ def restore(lane: Lane, start: RecordedStart | DrawnStart) -> None:
     seeds = episode_seeds(start.seed, start.episode)
     if by_state:
         # A reset begins the episode for wrappers, and draws again whatever is no state variable.
-        lane.reset(seeds.environment, place=place)
+        lane.reset(seeds.environment, everything_else=seeds.everything_else, place=place)
         lane.restore_state({name: value for name, value in start.states.items() if np.isfinite(value).all()})
     else:
         lane.reset(seeds.environment, everything_else=seeds.everything_else, place=place)
@@ -89,7 +94,7 @@ def restore(lane: Lane, start: RecordedStart | DrawnStart) -> None:
     found = extract_state(None, lane.info) if by_state else lane.states()
     if (share := differing(lane.frame(), start.frame)) > MOST_DIFFERING:
         problem = f"{share:.1%} of the frame differ from the recorded one (allowed are {MOST_DIFFERING:.1%})"
-    elif (problem := _state_problem(start.states, found)) is None:
+    elif (problem := _state_problem(start, found)) is None:
         return
     cause = "the state variables are not all there is" if by_state else "it is not deterministic"
     raise RestoreError(f"{place}: {problem}. The environment cannot be restored: {cause}.")
@@ -98,11 +103,18 @@ def restore(lane: Lane, start: RecordedStart | DrawnStart) -> None:
 def goal_frame(lane: Lane, like: Frame) -> Frame:
     """What the environment shows at its goal, in the size and the channels of another frame (C, S, S).
 
+    Where the lane's own pictures are grey, a goal in colour becomes grey, as nothing else could be reached.
+
     Raises:
-        EnvironmentNotUsableError: `goal_image` failed, or gives no picture.
+        GoalImageError: `goal_image` failed, or gives no picture.
     """
-    image = as_picture(lane.call("goal_image"), f"{lane.name}: goal_image()")
-    return image_to_frame(image, like.shape[1], like.shape[0])
+    try:
+        image = as_picture(lane.call("goal_image"), f"{lane.name}: goal_image()")
+    except EnvironmentNotUsableError as error:
+        raise GoalImageError(str(error)) from error
+    channels, side, _ = like.shape
+    goal = image_to_frame(image, side, 1 if lane.reader.is_grey else channels)
+    return goal if len(goal) == channels else np.repeat(goal, channels, axis=0)
 
 
 def require_same(what: str, found: Frame, expected: Frame) -> None:
@@ -117,13 +129,14 @@ def _drawn_place(seed: int, options: Mapping[str, Any]) -> str:
     return f"the episode of seed {seed}" + (f" and options {dict(options)}" if options else "")
 
 
-def _state_problem(recorded: States, found: States) -> str | None:
-    for name, expected in recorded.items():
+def _state_problem(start: RecordedStart, found: States) -> str | None:
+    for name, expected in start.states.items():
         value = found.get(name)
-        if value is None or not np.isfinite(expected).all():
+        if name in start.ignored or value is None or not np.isfinite(expected).all():
             continue
         allowed = _STATE_TOLERANCE * np.maximum(1.0, np.abs(expected))
         if value.shape != expected.shape or not (np.abs(value - expected) <= allowed).all():
             with np.printoptions(precision=5, threshold=6):
-                return f"the state variable {name} is {value}, recorded was {expected}"
+                remedy = "evaluation.ignored_variables could name it"
+                return f"the state variable {name} is {value}, recorded was {expected} ({remedy})"
     return None

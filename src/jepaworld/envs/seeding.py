@@ -35,7 +35,12 @@ def seed_everything_else(seed: int) -> None:
     np.random.seed(seed)  # noqa: NPY002 (exactly the generator that others may use)
     # Not imported here: who does not use torch should not wait for it, and a policy that samples with it has it.
     if "torch" in sys.modules:
-        sys.modules["torch"].manual_seed(seed)
+        sys.modules["torch"].default_generator.manual_seed(seed)
+
+
+def step_seed(seed: int, step: int) -> int:
+    """The seed for everything else at a step of an episode; at step 0 that of the episode."""
+    return (seed + 0x9E3779B9 * step) % 2**32  # an odd number, so that no two steps have the same
 
 
 @contextmanager

@@ -94,6 +94,31 @@ def check_action_space(space: Space) -> None:
         raise EnvironmentNotUsableError(f"action space {space} has no entries. Choose an environment with actions.")
 
 
+def element(value: np.ndarray, space: Space) -> Any:
+    """An action as an element of a supported space: an array for Box, an int for Discrete.
+
+    Raises:
+        ValueError: it is none, by more than the rounding of floats; says why.
+    """
+    if isinstance(space, Discrete):
+        if value.dtype.kind not in "iu" or value.size != 1:
+            raise ValueError("an integer is needed")
+        if not space.start <= int(value.item()) < space.start + space.n:
+            raise ValueError(f"it is out of range: {space.start} to {space.start + space.n - 1}")
+        return int(value.item())
+    assert isinstance(space, Box)
+    if value.dtype.kind not in ("iu" if np.issubdtype(space.dtype, np.integer) else "iuf"):
+        raise ValueError(f"its dtype is {value.dtype}")
+    if value.shape != space.shape:
+        raise ValueError(f"its shape is {value.shape}")
+    if not np.isfinite(value).all():
+        raise ValueError("it is not finite")
+    clipped = np.clip(value, space.low.astype(np.float64), space.high.astype(np.float64))
+    if (np.abs(clipped - value) > 1e-6 * np.maximum(1.0, np.abs(clipped))).any():
+        raise ValueError("it is out of bounds")
+    return clipped.astype(space.dtype)
+
+
 def block_size(space: Space, frame_skipping: int) -> int:
     """Width A of one stored action: the actions of `frame_skipping` environment steps side by side.
 

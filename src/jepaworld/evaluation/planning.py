@@ -23,6 +23,7 @@ from jepaworld.data.policies import RandomPolicy
 from jepaworld.data.store import EpisodeDataset
 from jepaworld.envs.frames import Frame
 from jepaworld.envs.player import Lane
+from jepaworld.envs.seeding import kept_random_state
 from jepaworld.errors import EnvironmentFailedError
 from jepaworld.evaluation.agents import Agent, PlanningAgent, ScriptedAgent
 from jepaworld.evaluation.ranking import rank_recorded
@@ -91,7 +92,7 @@ def evaluate_planning(
         config = file.settings(config)
     settings = config.evaluation
     num_lanes, skip = min(settings.num_envs, settings.num_episodes), config.frame_skipping
-    with make_task_player(config, dataset, num_lanes) as player, _threads_for(model):
+    with kept_random_state(), make_task_player(config, dataset, num_lanes) as player, _threads_for(model):
         space = player.action_space
         controller = Controller(model, space, config.planning, frame_skipping=skip, seed=settings.seed, bf16=bf16)
         context, lane = controller.context if settings.history else 1, player.lanes[0]
@@ -255,7 +256,7 @@ class _Attempt:
     def play(self, actions: NDArray[Any], criterion: Criterion, max_steps: int) -> bool:
         """Play actions; whether the episode has ended."""
         for action in actions:
-            ended = self.lane.step(action)
+            ended = self.lane.step(self.lane.possible(action))  # neither plans nor random draws know of masks
             self.played += 1
             now = self.lane.states(), self.lane.info
             self.at_end, self.distances = criterion.judge(*now, self.task.goal_state)

@@ -24,7 +24,7 @@ from jepaworld.envs.player import Lane, Player
 from jepaworld.envs.restore import DrawnStart, RecordedStart, RestoreMethod
 from jepaworld.envs.seeding import episode_seeds, kept_random_state
 from jepaworld.envs.state import States, extract_state
-from jepaworld.errors import ConfigError, EnvironmentNotUsableError, PlanningError
+from jepaworld.errors import ConfigError, EnvironmentFailedError, EnvironmentNotUsableError, PlanningError
 from jepaworld.evaluation.success import Criterion, own_success
 from jepaworld.planning import History, PlanSpace
 
@@ -44,6 +44,7 @@ class Task:
     actions: NDArray[Any] | None  # (k, *action shape) that were recorded from start to goal; None of a drawn start
     start: RecordedStart | DrawnStart
     history: History | None = None  # what was recorded before the start; None of a drawn one
+    needs_set_goal: bool = False  # whether the environment's own success is asked about a recorded goal
 
     @property
     def episode(self) -> int | None:
@@ -115,7 +116,13 @@ def begin(lane: Lane, task: Task) -> None:
         if isinstance(start, DrawnStart):
             restore.require_same(f"goal of {lane.place}", restore.goal_frame(lane, start.frame), task.goal_frame)
         elif lane.has("set_goal"):
-            lane.set_goal(task.goal_state)
+            try:
+                lane.set_goal(task.goal_state)
+            except EnvironmentFailedError:
+                if task.needs_set_goal:
+                    raise
+                lane.forget("set_goal")  # it means something else, and conditions tell success
+                restore.restore(lane, start)
 
 
 def draw_tasks(
@@ -154,7 +161,13 @@ def draw_tasks(
     drawn = shows_goal and tells_success if settings.goals == "auto" else settings.goals == "environment"
     with kept_random_state():
         if drawn:
-            return _draw_from_environment(config, lane, dataset)
+            try:
+                return _draw_from_environment(config, lane, dataset)
+            except StartError as error:
+                # What is called goal_image may be something else.
+                is_ours = not isinstance(error.__cause__, restore.GoalImageError)
+                if is_ours or settings.goals != "auto" or settings.success is None or dataset is None:
+                    raise
         if dataset is None:
             raise PlanningError(
                 "evaluation.goals: recorded goals need the run's dataset, which is not there. Restore it, or set "
@@ -273,12 +286,13 @@ def _recorded_tasks(
             actions=environment_actions(episode.actions[:first]),
             frame=episode.frames[first],
             states={name: rows[first] for name, rows in episode.states.items()},
+            ignored=settings.ignored_variables,
         )
         goal_state = {name: rows[last] for name, rows in episode.states.items()}
         before = slice(max(0, first - (context - 1)), first)
         history = episode.frames[before], episode.actions[before]
         there = environment_actions(episode.actions[first:last])
-        yield Task("all", episode.frames[last], goal_state, there, start, history)
+        yield Task("all", episode.frames[last], goal_state, there, start, history, settings.success is None)
 
 
 def _goal_blocks(goal_steps: int, dataset: EpisodeDataset, episodes: NDArray[np.int64]) -> int:

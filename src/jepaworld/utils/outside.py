@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
+import os
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
@@ -19,6 +21,14 @@ from jepaworld.errors import ConfigError, JepaworldError
 _EXTRAS = {"stable_baselines3": "sb3", "transformers": "pretrained"}  # packages that come with an extra of this one
 
 
+def in_words(error: Exception) -> str:
+    """What an error is and says, or where it was raised if it says nothing; without a full stop."""
+    if text := str(error).rstrip("."):
+        return f"{type(error).__name__}: {text}"
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} in {Path(last.filename).name}, line {last.lineno}: {last.line}"
+
+
 @contextmanager
 def failures(doing: str, kind: type[JepaworldError] = ConfigError) -> Iterator[None]:
     """Make whatever is raised inside an error of that kind, "`doing` failed: ...", with the traceback as a note."""
@@ -27,9 +37,16 @@ def failures(doing: str, kind: type[JepaworldError] = ConfigError) -> Iterator[N
     except JepaworldError:
         raise
     except Exception as error:
-        problem = kind(f"{doing} failed: {type(error).__name__}: {str(error).rstrip('.')}.")
+        problem = kind(f"{doing} failed: {in_words(error)}.")
         problem.add_note(traceback.format_exc())
         raise problem from error
+
+
+def prepare_rendering() -> None:
+    """Let MuJoCo render without a display: it looks at MUJOCO_GL once, when it is imported, by whatever imports it."""
+    has_display = "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
+    if sys.platform == "linux" and not has_display and importlib.util.find_spec("mujoco") is not None:
+        os.environ.setdefault("MUJOCO_GL", "egl")  # its own default would fail there
 
 
 def import_module(name: str, setting: str, kind: type[JepaworldError] = ConfigError) -> ModuleType:
@@ -40,6 +57,7 @@ def import_module(name: str, setting: str, kind: type[JepaworldError] = ConfigEr
     """
     # Installed commands do not have the folder they are started in on their path, as `python -m` has. Last,
     # so that a user's random.py does not hide the standard library's.
+    prepare_rendering()
     folder = str(Path.cwd())
     if folder not in sys.path:
         sys.path.append(folder)
