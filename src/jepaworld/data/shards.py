@@ -241,7 +241,7 @@ class Shard:
         return array
 
     def cut(self) -> np.ndarray:
-        """bool (E,): episodes whose last block the end cut short, so that not all of its actions were played."""
+        """Bool (E,): episodes whose last block the end cut short, so that not all of its actions were played."""
         if self._skip == 1:
             return np.zeros(len(self.episode_lengths), np.bool_)
         if self._last_steps is not None:
