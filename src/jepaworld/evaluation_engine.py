@@ -194,7 +194,7 @@ def _as_seen(picture: Image.Image, path: Path, what: str, progress: Progress) ->
     if not picture.has_transparency_data:
         return picture.convert("RGB")
     picture = picture.convert("RGBA")
-    if picture.getextrema()[3] != (255, 255):
+    if picture.getchannel("A").getextrema() != (255, 255):
         progress.warn(f"{path}: {what} has transparent places, which are shown on white. Save it without transparency.")
     # What lies below transparent places is anything, often black.
     white = Image.new("RGBA", picture.size, "white")

@@ -5,9 +5,8 @@
 
 A frame is stored every `k` steps, together with the block of `k` actions played until the next one and the
 sum of their rewards. An episode that ends inside a block is stored up to its end: the block is filled up by
-repeating the last action played, its frame is the final one, and it is marked
-as cut. An episode that reaches the longest length
-allowed ends as truncated, whatever the environment says.
+repeating the last action played, its frame is the final one, and it is marked as cut. An episode that
+reaches the longest length allowed ends as truncated, whatever the environment says.
 """
 
 from __future__ import annotations

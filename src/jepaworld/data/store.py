@@ -180,6 +180,9 @@ class EpisodeDataset:
         end = start + int(self.episode_lengths[index])
         return Episode(
             frames=self.rows("frames", start, end + 1),
-            **{name: self.rows(name, start, end) for name in ("actions", "rewards", "terminated", "truncated")},
+            actions=self.rows("actions", start, end),
+            rewards=self.rows("rewards", start, end),
+            terminated=self.rows("terminated", start, end),
+            truncated=self.rows("truncated", start, end),
             states={name: self.rows(f"state.{name}", start, end + 1) for name in self.state_variables},
         )
