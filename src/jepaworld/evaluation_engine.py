@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from jepaworld.config import Config, load_config
 from jepaworld.config.changes import EVALUATION, require_equal
@@ -183,7 +183,7 @@ def _read_picture(path: Path, what: str, config: Config, progress: Progress) -> 
         with Image.open(path) as picture:
             if picture.mode in _MORE_THAN_8_BITS or picture.mode.startswith("I;"):
                 raise ValueError(f"its values have more than 8 bits, mode {picture.mode}")
-            image = np.asarray(picture.convert("RGB"))
+            image = np.asarray(_as_seen(picture, path, what, progress))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # all of them Pillow's
         raise PlanningError(
             f"{path}: {what} cannot be read as a picture ({error}). Give a PNG or JPEG file with 8 bits per channel."
@@ -195,6 +195,21 @@ def _read_picture(path: Path, what: str, config: Config, progress: Progress) -> 
             f"show what a frame of {config.environment_name} shows."
         )
     return image_to_frame(image, side, config.input_channels).transpose(1, 2, 0)
+
+
+def _as_seen(picture: Image.Image, path: Path, what: str, progress: Progress) -> Image.Image:
+    """A picture as viewers show it, in RGB: turned as a camera noted, transparent places white."""
+    if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        progress.warn(f"{path}: {what} is turned upright, as its EXIF orientation says.")
+        picture = ImageOps.exif_transpose(picture)
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    picture = picture.convert("RGBA")
+    if picture.getchannel("A").getextrema() != (255, 255):
+        progress.warn(f"{path}: {what} has transparent places, which are shown on white. Save it without transparency.")
+    # What lies below transparent places is anything, often black.
+    white = Image.new("RGBA", picture.size, "white")
+    return Image.alpha_composite(white, picture).convert("RGB")
 
 
 def _first_frame(config: Config) -> NDArray[np.uint8]:

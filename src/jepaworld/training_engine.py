@@ -170,6 +170,7 @@ def _train_jepa(run: Run, record: RunRecord, resume: bool) -> None:
     if resume and not goes_on and folder.phase_is_finished("jepa"):
         run.progress.message("JEPA: was trained before")  # or loaded: it stays, whatever load_model_path holds by now
         return
+    _warn_of_short_episodes(run)
     torch.manual_seed(config.seed)
     spaces = Spaces.of(config, run.dataset.action_space)
     if config.action_scaling == "statistics" and isinstance(spaces.action_space, gymnasium.spaces.Box):
@@ -306,6 +307,19 @@ def _require_batches(dataset: EpisodeDataset, folder: RunFolder, device: torch.d
         if len(split.validation):
             reason = "the two to validate on. Raise early_stopping.validation_split or collect more or longer episodes"
             WindowLoader(dataset, split.validation, *sizes).require_windows(2, reason)
+
+
+def _warn_of_short_episodes(run: Run) -> None:
+    """Count and name the training episodes that are too short to be trained on."""
+    sizes = run.config.num_transitions, run.config.batch_size, run.device, None, run.config.seed
+    short = WindowLoader(run.dataset, run.split.train, *sizes).too_short()
+    if len(short):
+        numbers = [str(run.dataset.episode_number(int(index))) for index in short[:10]]
+        run.progress.warn(
+            f"{run.dataset.path}: {len(short)} of {len(run.split.train)} training episode(s) have fewer than "
+            f"num_transitions = {run.config.num_transitions} whole transitions and are not trained on: "
+            f"{', '.join(numbers)}{', ...' if len(short) > len(numbers) else ''}."
+        )
 
 
 def _new_dataset(config: Config, progress: Progress) -> EpisodeDataset:

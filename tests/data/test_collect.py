@@ -82,7 +82,8 @@ def test_frame_skipping_stores_blocks(settings: Settings):
 @pytest.mark.parametrize("length", [7, 8])
 def test_an_episode_that_ends_inside_a_block(settings: Settings, length: int):
     config = settings(frame_skipping=3, environment_kwargs={"length": length})
-    episode = collect(config).episode(0)
+    dataset = collect(config)
+    episode = dataset.episode(0)
     assert seen(episode)[:, 0].tolist() == [0, 3, 6, length]
     blocks = episode.actions.reshape(3, 3, 2)
     played = length - 6
@@ -90,6 +91,7 @@ def test_an_episode_that_ends_inside_a_block(settings: Settings, length: int):
     assert np.array_equal(seen(episode)[3, 1:], shade(blocks[2, played - 1]))
     assert episode.rewards.tolist() == [6, 15, sum(range(7, length + 1))]
     assert episode.terminated.tolist() == [False, False, True]
+    assert dataset.whole_lengths.tolist() == [2] * 7
 
 
 def test_the_longest_length_is_in_whole_blocks_and_truncates(settings: Settings):

@@ -423,3 +423,39 @@ def test_rows_are_gathered_from_anywhere_in_any_order(dataset_folder: Path):
     for row in (-1, 20):
         with pytest.raises(AssertionError):
             dataset.gather("frames", np.array([row]))
+
+
+def test_blocks_that_an_end_cut_are_marked_and_not_whole(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    spec, rng = make_spec(num_episodes=3, episodes_per_shard=3), np.random.default_rng(0)
+    write_description(tmp_path / "data", spec, COLLECTED)
+    episodes = [make_episode(rng, length, spec) for length in (3, 1, 2)]
+    with ShardWriter(tmp_path / "data", 0, spec) as writer:
+        for episode, steps in zip(episodes, (1, 1, None), strict=True):
+            writer.add(episode._replace(last_steps=steps))
+        writer.commit()
+    dataset = EpisodeDataset.open(tmp_path / "data")
+    assert dataset.episode_lengths.tolist() == [3, 1, 2]
+    assert dataset.whole_lengths.tolist() == [2, 0, 2]
+    mean, std = dataset.action_statistics(np.arange(3))
+    played = np.concatenate([episodes[0].actions[:2], episodes[2].actions])
+    np.testing.assert_allclose(mean, played.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(std, played.std(axis=0), atol=1e-6)
+
+
+def test_cut_blocks_of_an_unmarked_dataset_are_those_that_repeat_their_last_action(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    spec, rng = make_spec(num_episodes=2, episodes_per_shard=2), np.random.default_rng(0)
+    write_description(tmp_path / "data", spec, COLLECTED)
+    filled, whole = make_episode(rng, 3, spec), make_episode(rng, 3, spec)
+    filled.actions[-1, 3:] = filled.actions[-1, :3]
+    with ShardWriter(tmp_path / "data", 0, spec) as writer:
+        writer.add(filled)
+        writer.add(whole)
+        writer.commit()
+
+    def unmark(content) -> None:
+        del content["last_block_steps"]
+
+    edit_json(tmp_path / "data" / "shard-00000" / "shard.json", unmark, reseal=True)
+    assert EpisodeDataset.open(tmp_path / "data").whole_lengths.tolist() == [2, 3]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor, nn
 
 from jepaworld import run_training
@@ -22,7 +22,7 @@ from jepaworld.evaluation.encoding import paint
 from jepaworld.evaluation.planning import Recording
 from jepaworld.evaluation.results import PlanningResults, PlayedTask
 from jepaworld.evaluation.videos import time_lapse, write_videos
-from jepaworld.evaluation_engine import evaluate_run, plan_with_run
+from jepaworld.evaluation_engine import _read_picture, evaluate_run, plan_with_run
 from jepaworld.planning import WorldModelPolicy
 from jepaworld.runs.folder import RunFolder
 from jepaworld.utils.progress import Progress
@@ -116,6 +116,26 @@ def test_nothing_is_said_twice(run: Path, tmp_path: Path, caplog: pytest.LogCapt
     with caplog.at_level(logging.WARNING):
         plan_with_run(run, tmp_path / "goal.png", out=tmp_path / "plan", overrides=SHORT)
     assert len([record for record in caplog.records if "resized" in record.getMessage()]) == 1
+
+
+def test_a_goal_picture_is_taken_as_viewers_show_it(run: Path, tmp_path: Path) -> None:
+    """Turned by its EXIF orientation, and white where it is transparent, whatever lies below."""
+    config, rng = RunFolder.open(run).config, np.random.default_rng(0)
+    upright = Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8))
+    exif, told = Image.Exif(), Told()
+    exif[ExifTags.Base.Orientation] = 6  # to be turned clockwise by a quarter
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    np.testing.assert_array_equal(_read_picture(tmp_path / "turned.png", "the goal", config, told), np.asarray(upright))
+    assert len(told.warnings) == 1
+    clear = np.dstack([np.asarray(upright), np.full((16, 16), 255, np.uint8)])
+    clear[:4] = 0, 0, 0, 0
+    Image.fromarray(clear, "RGBA").save(tmp_path / "clear.png")
+    seen = _read_picture(tmp_path / "clear.png", "the goal", config, told)
+    assert (seen[:4] == 255).all() and len(told.warnings) == 2
+    np.testing.assert_array_equal(seen[4:], np.asarray(upright)[4:])
+    Image.fromarray(clear[4:], "RGBA").resize((16, 16)).save(tmp_path / "opaque.png")
+    _read_picture(tmp_path / "opaque.png", "the goal", config, told)
+    assert len(told.warnings) == 2, "an alpha channel that hides nothing is not worth a word"
 
 
 def test_errors_are_of_their_kind(run: Path, goal: Path, tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """Imagination error of models whose error is known."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from dot_world import DotModel
+from dot_world import DotModel, write_dataset
 
 from jepaworld.evaluation.encoding import encode_frames, sample_rows
 from jepaworld.evaluation.entries import Entry
@@ -136,3 +138,11 @@ def test_patch_latents_are_imagined_like_others(make_dataset) -> None:
     z = imagine(Patches(), dataset, Windows(np.array([0, 10]), np.array([0, 1]), np.array([4, 4])), 4)
     assert z.shape == (2, 4, 3, 2)
     np.testing.assert_array_equal(imagination_error(Patches(), dataset, np.arange(2), horizon=3).error, 0.0)
+
+
+def test_imagination_ends_before_a_block_that_the_end_cut(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "data", [4, 6, 1])
+    dataset.whole_lengths = dataset.episode_lengths - 1
+    windows = choose_windows(dataset, np.arange(3), 100, 3, 0)
+    assert (windows.rows - dataset.episode_starts[windows.owners]).tolist() == [0, 0]
+    assert windows.lengths.tolist() == [3, 5]

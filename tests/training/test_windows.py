@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -118,3 +119,24 @@ def test_windows_of_episodes_of_different_lengths_are_read_where_they_lie(tmp_pa
     episodes = np.array([6, 0, 5, 2, 1])
     loader = make_loader(dataset, episodes, 2, batch=4, buffer_bytes=2 * 20 * 64 if on_disk else None)
     assert sorted(content(loader.all_windows())) == sorted(expected_windows(dataset, episodes, 2))
+
+
+def test_windows_do_not_reach_into_a_block_that_the_end_cut(dataset: EpisodeDataset) -> None:
+    dataset = copy.copy(dataset)  # which all tests share
+    dataset.whole_lengths = dataset.whole_lengths - (np.arange(len(dataset.whole_lengths)) == 4)
+    episodes = np.array([1, 4])
+    found = content(make_loader(dataset, episodes, 2).all_windows())
+    left_out = expected_windows(dataset, np.array([4]), 2)[-1]
+    assert left_out not in found
+    assert sorted([*found, left_out]) == sorted(expected_windows(dataset, episodes, 2))
+    frames = make_loader(dataset, episodes, 0)
+    assert frames.num_windows == int((dataset.episode_lengths[episodes] + 1).sum()), "single frames are all real"
+
+
+def test_episodes_without_a_window_are_named_and_none_left_is_not_blamed_on_the_batch(dataset: EpisodeDataset) -> None:
+    dataset = copy.copy(dataset)  # which all tests share
+    dataset.whole_lengths = np.where(np.arange(len(dataset.whole_lengths)) == 4, 1, dataset.whole_lengths)
+    assert make_loader(dataset, np.array([1, 4]), 2).too_short().tolist() == [4]
+    with pytest.raises(DatasetError) as raised:
+        make_loader(dataset, np.array([4]), 2).require_windows(7, "batch_size = 7. Lower batch_size")
+    assert "batch_size" not in str(raised.value) and "Lower num_transitions" in str(raised.value)

@@ -60,6 +60,7 @@ class DatasetSummary:
     shortest: int = 0  # episode
     median: float = 0.0
     longest: int = 0
+    cut: int = 0  # episodes whose end cut the last action block short, which is not trained on
     terminations: int = 0  # episodes that their environment ended
     truncations: int = 0  # episodes that were cut, by the environment or the longest length allowed
     rewards: Statistics = Statistics()  # summed over the block of a transition
@@ -86,7 +87,8 @@ class DatasetSummary:
             ]
         lengths = f"{self.shortest} to {self.longest}, median {self.median:g}"
         lines.append(f"transitions  {self.transitions:,}; an episode has {lengths}")
-        lines.append(f"ends         {self.terminations} terminated, {self.truncations} truncated")
+        cut = f"; {self.cut} within an action block, which is not trained on" if self.cut else ""
+        lines.append(f"ends         {self.terminations} terminated, {self.truncations} truncated{cut}")
         rows: list[tuple[str, ...]] = [("", "minimum", "mean", "maximum", "not finite")]
         found = {"reward": [self.rewards], "action": self.actions}
         for name, statistics in (found | {f"state {name}": of for name, of in self.states.items()}).items():
@@ -139,6 +141,7 @@ def inspect_dataset(path: str | Path) -> DatasetSummary:
         shortest=int(lengths.min(initial=frames)),  # 0 for no episode
         median=float(np.median(lengths)) if len(lengths) else 0.0,
         longest=int(lengths.max(initial=0)),
+        cut=int((lengths - dataset.whole_lengths).sum()),
         terminations=int(dataset.gather("terminated", ends).sum()),
         truncations=int(dataset.gather("truncated", ends).sum()),
         rewards=Statistics.of(dataset.gather("rewards", taken)),

@@ -5,8 +5,8 @@
 
 A frame is stored every `k` steps, together with the block of `k` actions played until the next one and the
 sum of their rewards. An episode that ends inside a block is stored up to its end: the block is filled up by
-repeating the last action played, and its frame is the final one. An episode that reaches the longest length
-allowed ends as truncated, whatever the environment says.
+repeating the last action played, its frame is the final one, and it is marked as cut. An episode that
+reaches the longest length allowed ends as truncated, whatever the environment says.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class _Recording(NamedTuple):
     frames: list[np.ndarray]
     states: list[States]
     transitions: list[tuple[np.ndarray, ...]]  # block of actions, reward, terminated, truncated
+    steps: list[int]  # environment steps that each block was played for
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ class Rollout:
         """
         skip = self.spec.frame_skipping
         most, ended = self.collected.max_steps_per_episode // skip, False
-        frames, states, transitions = recording = _Recording([], [], [])
+        frames, states, transitions, steps = recording = _Recording([], [], [], [])
         while True:
             if with_frames:
                 frames.append(player.frames())
@@ -159,6 +160,7 @@ class Rollout:
                 ends = terminated | truncated
                 ended = bool(ends.any())
                 assert not ended or ends.all(), "lanes of fixed length end together"
+            steps.append(len(block))
             # A block that the end cut short is filled up with its last action.
             block += block[-1:] * (skip - len(block))
             actions = np.stack(block, axis=1).reshape(len(player), -1)
@@ -178,7 +180,8 @@ class Rollout:
         for lane in range(len(actions)):
             frames = np.stack([frames[lane] for frames in recording.frames])
             numbers = {name: rows[:, lane] for name, rows in states.items()}
-            yield Episode(frames, actions[lane], rewards[lane], terminated[lane], truncated[lane], numbers)
+            ends = terminated[lane], truncated[lane]
+            yield Episode(frames, actions[lane], rewards[lane], *ends, numbers, recording.steps[-1])
 
     def _state_rows(self, states: list[States], name: str, shape: tuple[int, ...], number: int) -> np.ndarray:
         """A state variable over time, (T + 1, N, *shape); NaN where it is missing."""

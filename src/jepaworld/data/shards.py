@@ -8,7 +8,8 @@
         terminated.npy       bool    (F,)
         truncated.npy        bool    (F,)
         state.<name>.npy     float32 (F, *shape) for each state variable
-        shard.json           episode lengths, and size and checksum of each file
+        shard.json           episode lengths, environment steps of each episode's last block where a block has
+                             several, and size and checksum of each file
 
 Shapes: `E` episodes, `T` transitions of an episode, `F = sum(T + 1)` frames of a shard, `C` channels, `S` image side,
 `A` size of an action block (`frame_skipping * prod(action shape)`). Row `f` of every array belongs to frame `f`: its
@@ -50,6 +51,7 @@ class Episode(NamedTuple):
     terminated: np.ndarray  # bool (T,)
     truncated: np.ndarray  # bool (T,)
     states: dict[str, np.ndarray]  # name -> float32 (T + 1, *shape)
+    last_steps: int | None = None  # environment steps that the last block was played for; None for all of them
 
 
 def shard_folder(path: Path, index: int) -> Path:
@@ -107,6 +109,7 @@ class ShardWriter:
         self._final, self._index, self._spec = shard_folder(path, index), index, spec
         self._layout = spec.array_layout
         self._lengths: list[int] = []
+        self._last_steps: list[int] = []
         self._files: dict[str, BinaryIO] = {}
         # The token keeps a worker that outlived its killed parent from writing into its successor's folder.
         self._folder = path / f"{_TEMPORARY_PREFIX}{index:05d}-{secrets.token_hex(4)}"
@@ -137,6 +140,7 @@ class ShardWriter:
         """Append an episode; its states are those of the spec."""
         length = len(episode.actions)
         arrays = episode._asdict()
+        last_steps = arrays.pop("last_steps") or self._spec.frame_skipping
         arrays |= {f"state.{name}": rows for name, rows in arrays.pop("states").items()}
         assert length >= 1 and arrays.keys() == self._layout.keys(), (length, list(arrays))
         with storage_errors(self._folder):
@@ -147,6 +151,7 @@ class ShardWriter:
                 if not has_last:  # every array has a row for every frame
                     self._files[name].write(np.zeros((1, *row_shape), dtype).data)
         self._lengths.append(length)
+        self._last_steps.append(last_steps)
 
     def commit(self) -> None:
         """Sync everything to the disk and give the shard its name."""
@@ -172,6 +177,8 @@ class ShardWriter:
                     for (name, path), sha256 in zip(names.items(), checksums, strict=True)
                 },
             }
+            if self._spec.frame_skipping > 1:
+                info["last_block_steps"] = self._last_steps
             for file in self._files.values():
                 file.close()
             atomic_write_bytes(self._folder / SHARD_INFO, seal(info))
@@ -206,6 +213,8 @@ class Shard:
         self.first_episode: int = info["first_episode"]  # its number in the complete dataset
         self.episode_lengths = np.array(info["episode_lengths"], dtype=np.int64)  # (E,) transitions
         self.num_frames = int((self.episode_lengths + 1).sum())
+        self._last_steps: list[int] | None = info.get("last_block_steps")
+        self._skip = spec.frame_skipping
         for name, entry in self._files.items():
             if not (folder / name).is_file():
                 raise self._damaged(name, "missing")
@@ -230,6 +239,18 @@ class Shard:
             raise self._damaged(file, f"holds {array.dtype} {array.shape}, expected {dtype} {shape}")
         array.flags.writeable = False
         return array
+
+    def cut(self) -> np.ndarray:
+        """Bool (E,): episodes whose last block the end cut short, so that not all of its actions were played."""
+        if self._skip == 1:
+            return np.zeros(len(self.episode_lengths), np.bool_)
+        if self._last_steps is not None:
+            return np.array(self._last_steps) < self._skip
+        # Of 0.1.0, which did not mark them: a cut block was filled up with its last action. One that happens to repeat
+        # its last action is taken for cut too, as a transition too few does no harm.
+        ends = np.cumsum(self.episode_lengths + 1) - 2
+        steps = self.arrays["actions"][ends].reshape(len(ends), self._skip, -1)
+        return (steps[:, -1] == steps[:, -2]).all(axis=1)
 
     def gather(self, name: str, rows: np.ndarray, keep_cached: bool = True) -> np.ndarray:
         """Copies of some rows of an array, int64 (N,) local rows in any order -> (N, *row shape).

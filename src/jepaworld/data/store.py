@@ -37,6 +37,8 @@ class EpisodeDataset:
         action_space: of the environment (not of the block of `frame_skipping` actions).
         shards: the shards in order of their episodes.
         episode_lengths: int64 (E,) transitions of each episode.
+        whole_lengths: int64 (E,) transitions of each episode whose actions were all played: one less where the end cut
+            the last block short.
         episode_starts: int64 (E,) row of each episode's first frame.
         num_frames: rows of all shards together.
         state_variables: name -> shape.
@@ -51,6 +53,8 @@ class EpisodeDataset:
         self.path, self.spec, self.provenance, self.shards = path, spec, provenance, shards
         self.action_space: gym.Space[Any] = space_from_dict(spec.action_space)
         self.episode_lengths = np.concatenate([np.zeros(0, np.int64), *(shard.episode_lengths for shard in shards)])
+        cut = np.concatenate([np.zeros(0, np.int64), *(shard.cut() for shard in shards)])
+        self.whole_lengths = self.episode_lengths - cut.astype(np.int64)
         ends = np.cumsum(self.episode_lengths + 1)
         self.episode_starts = ends - (self.episode_lengths + 1)
         self.num_frames = int(ends[-1]) if len(ends) else 0
@@ -132,13 +136,13 @@ class EpisodeDataset:
         return self.gather(name, np.arange(start, stop))
 
     def action_statistics(self, episodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation (A,), float64, of the action blocks of these episodes."""
+        """Mean and standard deviation (A,), float64, of the whole action blocks of these episodes."""
         total, squares = np.zeros(self.spec.action_size), np.zeros(self.spec.action_size)
-        for start, length in zip(self.episode_starts[episodes], self.episode_lengths[episodes], strict=True):
-            # No action is taken at an episode's last frame.
+        for start, length in zip(self.episode_starts[episodes], self.whole_lengths[episodes], strict=True):
+            # No action is taken at an episode's last frame, nor all of a block that its end cut short.
             actions = self.rows("actions", start, start + length).astype(np.float64)
             total, squares = total + actions.sum(axis=0), squares + np.square(actions).sum(axis=0)
-        count = self.episode_lengths[episodes].sum()
+        count = max(1, self.whole_lengths[episodes].sum())
         mean = total / count
         return mean, np.sqrt(np.maximum(squares / count - np.square(mean), 0.0))
 
@@ -176,6 +180,9 @@ class EpisodeDataset:
         end = start + int(self.episode_lengths[index])
         return Episode(
             frames=self.rows("frames", start, end + 1),
-            **{name: self.rows(name, start, end) for name in ("actions", "rewards", "terminated", "truncated")},
+            actions=self.rows("actions", start, end),
+            rewards=self.rows("rewards", start, end),
+            terminated=self.rows("terminated", start, end),
+            truncated=self.rows("truncated", start, end),
             states={name: self.rows(f"state.{name}", start, end + 1) for name in self.state_variables},
         )

@@ -68,7 +68,10 @@ class WindowLoader:
     ) -> None:
         self.dataset, self.episodes, self.device, self.seed = dataset, episodes, device, seed
         self.num_transitions, self.batch_size = num_transitions, batch_size
-        self._windows = np.maximum(dataset.episode_lengths - num_transitions + 1, 0)  # of each episode
+        # Of each episode. An action block that the end cut short does not lead to the frame after it, which is a frame
+        # like any other to what is trained on single frames.
+        lengths = dataset.whole_lengths if num_transitions else dataset.episode_lengths
+        self._windows = np.maximum(lengths - num_transitions + 1, 0)
         self.num_windows = int(self._windows[episodes].sum())
         # Half for the group in use, half for the one that is read meanwhile.
         self._group_bytes = None if buffer_bytes is None else buffer_bytes // 2
@@ -80,12 +83,22 @@ class WindowLoader:
 
     def require_windows(self, least: int, reason: str) -> None:
         """Raise a DatasetError where there are fewer windows than `least`; `reason` is why and what to do."""
-        if self.num_windows < least:
-            longest = int(self.dataset.episode_lengths[self.episodes].max())
+        if self.num_windows >= least:
+            return
+        longest, transitions = int(self.dataset.whole_lengths[self.episodes].max()), self.num_transitions
+        about = f"{self.dataset.path}: {len(self.episodes)} episode(s), the longest of {longest} whole transitions,"
+        if not self.num_windows:
+            lower = "Lower num_transitions, or collect" if longest else "Lower frame_skipping and collect"
             raise DatasetError(
-                f"{self.dataset.path}: {len(self.episodes)} episode(s), the longest of {longest} transitions, have "
-                f"{self.num_windows} windows of num_transitions = {self.num_transitions}, fewer than {reason}."
+                f"{about} have no window of num_transitions = {transitions}. {lower} longer episodes "
+                "(max_steps_per_episode_data_collection)."
             )
+        windows = f"windows of num_transitions = {transitions}" if transitions else "frames"
+        raise DatasetError(f"{about} have {self.num_windows} {windows}, fewer than {reason}.")
+
+    def too_short(self) -> np.ndarray:
+        """Indices of the episodes that have no window."""
+        return self.episodes[self._windows[self.episodes] == 0]
 
     def epoch(self, epoch: int, start_batch: int = 0) -> Generator[Batch]:
         """Full batches of an epoch in random order; every window is in at most one of them.

@@ -54,7 +54,7 @@ class Windows:
 def choose_windows(
     dataset: EpisodeDataset, episodes: np.ndarray, horizon: int, per_episode: int, seed: int, context: int = 1
 ) -> Windows:
-    """Draw windows of `horizon` steps; an episode that is shorter gives one window, all of it.
+    """Draw windows of `horizon` whole steps; an episode that is shorter gives one window, all of it.
 
     Args:
         dataset: The stored episodes.
@@ -66,7 +66,7 @@ def choose_windows(
     """
     rng, windows = np.random.default_rng(seed), []
     for episode in np.asarray(episodes, dtype=np.int64):
-        available = int(dataset.episode_lengths[episode]) - (context - 1)
+        available = int(dataset.whole_lengths[episode]) - (context - 1)
         if available < 1:
             continue
         starts, first = max(1, available - horizon + 1), dataset.episode_starts[episode] + context - 1
@@ -122,7 +122,7 @@ def imagination_error(
     windows = choose_windows(dataset, episodes, horizon, windows_per_episode, seed, context_length(model))
     if not len(windows):  # no episode is longer than what the model could look back on
         windows = choose_windows(dataset, episodes, horizon, windows_per_episode, seed)
-    assert len(windows), "no episode has a transition"
+    assert len(windows), "no episode has a whole transition"
     valid = windows.steps(horizon)[1]
     errors, away, variance = _compare(model, dataset, windows, horizon, batch_size, state_probes)
     errors = np.where(valid, errors / (variance or np.nan), np.nan)

@@ -199,7 +199,10 @@ def _measure_model(
     followed = choose_state_probes(model, dataset, train, **options)
     if headline is not None:
         followed.sort(key=lambda probe: probe.variable != headline.variable)
-    horizon = min(HORIZON, int(dataset.episode_lengths[heldout].max()))
+    horizon = min(HORIZON, int(dataset.whole_lengths[heldout].max()))
+    if horizon == 0:
+        results.missing.append("No held-out episode has a whole transition: imagination cannot be measured.")
+        return
     results.imagination = imagination_error(model, dataset, heldout, horizon, seed=config.seed, state_probes=followed)
 
 
