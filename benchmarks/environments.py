@@ -1,5 +1,6 @@
 """Which public environments work, found by `check-env`: prints the table of docs/environments.md.
 
+Usage:
     pip install minigrid gymnasium-robotics highway-env
     python benchmarks/environments.py
     python benchmarks/environments.py CartPole-v1 minigrid:MiniGrid-FourRooms-v0
@@ -50,7 +51,9 @@ def examine(name: str) -> list[str]:
 
 def main(names: list[str]) -> None:
     """Print the table."""
-    print("| Environment | Version | Usable | Frames | Planning | What `check-env` remarks |\n|---|---|---|---|---|---|")
+    print(
+        "| Environment | Version | Usable | Frames | Planning | What `check-env` remarks |\n|---|---|---|---|---|---|"
+    )
     for name in names:
         print(f"| {' | '.join(examine(name))} |", flush=True)
 

@@ -274,8 +274,10 @@ def _warn_of_other_split(checkpoint: checkpoints.Checkpoint, run: Run) -> None:
     """Say so where episodes that this run holds out may be some that the loaded model was trained on."""
     keys = ("evaluation_split", "early_stopping.validation_split")
     differing = [key for key in keys if key in differences(checkpoint.config, run.config)]
-    other = RunFolder(checkpoint.path.parents[1], checkpoint.config)
-    seed = other.split_seed(run.dataset) if "dataset" in other.info else checkpoint.config.dataset_seed
+    seed, home = checkpoint.config.dataset_seed, checkpoint.path.resolve().parent
+    if home.name == checkpoints.CHECKPOINT_FOLDER:  # a file that was copied elsewhere has no record beside it
+        other = RunFolder(home.parent, checkpoint.config)
+        seed = other.split_seed(run.dataset) if "dataset" in other.info else seed
     differing += ["seed of the split"] if seed != run.folder.split_seed(run.dataset) else []
     if differing:
         run.progress.warn(

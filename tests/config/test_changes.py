@@ -34,7 +34,7 @@ LOGS = {"logging.log_every_steps=3", "checkpoint_every_steps=2"}
 ALLOWED = {
     EVALUATION: LATER | {"device=cpu", "mixed_precision=off"},
     PLANNING: {"planning.horizon=3", "mixed_precision=off"},
-    DECODE: DECODER | MACHINE | {"learning_rate=0.5", "mixed_precision=off", "logging.log_every_steps=3"},
+    DECODE: DECODER | MACHINE | {"mixed_precision=off", "logging.log_every_steps=3"},
     unseen("jepa", load_config()): LATER | DECODER | MACHINE | LOGS,
     unseen("decoder", load_config()): LATER | MACHINE | LOGS,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import signal
 import threading
 import time
@@ -336,6 +337,21 @@ def test_a_loaded_model_is_where_training_starts(training_config: MakeConfig, tm
     third = JEPA.from_pretrained(run_training(config, tmp_path / "third").run_dir).state_dict()
     trained = [name for name in original if not name.startswith("target_encoder")]  # which follows the online encoder
     assert all(torch.allclose(third[name], original[name], atol=1e-5) for name in trained)
+
+
+def test_a_checkpoint_is_loaded_from_wherever_it_was_copied_to(
+    training_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run_training(training_config(), tmp_path / "first").run_dir
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(first / "checkpoints" / "best_jepa.safetensors", "copied.safetensors")
+    options = {"skip_jepa_training_if_loaded": True}
+    progress = Recorder()
+    config = training_config(load_model_path="copied.safetensors", training_options=options)
+    second = run_training(config, tmp_path / "second", progress=progress).run_dir
+    loaded, original = checkpoints.load(second, "jepa").weights, checkpoints.load(first, "jepa").weights
+    assert all(torch.equal(loaded[name], original[name]) for name in original)
+    assert not any("load_model_path" in warning for warning in progress.warnings)
 
 
 @pytest.mark.parametrize(

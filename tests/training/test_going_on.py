@@ -82,7 +82,10 @@ def test_settings_of_a_new_decoder_do_not_reach_the_jepa(training_config: MakeCo
     config = training_config(jepa_decoder_training={"learning_rate": None})
     run = run_training(config, tmp_path / "run").run_dir
     before = weights(run)
-    train_decoder_of_run(run, config.model_copy(update={"learning_rate": 0.1, "decoder_depth": 1}))
+    # The JEPA's own rate stays what the run says that it was.
+    with pytest.raises(ConfigError, match="learning_rate"):
+        train_decoder_of_run(run, config.model_copy(update={"learning_rate": 0.1}))
+    train_decoder_of_run(run, config.with_overrides(["jepa_decoder_training.learning_rate=0.1", "decoder_depth=1"]))
     run_training(load_config(run / "config.yaml"), run, resume=True)
     assert {name: weights(run)[name] for name in before if name.endswith("jepa.safetensors")} == {
         name: content for name, content in before.items() if name.endswith("jepa.safetensors")

@@ -17,7 +17,7 @@ EVALUATION = (*AFTER_TRAINING, "device", "mixed_precision")
 """What evaluation and planning may change for themselves."""
 DECODER = ("jepa_decoder_training", *(key for key in Config.model_fields if key.startswith("decoder_")))
 """The JEPA phase does not look at these."""
-DECODE = (*DECODER, "device", "execution", "logging", "learning_rate", "mixed_precision")
+DECODE = (*DECODER, "device", "execution", "logging", "mixed_precision")
 """What training the decoder anew may change."""
 SURROUNDINGS = ("device", "execution", "logging", "checkpoint_every_steps", "verify_checksums", "load_model_path")
 SURROUNDINGS += ("dataset_dir", "load_dataset_path")
