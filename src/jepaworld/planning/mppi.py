@@ -51,7 +51,8 @@ class MPPI(GaussianPlanner[MPPISettings]):
 
         The spread is the standard deviation of the costs without outliers: those further above the lowest cost than
         50 times the best eighth of the candidates reaches. Ordinary costs have none. A large penalty on some candidates
-        would otherwise make the spread so wide that all others weigh the same.
+        would otherwise make the spread so wide that all others weigh the same; on more than seven of eight it still
+        does.
         """
         allowed = costs.isfinite()
         costs = torch.where(allowed.any(dim=1, keepdim=True), costs, 0.0)  # all are forbidden: none is better

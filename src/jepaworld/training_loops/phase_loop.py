@@ -246,8 +246,11 @@ class _PhaseRunner:
         return self.state.seconds
 
     def _require_finite(self) -> None:
-        for name, tensor in self.phase.objective.state_dict().items():
-            if not bool(tensor.isfinite().all()):
+        weights = self.phase.objective.state_dict()
+        # One transfer for all of them: asked one by one, a GPU would be waited for hundreds of times.
+        finite = torch.stack([tensor.isfinite().all() for tensor in weights.values()]).tolist()
+        for name, is_finite in zip(weights, finite, strict=True):
+            if not is_finite:
                 raise NonFiniteLossError(f"step {self.step.step_count}: weights of {name} are no longer finite.")
 
     def _save(self) -> None:
