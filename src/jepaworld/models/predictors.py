@@ -69,9 +69,9 @@ class Predictor(nn.Module, ABC):
         Returns:
             The next latent (B, *latent), as `forward` gives it for the latest K, and the past of the next step.
         """
-        if past is not None:
-            z = torch.cat([past.z, z], dim=1)[:, -self.context_length :]
-            action_embeddings = torch.cat([past.action_embeddings, action_embeddings], dim=1)[:, -z.shape[1] :]
+        if past is not None and (kept := self.context_length - z.shape[1]) > 0:
+            z = torch.cat([past.z[:, -kept:], z], dim=1)
+            action_embeddings = torch.cat([past.action_embeddings[:, -kept:], action_embeddings], dim=1)
         return self(z, action_embeddings)[:, -1], Past(z, action_embeddings, [])
 
 
