@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from jepaworld.errors import PlanningError
 from jepaworld.evaluation.planning import evaluate_planning
 from jepaworld.evaluation.results import PlanningResults
 from jepaworld.evaluation.task_file import TaskFile
-from jepaworld.evaluation.tasks import DrawnStart, RecordedStart, draw_tasks, make_task_player
+from jepaworld.evaluation.tasks import Task, draw_tasks, make_task_player
 from jepaworld.utils.progress import Progress
 from tests.planning.toy_models import TwoRoomOracle
 
@@ -95,32 +96,34 @@ def test_whoever_plays_from_a_file_plays_the_same(
     assert any("of 4 tasks are of episodes" in warning for warning in warned.warnings)
 
 
+def entries(task: Task) -> dict[str, Any]:
+    """Every field of a task and of its start, those of tomorrow among them."""
+    found = {field.name: getattr(task, field.name) for field in fields(task)}
+    start = found.pop("start")
+    frames, blocks = found.pop("history") or ((), ())
+    # Of no frames before a start there is no shape to come back.
+    found |= {"history": [frame.tolist() for frame in frames], "blocks": np.asarray(blocks).ravel()}
+    return found | {f"start.{field.name}": getattr(start, field.name) for field in fields(start)}
+
+
 @pytest.mark.parametrize("goals", ["recorded", "environment"])
 def test_every_entry_of_a_task_comes_back(collected: tuple[Config, EpisodeDataset], goals: str, tmp_path: Path) -> None:
     config, dataset = collected
-    config = changed(config, goals=goals, reset_options=[{"goal_room": "other"}] if goals == "environment" else [])
+    options = [{"goal_room": "other"}] if goals == "environment" else []
+    config = changed(config, goals=goals, reset_options=options, ignored_variables=["wall"])
     with make_task_player(config, dataset) as player:
         drawn = draw_tasks(config, player.lanes[0], dataset, HELD_OUT, context=3)
-    told = TaskFile.of(drawn, config, dataset, 3).write(tmp_path / "tasks.json")
-    file, sha = TaskFile.read(tmp_path / "tasks.json", config)
+    written = TaskFile.of(drawn, config, dataset, 3)
+    written.write(tmp_path / "tasks.json")
+    file = TaskFile.read(tmp_path / "tasks.json", config)
     found = file.task_set(file.settings(config), 3)
-    assert sha == told and (found.goals, found.restore, found.solved) == (drawn.goals, drawn.restore, drawn.solved)
+    assert file.sha256 == written.sha256
+    assert (found.goals, found.restore, found.solved) == (drawn.goals, drawn.restore, drawn.solved)
+    assert str(found.criterion) == str(drawn.criterion)
     assert file.dataset == (dataset.fingerprint if goals == "recorded" else None)
     for one, other in zip(found.tasks, drawn.tasks, strict=True):
-        assert (one.group, one.episode, type(one.start)) == (other.group, other.episode, type(other.start))
-        np.testing.assert_array_equal(one.goal_frame, other.goal_frame)
-        np.testing.assert_array_equal(one.start.frame, other.start.frame)
-        np.testing.assert_equal(dict(one.goal_state), dict(other.goal_state))
-        if isinstance(one.start, DrawnStart) and isinstance(other.start, DrawnStart):
-            assert (one.start.seed, one.start.options) == (other.start.seed, other.start.options)
-        if isinstance(one.start, RecordedStart) and isinstance(other.start, RecordedStart):
-            np.testing.assert_equal(dict(one.start.states), dict(other.start.states))
-            assert one.actions is not None and other.actions is not None and one.actions.dtype == other.actions.dtype
-            np.testing.assert_array_equal(one.actions, other.actions)
-            assert one.history is not None and other.history is not None
-            assert len(one.history[0]) == len(other.history[0])
-            for mine, theirs in zip(one.history, other.history, strict=True):
-                np.testing.assert_array_equal(mine.ravel(), theirs.ravel())
+        np.testing.assert_equal(entries(one), entries(other))
+        assert one.actions is None or one.actions.dtype == np.asarray(other.actions).dtype
     if goals == "recorded":
         lengths = [[len(task.history[0]) for task in file.task_set(config, n).tasks if task.history] for n in (1, 2)]
         assert set(lengths[0]) == {0} and max(lengths[1]) == 1

@@ -64,7 +64,7 @@ class RandomPolicy:
 
     def __init__(self, space: gym.Space[Any], smoothness: float) -> None:
         assert isinstance(space, Box | Discrete), space
-        self._space, self._smoothness = space, smoothness
+        self._space, self.smoothness = space, smoothness
         self._rng: np.random.Generator | None = None
         self._last: Any = None  # the last action (Discrete), or the last x of each entry (Box)
 
@@ -80,7 +80,7 @@ class RandomPolicy:
         """The next action of a Discrete space, uniform among some of its actions: none other is repeated or drawn."""
         assert self._rng is not None and isinstance(self._space, Discrete), "reset comes before act"
         repeat, choice = self._rng.random(2)
-        if self._last not in allowed or repeat >= self._smoothness:
+        if self._last not in allowed or repeat >= self.smoothness:
             self._last = int(allowed[int(choice * len(allowed))])
         return self._last
 
@@ -95,7 +95,7 @@ class RandomPolicy:
         if isinstance(space, Discrete):
             actions = np.empty(steps, np.int64)
             for step, (repeat, choice) in enumerate(self._rng.random((steps, 2))):
-                if self._last is None or repeat >= self._smoothness:
+                if self._last is None or repeat >= self.smoothness:
                     self._last = int(space.start) + int(choice * int(space.n))
                 actions[step] = self._last
             return actions
@@ -107,7 +107,7 @@ class RandomPolicy:
     def _correlate(self, entry: int, noise: list[float]) -> list[float]:
         """The AR(1) process of one entry, going on from its last value."""
         # In plain numbers, which are faster than arrays of a few entries.
-        smoothness, scale = self._smoothness, math.sqrt(1.0 - self._smoothness**2)
+        smoothness, scale = self.smoothness, math.sqrt(1.0 - self.smoothness**2)
         first = noise[0] if self._last is None else smoothness * self._last[entry] + scale * noise[0]
         return list(accumulate(noise[1:], lambda x, e: smoothness * x + scale * e, initial=first))
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from jepaworld.config import Config
+from jepaworld.config.planning import EvaluationConfig
 from jepaworld.data.policies import RandomPolicy
 from jepaworld.data.store import EpisodeDataset
 from jepaworld.envs.frames import Frame
@@ -85,54 +85,54 @@ def evaluate_planning(
         JepaworldError: as `draw_tasks`, `TaskFile.read`, `begin` and `Controller`; an environment that
             fails while the planner plays.
     """
-    progress, began, told = progress or Progress(), time.perf_counter(), ""
-    file = None
+    progress, began, file = progress or Progress(), time.perf_counter(), None
     if tasks_from is not None:
-        file, told = TaskFile.read(tasks_from, config)
+        file = TaskFile.read(tasks_from, config)
         config = file.settings(config)
     settings = config.evaluation
     num_lanes, skip = min(settings.num_envs, settings.num_episodes), config.frame_skipping
     with kept_random_state(), make_task_player(config, dataset, num_lanes) as player, _threads_for(model):
-        space = player.action_space
+        space, lane = player.action_space, player.lanes[0]
         controller = Controller(model, space, config.planning, frame_skipping=skip, seed=settings.seed, bf16=bf16)
-        context, lane = controller.context if settings.history else 1, player.lanes[0]
+        context = controller.context if settings.history else 1
         if file is None:
             tasks = draw_tasks(config, lane, dataset, episodes, context=context)
+            file = None if tasks_to is None else TaskFile.of(tasks, config, dataset, context)
         else:
             tasks = file.task_set(config, context)
             _warn_of_seen(tasks, file, dataset, episodes, progress)
-            begin(lane, tasks.tasks[0])
-        if tasks_to is not None:
-            told = (file or TaskFile.of(tasks, config, dataset, context)).write(tasks_to)
+            begin(lane, tasks.tasks[0], own_success=tasks.criterion.is_own)
+        if file is not None and tasks_to is not None:
+            file.write(tasks_to)
         for note in tasks.notes:
             progress.warn(note)
         shapes = {name: value.shape for name, value in lane.states().items()}
         rest = None if settings.rest is None else Rest(settings.rest, shapes)
-        stage = _Stage(tasks, player.lanes, settings.max_steps, progress, rest)
-        planner, played, recordings = _play_planner(stage, controller, config, num_recordings)
-        agents = [planner]
-        policy = RandomPolicy(space, _smoothness(config))
+        runner = _TaskRunner(tasks, player.lanes, settings.max_steps, progress, rest)
+        policy = RandomPolicy(
+            space, config.collection.smoothness if config.collection.policy == "smooth_random" else 0.0
+        )
+        planner, played, recordings = _play_planner(runner, controller, config, num_recordings)
         rank = rank_recorded(controller, tasks.tasks, policy, settings.seed, num_lanes)
-        for result, found in _play_baselines(stage, config, space):
-            agents.append(result)
-            played += found
+        baselines = list(_play_baselines(runner, policy, settings))
+    played_from = f"{tasks_from.name} ({file.sha256[:12]})" if tasks_from and file else None
     return PlanningResults(
         seed=settings.seed,
         training_seed=config.seed,
         environment=config.environment_name,
-        protocol=describe_protocol(config, tasks, dataset, rest, tasks_from and f"{tasks_from.name} ({told[:12]})"),
-        tasks_sha256=told,
+        protocol=describe_protocol(config, tasks, dataset, rest, played_from),
+        tasks_sha256="" if file is None else file.sha256,
         goals=tasks.goals,
         num_episodes=len(tasks.tasks),
         max_steps=settings.max_steps,
         excluded_solved=tasks.solved,
         groups=tasks.groups,
-        agents=agents,
+        agents=[planner, *(result for result, _ in baselines)],
         recorded_rank=rank,
         planning=config.planning.model_dump(mode="json"),
         evaluation=settings.model_dump(mode="json"),
         device=str(controller.device),
-        episodes=played,
+        episodes=[*played, *(task for _, tasks in baselines for task in tasks)],
         duration_seconds=round(time.perf_counter() - began, 1),
         recordings=recordings,
     )
@@ -160,23 +160,23 @@ def _threads_for(model: Any) -> AbstractContextManager[None]:
     return one_thread() if device_of(model).type == "cpu" and size < _SMALL_MODEL else nullcontext()
 
 
-# --- who plays -------------------------------------------------------------------------------------------------------
+# --- the planner and its baselines -----------------------------------------------------------------------------------
 
 
 def _play_planner(
-    stage: _Stage, controller: Controller, config: Config, num_recordings: int
+    runner: _TaskRunner, controller: Controller, config: Config, num_recordings: int
 ) -> tuple[AgentResult, list[PlayedTask], tuple[Recording, ...]]:
     """The planner's result, its tasks, and recordings: by seed, then failures."""
-    agent, tasks = PlanningAgent(controller), stage.tasks.tasks
+    agent, tasks = PlanningAgent(controller), runner.tasks.tasks
     chosen: list[int] = []
-    for group in stage.tasks.groups or ["all"]:
+    for group in runner.tasks.groups or ["all"]:
         chosen += [number for number, task in enumerate(tasks) if task.group == group][:num_recordings]
-    played, seconds, recordings = stage.play(agent, "planning", record=chosen)
+    played, seconds, recordings = runner.play(agent, "planning", record=chosen)
     seconds_per_plan = sum(controller.seconds_per_plan) / agent.num_plans
     streams = [played]
     for stream in range(1, config.evaluation.planner_seeds):
         controller.planner.seed = planner_seed(config.evaluation.seed, stream)
-        others, _, _ = stage.play(agent, f"planning, random numbers {stream + 1}")
+        others, _, _ = runner.play(agent, f"planning, random numbers {stream + 1}")
         streams.append([task.model_copy(update={"planner_seed": stream}) for task in others])
     controller.planner.seed = config.evaluation.seed
     label = describe_planner(config, controller.planner)
@@ -184,7 +184,7 @@ def _play_planner(
     # Which tasks fail is known afterwards only, and frames and plans of all would fill gigabytes: some of those that
     # failed are played once more, with the same random numbers.
     failed = [task.task for task in played if not task.any and task.task not in chosen][:num_recordings]
-    again = stage.play(agent, "failures again, for videos", failed, record=failed)[2] if failed else []
+    again = runner.play(agent, "failures again, for videos", failed, record=failed)[2] if failed else []
     every = [task for stream in streams for task in stream]
     return result, every, (*recordings, *(one for one in again if not one.played.any))
 
@@ -196,35 +196,28 @@ def planner_seed(seed: int, stream: int) -> int:
     return int(np.random.SeedSequence(seed, spawn_key=(_PLANNERS, stream)).generate_state(1)[0])
 
 
-def _smoothness(config: Config) -> float:
-    """Of random actions: that of those which were collected with, if these were random."""
-    return config.collection.smoothness if config.collection.policy == "smooth_random" else 0.0
-
-
 def _play_baselines(
-    stage: _Stage, config: Config, space: gymnasium.Space[Any]
+    runner: _TaskRunner, policy: RandomPolicy, settings: EvaluationConfig
 ) -> Iterator[tuple[AgentResult, list[PlayedTask]]]:
     """What the agents beside the planner reached, and their tasks."""
-    settings, recorded = config.evaluation, "the recorded actions"
-    smoothness = _smoothness(config)
-    policy = RandomPolicy(space, smoothness)
+    recorded = "the recorded actions"
 
     def draw(number: int, task: Task) -> NDArray[Any]:  # noqa: ARG001 (whatever the task is)
         return policy.sequence(np.random.default_rng((settings.seed, number)), settings.max_steps)
 
-    label = f"random actions (smoothness {smoothness:g})" if smoothness else "random actions"
+    label = "random actions" + (f" (smoothness {policy.smoothness:g})" if policy.smoothness else "")
     agents = [(ScriptedAgent("random", draw), label)]
-    if stage.tasks.goals == "recorded":
+    if runner.tasks.goals == "recorded":
         agents.append((ScriptedAgent("recorded", lambda _, task: np.asarray(task.actions)), recorded))
     for agent, label in agents:
         try:
-            played, seconds, _ = stage.play(agent, label)
+            played, seconds, _ = runner.play(agent, label)
         except EnvironmentFailedError as error:  # what the planner did is not lost by that
-            stage.progress.warn(f"no {label}: {error}")
+            runner.progress.warn(f"no {label}: {error}")
             yield AgentResult(name=agent.name, label=label, missing=str(error)), []
         else:
             yield AgentResult.of(label, played, seconds), played
-    if stage.tasks.goals == "environment":
+    if runner.tasks.goals == "environment":
         missing = "the environment drew the goals, nobody went there"
         yield AgentResult(name="recorded", label=recorded, missing=missing), []
 
@@ -247,7 +240,7 @@ class _Attempt:
     frames: list[Frame] = field(default_factory=list)
     plans: list[torch.Tensor] = field(default_factory=list)
 
-    def look(self) -> Frame:
+    def observe(self) -> Frame:
         """What is seen now."""
         frame = self.lane.frame()
         self.frames += [frame] if self.recorded else []
@@ -285,8 +278,8 @@ class _Attempt:
 
 
 @dataclass
-class _Stage:
-    """Where agents play the tasks, as many at a time as there are lanes.
+class _TaskRunner:
+    """Lets agents play the tasks, as many at a time as there are lanes.
 
     In groups: an episode goes on after its goal was reached, so that those of a group end together.
     """
@@ -326,9 +319,9 @@ class _Stage:
 
     def _play_group(self, agent: Agent, group: Sequence[_Attempt]) -> None:
         for attempt in group:
-            begin(attempt.lane, attempt.task)
+            begin(attempt.lane, attempt.task, own_success=self.tasks.criterion.is_own)
         agent.reset([attempt.number for attempt in group], [attempt.task for attempt in group])
-        frames = np.stack([attempt.look() for attempt in group])  # of those that have ended, the last
+        frames = np.stack([attempt.observe() for attempt in group])  # of those that have ended, the last
         playing = list(range(len(group)))
         while playing:
             actions = agent.act(frames)
@@ -338,7 +331,7 @@ class _Stage:
                     group[place].plans.append(plan)
             ended = {n for n in playing if group[n].play(actions[n], self.tasks.criterion, self.max_steps)}
             for place in playing:
-                frames[place] = group[place].look()
+                frames[place] = group[place].observe()
             playing = [place for place in playing if place not in ended]
 
 

@@ -38,6 +38,11 @@ class Criterion:
             _check_condition(f"evaluation.success[{number}]", condition, variables)
         self.conditions = None if conditions is None else tuple(conditions)
 
+    @property
+    def is_own(self) -> bool:
+        """Whether the environment tells success itself."""
+        return self.conditions is None
+
     def __str__(self) -> str:
         if self.conditions is None:
             return f"the environment's own success (info {' or '.join(OWN_SUCCESS)})"

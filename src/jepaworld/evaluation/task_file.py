@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -33,7 +34,7 @@ from jepaworld.evaluation.tasks import Task, TaskSet
 from jepaworld.utils.records import Record
 from jepaworld.utils.storage import atomic_write_text, storage_errors
 
-_PROTOCOL = ("seed", "max_steps", "goal_steps", "success", "rest", "restore", "split")
+_PROTOCOL = ("seed", "max_steps", "goal_steps", "success", "rest", "restore", "split", "ignored_variables")
 """Settings of `evaluation` that belong to the tasks; the number of envs or of planner seeds does not."""
 _SAME = ("environment_name", "environment_kwargs", "image_size", "input_channels")
 """Settings that a model which plays from the file must have."""
@@ -71,6 +72,8 @@ class TaskFile(Record):
     evaluation: dict[str, Any]  # settings that belong to the tasks
     action_dtype: str
     tasks: list[_Task]
+    # Kept and not computed anew: a later version that knows of further entries would find another one.
+    sha256: str = Field(default="", exclude=True)
 
     @classmethod
     def of(cls, tasks: TaskSet, config: Config, dataset: EpisodeDataset | None, context: int) -> Self:
@@ -83,7 +86,7 @@ class TaskFile(Record):
             context: Frames that the model looks at.
         """
         actions = next((task.actions for task in tasks.tasks if task.actions is not None), np.empty(0, np.float32))
-        return cls(
+        made = cls(
             **{name: getattr(config, name) for name in (*_SAME, "frame_skipping")},
             context=context,
             dataset=dataset.fingerprint if dataset is not None and tasks.goals == "recorded" else None,
@@ -93,10 +96,11 @@ class TaskFile(Record):
             action_dtype=str(actions.dtype),
             tasks=[_written(task) for task in tasks.tasks],
         )
+        return made.model_copy(update={"sha256": _checksum(made.model_dump(mode="json", by_alias=True))})
 
     @classmethod
-    def read(cls, path: Path, config: Config) -> tuple[Self, str]:
-        """A file and its SHA-256.
+    def read(cls, path: Path, config: Config) -> Self:
+        """What a file holds.
 
         Raises:
             PlanningError: It is not there or no task file, was altered, or is of another environment than `config`.
@@ -106,7 +110,7 @@ class TaskFile(Record):
             told = content.pop("sha256")
             if _checksum(content) != told:
                 raise PlanningError(f"{path}: altered; its content does not have the SHA-256 that it tells.")
-            found = cls.model_validate(content)
+            found = cls.model_validate(content | {"sha256": told})
         except OSError as error:
             raise PlanningError(f"{path}: cannot be read ({error.strerror}).") from error
         except (ValueError, KeyError, AttributeError, TypeError) as error:
@@ -116,16 +120,18 @@ class TaskFile(Record):
                 raise PlanningError(
                     f"{path}: its tasks have {name} {getattr(found, name)}, the run has {getattr(config, name)}."
                 )
-        return found, told
+        return found
 
-    def write(self, path: Path) -> str:
-        """Write the file; its SHA-256."""
-        content = self.model_dump(mode="json", by_alias=True)
-        told = _checksum(content)
+    def write(self, path: Path) -> None:
+        """Write the file.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        content = self.model_dump(mode="json", by_alias=True) | {"sha256": self.sha256}
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write_text(path, json.dumps(content | {"sha256": told}, indent=1, allow_nan=False) + "\n")
-        return told
+        atomic_write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
     def settings(self, config: Config) -> Config:
         """A configuration with what the file decides in `evaluation`: whoever plays from it plays the same."""
@@ -141,7 +147,8 @@ class TaskFile(Record):
             keep = 0
         elif self.goals == "recorded" and self.context < context:
             notes.append(f"The task file has {self.context - 1} frames before a start, the model would see {keep}.")
-        tasks = tuple(_read(task, np.dtype(self.action_dtype), keep) for task in self.tasks)
+        ignored = config.evaluation.ignored_variables
+        tasks = tuple(_read(task, np.dtype(self.action_dtype), keep, ignored) for task in self.tasks)
         shapes = {name: value.shape for name, value in tasks[0].goal_state.items()}
         restore = self.tasks[0].method
         return TaskSet(
@@ -173,13 +180,14 @@ def _written(task: Task) -> _Task:
     )
 
 
-def _read(task: _Task, dtype: np.dtype[Any], keep: int) -> Task:
-    """The task, with at most `keep` frames before its start."""
+def _read(task: _Task, dtype: np.dtype[Any], keep: int, ignored: Sequence[str]) -> Task:
+    """The task, with at most `keep` frames before its start, at which the variables in `ignored` may be others."""
     frame = _frame(task.start_frame)
     start, history = DrawnStart(task.seed, task.options, frame), None
     if task.episode is not None and task.method is not None:
         before = np.array(task.before, dtype)
-        start = RecordedStart(task.method, task.seed, task.episode, before, frame, _states(task.start_state))
+        states = _states(task.start_state)
+        start = RecordedStart(task.method, task.seed, task.episode, before, frame, states, ignored)
         first = max(0, len(task.history_frames) - keep)
         frames = [_frame(picture) for picture in task.history_frames[first:]]
         history = np.array(frames, np.uint8), np.array(task.history_actions[first:])

@@ -44,7 +44,6 @@ class Task:
     actions: NDArray[Any] | None  # (k, *action shape) that were recorded from start to goal; None of a drawn start
     start: RecordedStart | DrawnStart
     history: History | None = None  # what was recorded before the start; None of a drawn one
-    needs_set_goal: bool = False  # whether the environment's own success is asked about a recorded goal
 
     @property
     def episode(self) -> int | None:
@@ -103,8 +102,13 @@ def make_task_player(config: Config, dataset: EpisodeDataset | None, num_lanes: 
     )
 
 
-def begin(lane: Lane, task: Task) -> None:
+def begin(lane: Lane, task: Task, *, own_success: bool = False) -> None:
     """Bring a lane to the start of a task; the random generators of Python, numpy and torch are left as they were.
+
+    Args:
+        lane: Of a player from `make_task_player`.
+        task: The task.
+        own_success: Whether the environment tells success itself, so that it must take a recorded goal.
 
     Raises:
         StartError: What is found there is not what the task says, or the environment failed.
@@ -119,7 +123,7 @@ def begin(lane: Lane, task: Task) -> None:
             try:
                 lane.set_goal(task.goal_state)
             except EnvironmentFailedError:
-                if task.needs_set_goal:
+                if own_success:
                     raise
                 lane.forget("set_goal")  # it means something else, and conditions tell success
                 restore.restore(lane, start)
@@ -196,7 +200,7 @@ def _unsolved(
                 f"already ({solved} were, by: {criterion}). Lower it, make evaluation.success stricter, raise "
                 "evaluation.goal_steps, or hold out more episodes (evaluation_split)."
             )
-        begin(lane, task)
+        begin(lane, task, own_success=criterion.is_own)
         if criterion.judge(lane.states(), lane.info, task.goal_state)[0]:
             solved += 1
         else:
@@ -220,7 +224,7 @@ def _draw_recorded(
     settings: EvaluationConfig, lane: Lane, dataset: EpisodeDataset, episodes: NDArray[np.int64], context: int
 ) -> TaskSet:
     criterion = Criterion(settings.success, dataset.state_variables)
-    if criterion.conditions is None and not lane.has("set_goal"):
+    if criterion.is_own and not lane.has("set_goal"):
         raise PlanningError(
             f"evaluation.success is null, but {lane.name} cannot be told a recorded goal (it has no set_goal()): set "
             f"it to conditions on its state variables ({', '.join(dataset.state_variables) or 'there are none'})."
@@ -292,7 +296,7 @@ def _recorded_tasks(
         before = slice(max(0, first - (context - 1)), first)
         history = episode.frames[before], episode.actions[before]
         there = environment_actions(episode.actions[first:last])
-        yield Task("all", episode.frames[last], goal_state, there, start, history, settings.success is None)
+        yield Task("all", episode.frames[last], goal_state, there, start, history)
 
 
 def _goal_blocks(goal_steps: int, dataset: EpisodeDataset, episodes: NDArray[np.int64]) -> int:
@@ -308,7 +312,7 @@ def _goal_blocks(goal_steps: int, dataset: EpisodeDataset, episodes: NDArray[np.
         nearest = [str(steps) for steps in (below, below + skip) if 0 < steps <= longest]
         raise ConfigError(
             f"evaluation.goal_steps is {goal_steps}: must be a multiple of {skip} (frame_skipping), at most {longest}, "
-            f"the longest way in the held-out episodes of {dataset.path}; nearest is {' or '.join(nearest)}."
+            f"as many as the held-out episodes of {dataset.path} have; nearest is {' or '.join(nearest)}."
         )
     return goal_steps // skip
 
