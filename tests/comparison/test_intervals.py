@@ -9,7 +9,7 @@ import pytest
 
 from jepaworld.comparison.cell import CellResult, Measure
 from jepaworld.comparison.page import findings
-from jepaworld.comparison.summary import Run, Summary, summarise
+from jepaworld.comparison.summary import Outcome, Summary, summarise
 from jepaworld.evaluation.scores import wilson
 from tests.comparison.conftest import Grid, a_result, outcomes
 
@@ -18,7 +18,7 @@ def of(grid: Grid, *settings: list[CellResult]) -> list[Summary]:
     """Summaries of settings, with a result for each seed."""
     cells = grid({"latent_dim": list(range(1, len(settings) + 1))}, seeds=max(map(len, settings)))
     results = [result for results in settings for result in results]
-    return summarise([Run(cell, result) for cell, result in zip(cells, results, strict=True)])
+    return summarise([Outcome(cell, result) for cell, result in zip(cells, results, strict=True)])
 
 
 def test_a_single_run_has_its_own_figures(grid: Grid) -> None:
@@ -86,10 +86,10 @@ def test_intervals_of_runs_shift_all_seeds_together(grid: Grid) -> None:
 def test_what_has_not_finished_is_left_out(grid: Grid) -> None:
     cells = grid({"latent_dim": [4, 8]}, seeds=2)
     runs = [
-        Run(cells[0], a_result([True, True])),
-        Run(cells[1], None, "it broke"),
-        Run(cells[2], None),
-        Run(cells[3], None),
+        Outcome(cells[0], a_result([True, True])),
+        Outcome(cells[1], None, "it broke"),
+        Outcome(cells[2], None),
+        Outcome(cells[3], None),
     ]
     first, second = summarise(runs)
     assert first.reached is not None and first.reached.value == 1.0 and len(first.results) == 1

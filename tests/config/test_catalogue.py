@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from jepaworld.config import load_config
-from jepaworld.config.catalogue import EXTRAS, catalogue, overview, recipe_files
+from jepaworld.config.catalogue import catalogue, overview, recipe_files
 from jepaworld.envs.calls import close
 from jepaworld.envs.make import make_env
 from jepaworld.envs.spaces import Spaces
 from jepaworld.evaluation.scores import wilson
 from jepaworld.models import build
 from jepaworld.models.size import count_trained
+from jepaworld.utils.outside import EXTRAS
 from jepaworld.utils.text import percent
 
 ROOT = Path(__file__).parents[2]

@@ -140,7 +140,7 @@ def test_a_step_reads_nothing_from_the_device(
     step.optimizer.step = lambda: None  # pyright: ignore[reportAttributeAccessIssue]
     for name in ("item", "tolist", "__bool__", "__float__", "__int__", "cpu", "numpy"):
         monkeypatch.setattr(Tensor, name, forbidden)
-    meter = Meter(100)
+    meter = Meter()
     for _ in range(2):
         meter.add(step(windows()), 8)
 
@@ -321,7 +321,7 @@ def scalars(**values: float) -> dict[str, Tensor]:
 
 
 def test_means_are_weighted_by_the_size_of_the_batch() -> None:
-    meter = Meter(10)
+    meter = Meter()
     for value, samples in ((1.0, 8), (2.0, 8), (10.0, 4)):
         meter.add(scalars(a=value, b=-value), samples)
     assert meter.means() == pytest.approx({"a": (8 + 16 + 40) / 20, "b": -(8 + 16 + 40) / 20})
@@ -329,7 +329,7 @@ def test_means_are_weighted_by_the_size_of_the_batch() -> None:
 
 
 def test_recent_means_begin_anew_after_each_read_and_epoch_means_do_not() -> None:
-    meter = Meter(2)
+    meter = Meter()
     for value in (1.0, 3.0):
         meter.add(scalars(a=value), 4)
     assert meter.read_recent(2) == pytest.approx({"a": 2.0})
@@ -339,7 +339,7 @@ def test_recent_means_begin_anew_after_each_read_and_epoch_means_do_not() -> Non
 
 
 def test_means_of_long_epochs_are_exact() -> None:
-    meter = Meter(10)
+    meter = Meter()
     for _ in range(3000):
         meter.add(scalars(a=0.1), 256)
     assert meter.means()["a"] == pytest.approx(float(np.float32(0.1)), rel=1e-12)
@@ -347,7 +347,7 @@ def test_means_of_long_epochs_are_exact() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_term_that_is_not_finite_is_found_with_its_step_and_name(value: float) -> None:
-    meter = Meter(4)
+    meter = Meter()
     for step in range(5, 9):  # steps 1 to 4 were read before
         late = value if step >= 7 else 1.0
         meter.add(scalars(fine=1.0, prediction_loss=value if step >= 6 else 1.0, other=late), 2)
@@ -356,11 +356,11 @@ def test_a_term_that_is_not_finite_is_found_with_its_step_and_name(value: float)
 
 
 def test_meter_goes_on_where_it_was_saved() -> None:
-    whole, first = Meter(10), Meter(10)
+    whole, first = Meter(), Meter()
     for meter in (whole, first):
         meter.add(scalars(a=1.0, b=2.0), 8)
         meter.read_recent(1)
-    second = Meter(10)
+    second = Meter()
     second.load_state(first.state())
     for meter in (whole, second):
         meter.add(scalars(a=5.0, b=7.0), 3)
@@ -400,7 +400,7 @@ def test_training_epoch_steps_then_lets_the_target_follow_then_logs(
     step = step_of(toy, plain(tiny_config, warmup_steps=0, learning_rate_schedule="constant"), 0.1)
     weights: list[float] = []
     means = train_validate_model_epoch(
-        toy, action_batches((4, 1.0), (4, 3.0), (2, 5.0)), Meter(10), CPU, False, step,
+        toy, action_batches((4, 1.0), (4, 3.0), (2, 5.0)), Meter(), CPU, False, step,
         lambda: weights.append(toy.weight.item()),
     )  # fmt: skip
     assert [entry[0] for entry in toy.diary] == ["forward", "update_targets"] * 3
@@ -422,7 +422,7 @@ def test_validation_changes_nothing(tiny_config: Callable[..., Config]) -> None:
     objective = objective_of(config).train()
     before = copy.deepcopy(objective.state_dict())
     runs = [
-        train_validate_model_epoch(objective, [windows(seed=1), windows(b=3, seed=2)], Meter(10), CPU, False)
+        train_validate_model_epoch(objective, [windows(seed=1), windows(b=3, seed=2)], Meter(), CPU, False)
         for _ in range(2)
     ]
     assert runs[0] == runs[1]
@@ -436,7 +436,7 @@ def test_validation_changes_nothing(tiny_config: Callable[..., Config]) -> None:
 def test_validation_is_the_sample_weighted_mean_of_its_batches(tiny_config: Callable[..., Config]) -> None:
     objective = objective_of(tiny_config()).eval()
     batches = [windows(seed=1), windows(b=3, seed=2)]
-    means = train_validate_model_epoch(objective, batches, Meter(10), CPU, False)
+    means = train_validate_model_epoch(objective, batches, Meter(), CPU, False)
     with torch.no_grad():
         results = [objective(batch) for batch in batches]
     parts = [{**terms, "loss_jepa": loss} for loss, terms in results]
@@ -447,8 +447,8 @@ def test_validation_is_the_sample_weighted_mean_of_its_batches(tiny_config: Call
 def test_mixed_precision_is_on_in_the_forward_pass_only(tiny_config: Callable[..., Config]) -> None:
     toy = Toy()
     step = step_of(toy, plain(tiny_config), bf16=True)
-    train_validate_model_epoch(toy, action_batches((2, 1.0)), Meter(10), CPU, True, step)
-    train_validate_model_epoch(toy, action_batches((2, 1.0)), Meter(10), CPU, True)
+    train_validate_model_epoch(toy, action_batches((2, 1.0)), Meter(), CPU, True, step)
+    train_validate_model_epoch(toy, action_batches((2, 1.0)), Meter(), CPU, True)
     # In training mode and in validation: (module in training mode, gradients, autocast).
     assert [entry[1:] for entry in toy.diary if entry[0] == "forward"] == [(True, True, True), (False, False, True)]
     assert not torch.is_autocast_enabled("cpu")
@@ -470,7 +470,7 @@ def test_the_target_encoder_follows_after_the_optimizer_step(tiny_config: Callab
         target = model.target_encoder.state_dict()
         equal.append(all(torch.equal(target[name], v) for name, v in model.online_encoder.state_dict().items()))
 
-    train_validate_model_epoch(objective, [windows(), windows(seed=1)], Meter(10), CPU, False, step, compare)
+    train_validate_model_epoch(objective, [windows(), windows(seed=1)], Meter(), CPU, False, step, compare)
     assert equal == [True, True]
     assert any(not torch.equal(start[name], value) for name, value in model.online_encoder.state_dict().items())
 
@@ -510,7 +510,7 @@ def test_in_mode_default_the_auxiliary_loss_alone_trains_the_encoder(
     objective = objective_of(config).train()
     start = copy.deepcopy(objective.model.online_encoder.state_dict())
     step = step_of(objective, config, 1e-2)
-    train_validate_model_epoch(objective, [windows()] * 3, Meter(10), CPU, False, step)
+    train_validate_model_epoch(objective, [windows()] * 3, Meter(), CPU, False, step)
     assert all(torch.equal(start[name], v) for name, v in objective.model.online_encoder.state_dict().items())
 
 

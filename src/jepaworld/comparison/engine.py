@@ -21,7 +21,7 @@ from jepaworld.comparison.cell import read_result
 from jepaworld.comparison.grid import Cell, in_words, make_grid
 from jepaworld.comparison.page import write_page, write_table
 from jepaworld.comparison.processes import fitting_jobs, log_file, run_cells
-from jepaworld.comparison.summary import Run, Summary, summarise
+from jepaworld.comparison.summary import Outcome, Summary, summarise
 from jepaworld.config import Config
 from jepaworld.data.collect import collect
 from jepaworld.envs.calls import close
@@ -122,13 +122,13 @@ def _require_possible(cells: Sequence[Cell], progress: Progress) -> None:
             progress.warn(notice)
 
 
-def _run(cells: Sequence[Cell], folder: Path, jobs: int, progress: Progress, name: str) -> dict[str, Run]:
+def _run(cells: Sequence[Cell], folder: Path, jobs: int, progress: Progress, name: str) -> dict[str, Outcome]:
     """All cells with what came of them; page and table are up to date whenever one ends."""
-    runs = {cell.name: Run(cell, read_result(cell, folder)) for cell in cells}
+    runs = {cell.name: Outcome(cell, read_result(cell, folder)) for cell in cells}
     pending = [run.cell for run in runs.values() if run.result is None]
     done = len(cells) - len(pending)
     for cell, error in _collect(pending, progress):
-        runs[cell.name] = Run(cell, None, error)
+        runs[cell.name] = Outcome(cell, None, error)
         pending.remove(cell)
     progress.message(f"{counted(len(cells), 'run')}, {done} finished before, {jobs} at once; logs in {folder / 'logs'}")
     progress.start("Runs", len(cells), len(cells) - len(pending))
@@ -136,7 +136,7 @@ def _run(cells: Sequence[Cell], folder: Path, jobs: int, progress: Progress, nam
         _write(runs, folder, jobs, name)
         with closing(run_cells(pending, folder, jobs)) as ended:  # whatever happens here, its processes end
             for cell, error in ended:
-                run = runs[cell.name] = Run(cell, None if error else read_result(cell, folder), error)
+                run = runs[cell.name] = Outcome(cell, None if error else read_result(cell, folder), error)
                 said = f"failed: {error} [{log_file(cell, folder)}]"
                 if (reached := summarise([run])[0].reached) is not None:
                     said = f"{share(reached)} of the goals reached"
@@ -160,7 +160,7 @@ def _collect(cells: Sequence[Cell], progress: Progress) -> list[tuple[Cell, str]
     return [(cell, failed[cell.config.dataset_dir]) for cell in cells if cell.config.dataset_dir in failed]
 
 
-def _write(runs: Mapping[str, Run], folder: Path, jobs: int, name: str) -> None:
+def _write(runs: Mapping[str, Outcome], folder: Path, jobs: int, name: str) -> None:
     settings = summarise(list(runs.values()))
     write_page(folder / "comparison.html", settings, name, jobs)
     write_table(folder / "comparison.csv", settings)

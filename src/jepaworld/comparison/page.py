@@ -10,12 +10,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from jepaworld.comparison.grid import in_words, value_text
 from jepaworld.comparison.processes import log_file
-from jepaworld.comparison.summary import Estimate, Run, Summary, summarise
+from jepaworld.comparison.summary import Estimate, Outcome, Summary, summarise
 from jepaworld.config.loading import dump_yaml
+from jepaworld.report.page import template
 from jepaworld.utils import text
 from jepaworld.utils.storage import atomic_write_text
 from jepaworld.utils.text import columns, number, percent, share, wrapped
@@ -33,18 +32,9 @@ ESTIMATES = {
 
 def write_page(path: Path, settings: Sequence[Summary], name: str, jobs: int) -> None:
     """Write the page: one file without scripts that loads nothing from elsewhere."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("jepaworld.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    helpers = (text.number, text.percent, text.share, text.counted, value_text, in_words, estimate, difference)
-    environment.filters |= {helper.__name__: helper for helper in helpers}
     runs = [run for setting in settings for run in setting.runs]
     results = [run.result for run in runs if run.result is not None]
-    page = environment.get_template("comparison.html").render(
+    page = template("comparison.html", value_text, in_words, estimate, difference).render(
         name=name or runs[0].cell.config.environment_name,
         settings=settings,
         runs=[(run, summarise([run])[0], _links(run, path.parent)) for run in runs],
@@ -104,7 +94,7 @@ def _best_read_first(settings: Sequence[Summary]) -> list[str]:
     return sorted(best, key=lambda name: -best[name])
 
 
-def _links(run: Run, folder: Path) -> dict[str, str]:
+def _links(run: Outcome, folder: Path) -> dict[str, str]:
     """Report and log of a run, from the page on, as far as they are there."""
     files = {"report": run.cell.run / "report.html", "log": log_file(run.cell, folder)}
     return {name: Path(os.path.relpath(file, folder)).as_posix() for name, file in files.items() if file.is_file()}

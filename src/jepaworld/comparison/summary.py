@@ -34,7 +34,7 @@ class Estimate(NamedTuple):
         return self.low, self.high
 
 
-class Run(NamedTuple):
+class Outcome(NamedTuple):
     """A cell with what came of it: a result, or the reason why there is none."""
 
     cell: Cell
@@ -66,7 +66,7 @@ class Summary(NamedTuple):
     """
 
     setting: Mapping[str, Any]
-    runs: Sequence[Run]
+    runs: Sequence[Outcome]
     reached: Estimate | None = None
     ended: Estimate | None = None
     behind: Estimate | None = None
@@ -89,9 +89,9 @@ class Summary(NamedTuple):
         return [float(np.mean(result.reached)) for result in self.results]
 
 
-def summarise(runs: Sequence[Run]) -> list[Summary]:
+def summarise(runs: Sequence[Outcome]) -> list[Summary]:
     """A summary of each setting, in the order of the grid."""
-    grouped: dict[str, list[Run]] = {}
+    grouped: dict[str, list[Outcome]] = {}
     for run in runs:
         grouped.setdefault(repr(run.cell.setting), []).append(run)
     settings = [_summary(runs, place) for place, runs in enumerate(grouped.values())]
@@ -104,7 +104,7 @@ def summarise(runs: Sequence[Run]) -> list[Summary]:
     ]
 
 
-def _summary(runs: Sequence[Run], place: int) -> Summary:
+def _summary(runs: Sequence[Outcome], place: int) -> Summary:
     summary = Summary(runs[0].cell.setting, runs)
     found = summary.results
     if not found:

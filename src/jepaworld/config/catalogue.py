@@ -13,18 +13,10 @@ from pathlib import Path
 from pydantic import Field, TypeAdapter
 
 from jepaworld.config.fields import NonEmpty, PositiveInt, Section
+from jepaworld.utils.outside import EXTRAS
 from jepaworld.utils.text import columns, share, wrapped
 
 RECIPES = Path(__file__).parent / "recipes"
-# A package of each extra, whose presence says whether the extra is installed.
-EXTRAS = {
-    "atari": "ale_py",
-    "box2d": "Box2D",
-    "mujoco": "mujoco",
-    "pusht": "gym_pusht",
-    "ogbench": "ogbench",
-    "pretrained": "transformers",
-}
 
 
 class Measured(Section):

@@ -40,10 +40,10 @@ def _kinds(config: Settings) -> list[str]:
 
 
 # Each rule: whether it is broken, and the sentence that says so.
-Rules = Iterator[tuple[bool, str]]
+Checks = Iterator[tuple[bool, str]]
 
 
-def _of_data(config: Settings) -> Rules:
+def _of_data(config: Settings) -> Checks:
     longest, block = config.max_steps_per_episode_data_collection, config.frame_skipping
     yield (
         longest < block,
@@ -59,7 +59,7 @@ def _of_data(config: Settings) -> Rules:
     )
 
 
-def _of_the_losses(config: Settings) -> Rules:
+def _of_the_losses(config: Settings) -> Checks:
     if "auxiliary_loss" not in model_parts(config):
         return
     jepa, losses = config.jepa_model, config.dynamics_losses
@@ -88,7 +88,7 @@ def _of_the_losses(config: Settings) -> Rules:
     )
 
 
-def _of_the_model(config: Settings) -> Rules:
+def _of_the_model(config: Settings) -> Checks:
     output_dim, latent_dim, options = config.predictor_output_dim, config.latent_dim, config.training_options
     yield (
         output_dim not in (None, latent_dim),
@@ -110,7 +110,7 @@ def _of_the_model(config: Settings) -> Rules:
     )
 
 
-def _of_the_decoder(config: Settings) -> Rules:
+def _of_the_decoder(config: Settings) -> Checks:
     decoder, side, patch = config.jepa_decoder_training, config.image_size, config.decoder_patch_size
     width, heads, parts = config.decoder_dim, config.decoder_heads, model_parts(config)
     if decoder.enabled or "decoder" in parts:
@@ -134,7 +134,7 @@ def _without_validation(config: Settings, key: str) -> tuple[bool, str]:
     )
 
 
-def _of_planning(config: Settings) -> Rules:
+def _of_planning(config: Settings) -> Checks:
     planning, longest = config.planning, config.jepa_model.predictor_context_length
     yield (
         "predictor" in model_parts(config) and (planning.context or 1) > longest,

@@ -67,11 +67,6 @@ class DatasetSummary:
     actions: list[Statistics] = field(default_factory=list)  # of each number of an action block
     states: dict[str, list[Statistics]] = field(default_factory=dict)  # of each number of a variable, in C order
 
-    @property
-    def integrity_ok(self) -> bool:
-        """Whether every file is there and as it was written."""
-        return self.problem is None
-
     def __str__(self) -> str:
         """A table for the terminal."""
         lines, spec, collected = [str(self.path)], self.spec, self.provenance

@@ -18,6 +18,7 @@ count of steps, is to be left out of it. A method that takes other arguments is 
 from __future__ import annotations
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -46,8 +47,8 @@ def hook(env: gymnasium.Env[Any, Any], name: Hook) -> Callable[..., Any] | None:
         inspect.signature(found).bind(*[None] * _ARGUMENTS[name])
     except TypeError:
         return None
-    except ValueError:  # it has no signature that could be read
-        pass
+    except ValueError:  # written in C, it has no signature that could be read: what it takes is found out by calling it
+        return found
     return found
 
 
@@ -57,7 +58,7 @@ def require(states: Mapping[str, Any], *names: str) -> None:
         raise ValueError(f"states lack {' and '.join(missing)}; there are {', '.join(states)}.")
 
 
-class StateVariables(gymnasium.Wrapper[Any, Any, Any, Any]):
+class StateVariables(gymnasium.Wrapper[Any, Any, Any, Any], ABC):
     """Base of wrappers that add state variables to `info`: a subclass has them in `_variables()`."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -70,6 +71,6 @@ class StateVariables(gymnasium.Wrapper[Any, Any, Any, Any]):
         observation, reward, terminated, truncated, info = self.env.step(action)
         return observation, reward, terminated, truncated, info | self._variables()
 
+    @abstractmethod
     def _variables(self) -> dict[str, NDArray[np.float64]]:
         """The state variables of now, copies."""
-        raise NotImplementedError

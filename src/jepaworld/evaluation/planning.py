@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -70,7 +71,7 @@ def evaluate_planning(
     Args:
         model: The world model.
         config: Environment, `planning` and `evaluation` are used.
-        dataset: The dataset that recorded starts and goals come from; None with goals of the environment.
+        dataset: Where recorded starts and goals come from; None with goals of the environment.
         episodes: Its held-out episodes, those of `evaluation.split`.
         bf16: Imagine in bf16 autocast.
         num_recordings: Episodes to record for videos: the first so many of each group, and so many that failed.
@@ -82,72 +83,72 @@ def evaluate_planning(
         The results with `recordings`; whatever is about a run folder is the caller's to add.
 
     Raises:
-        JepaworldError: as `draw_tasks`, `TaskFile.read`, `begin` and `Controller`; an environment that
-            fails while the planner plays.
+        JepaworldError: as `draw_tasks`, `TaskFile.read`, `begin` and `Controller`; the environment failed.
     """
-    progress, began, file = progress or Progress(), time.perf_counter(), None
-    if tasks_from is not None:
-        file = TaskFile.read(tasks_from, config)
-        config = file.settings(config)
+    progress, began = progress or Progress(), time.perf_counter()
+    file = None if tasks_from is None else TaskFile.read(tasks_from, config)
+    config = config if file is None else file.settings(config)
     settings = config.evaluation
     num_lanes, skip = min(settings.num_envs, settings.num_episodes), config.frame_skipping
     with kept_random_state(), make_task_player(config, dataset, num_lanes) as player, _threads_for(model):
-        space, lane = player.action_space, player.lanes[0]
+        lane, space = player.lanes[0], player.action_space
         controller = Controller(model, space, config.planning, frame_skipping=skip, seed=settings.seed, bf16=bf16)
         context = controller.context if settings.history else 1
         if file is None:
             tasks = draw_tasks(config, lane, dataset, episodes, context=context)
-            file = None if tasks_to is None else TaskFile.of(tasks, config, dataset, context)
         else:
-            tasks = file.task_set(config, context)
-            _warn_of_seen(tasks, file, dataset, episodes, progress)
-            begin(lane, tasks.tasks[0], own_success=tasks.criterion.is_own)
-        if file is not None and tasks_to is not None:
+            tasks = _tasks_of(file, config, lane, dataset, episodes, context, progress)
+        if tasks_to is not None:
+            file = file or TaskFile.of(tasks, config, dataset, context)
             file.write(tasks_to)
-        for note in tasks.notes:
-            progress.warn(note)
         shapes = {name: value.shape for name, value in lane.states().items()}
         rest = None if settings.rest is None else Rest(settings.rest, shapes)
         runner = _TaskRunner(tasks, player.lanes, settings.max_steps, progress, rest)
-        policy = RandomPolicy(
-            space, config.collection.smoothness if config.collection.policy == "smooth_random" else 0.0
-        )
-        planner, played, recordings = _play_planner(runner, controller, config, num_recordings)
-        rank = rank_recorded(controller, tasks.tasks, policy, settings.seed, num_lanes)
-        baselines = list(_play_baselines(runner, policy, settings))
+        found = _play_all(runner, controller, space, config, num_recordings)
     played_from = f"{tasks_from.name} ({file.sha256[:12]})" if tasks_from and file else None
     return PlanningResults(
-        seed=settings.seed,
-        training_seed=config.seed,
-        environment=config.environment_name,
+        **found,
+        **_settings_entries(config, tasks),
         protocol=describe_protocol(config, tasks, dataset, rest, played_from),
         tasks_sha256="" if file is None else file.sha256,
-        goals=tasks.goals,
-        num_episodes=len(tasks.tasks),
-        max_steps=settings.max_steps,
-        excluded_solved=tasks.solved,
-        groups=tasks.groups,
-        agents=[planner, *(result for result, _ in baselines)],
-        recorded_rank=rank,
-        planning=config.planning.model_dump(mode="json"),
-        evaluation=settings.model_dump(mode="json"),
         device=str(controller.device),
-        episodes=[*played, *(task for _, tasks in baselines for task in tasks)],
         duration_seconds=round(time.perf_counter() - began, 1),
-        recordings=recordings,
     )
 
 
-def _warn_of_seen(
-    tasks: TaskSet, file: TaskFile, dataset: EpisodeDataset | None, episodes: NDArray[np.int64], progress: Progress
-) -> None:
-    """Tell of tasks from episodes that this model may have learned from."""
-    if dataset is None or dataset.fingerprint != file.dataset:
-        return
-    held_out = {dataset.episode_number(int(index)) for index in episodes}
-    seen = sum(task.episode not in held_out for task in tasks.tasks)
-    if seen:
-        progress.warn(f"{seen} of {len(tasks.tasks)} tasks are of episodes that this run does not hold out.")
+def _settings_entries(config: Config, tasks: TaskSet) -> dict[str, Any]:
+    """Which tasks were played with which settings, as entries of `PlanningResults`."""
+    return {
+        "seed": config.evaluation.seed,
+        "training_seed": config.seed,
+        "environment": config.environment_name,
+        "goals": tasks.goals,
+        "num_episodes": len(tasks.tasks),
+        "max_steps": config.evaluation.max_steps,
+        "excluded_solved": tasks.solved,
+        "groups": tasks.groups,
+        "planning": config.planning.model_dump(mode="json"),
+        "evaluation": config.evaluation.model_dump(mode="json"),
+    }
+
+
+def _tasks_of(
+    file: TaskFile,
+    config: Config,
+    lane: Lane,
+    dataset: EpisodeDataset | None,
+    episodes: NDArray[np.int64],
+    context: int,
+    progress: Progress,
+) -> TaskSet:
+    """The tasks of a file, the first of which is begun; tell of those that the model may have learned from."""
+    tasks = file.task_set(config, context)
+    if dataset is not None and dataset.fingerprint == file.dataset:
+        held_out = {dataset.episode_number(int(index)) for index in episodes}
+        if seen := sum(task.episode not in held_out for task in tasks.tasks):
+            progress.warn(f"{seen} of {len(tasks.tasks)} tasks are of episodes that this run does not hold out.")
+    begin(lane, tasks.tasks[0], own_success=tasks.criterion.is_own)
+    return tasks
 
 
 def _threads_for(model: Any) -> AbstractContextManager[None]:
@@ -161,6 +162,24 @@ def _threads_for(model: Any) -> AbstractContextManager[None]:
 
 
 # --- the planner and its baselines -----------------------------------------------------------------------------------
+
+
+def _play_all(
+    runner: _TaskRunner, controller: Controller, space: gymnasium.Space[Any], config: Config, num_recordings: int
+) -> dict[str, Any]:
+    """What the planner, the random policy and the recorded actions reached, as entries of `PlanningResults`."""
+    settings, collection = config.evaluation, config.collection
+    for note in runner.tasks.notes:
+        runner.progress.warn(note)
+    planner, played, recordings = _play_planner(runner, controller, config, num_recordings)
+    # As smooth as the actions that were collected with, if these were random.
+    policy = RandomPolicy(space, collection.smoothness if collection.policy == "smooth_random" else 0.0)
+    rank = rank_recorded(controller, runner.tasks.tasks, policy, settings.seed, len(runner.lanes))
+    agents = [planner]
+    for result, tasks in _play_baselines(runner, policy, settings):
+        agents.append(result)
+        played += tasks
+    return {"agents": agents, "episodes": played, "recorded_rank": rank, "recordings": recordings}
 
 
 def _play_planner(

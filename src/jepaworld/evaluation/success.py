@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from jepaworld.config.planning import RestCondition, SuccessCondition
 from jepaworld.envs.hooks import OWN_SUCCESS
+from jepaworld.envs.state import States
 from jepaworld.errors import ConfigError, PlanningError
-
-States = Mapping[str, NDArray[Any]]
 
 
 class Criterion:

@@ -28,23 +28,24 @@ class DynamicsLosses(nn.Module):
 
     Args:
         similarity_weight: Weight of `temporal_similarity_loss`.
-        time_variance_weight: Weight of `time_variance_loss`.
         inverse_dynamics_weight: Weight of the head's loss.
         rollout_weight: Weight of `rollout_loss`.
         rollout_steps: Steps that are imagined.
         head: Reads actions from pairs of embeddings; its parameters are trained with the model. Needed only if its
             weight is above 0.
+        time_variance_weight: Weight of `time_variance_loss`.
         distance: Of imagined and real embeddings, as `jepa_model.prediction_loss`.
     """
 
     def __init__(
         self,
         similarity_weight: float = 0.0,
-        time_variance_weight: float = 0.0,
         inverse_dynamics_weight: float = 0.0,
         rollout_weight: float = 0.0,
         rollout_steps: int = 1,
         head: InverseDynamicsHead | None = None,
+        *,
+        time_variance_weight: float = 0.0,
         distance: Distance = "mse",
     ) -> None:
         super().__init__()
@@ -64,13 +65,13 @@ class DynamicsLosses(nn.Module):
         if settings.inverse_dynamics_weight:
             head = InverseDynamicsHead(latent_shape, settings.inverse_dynamics_hidden_dim, spaces)
         return cls(
-            settings.temporal_similarity_weight,
-            settings.time_variance_weight,
-            settings.inverse_dynamics_weight,
-            settings.rollout_weight,
-            settings.rollout_steps,
-            head,
-            config.jepa_model.prediction_loss,
+            similarity_weight=settings.temporal_similarity_weight,
+            time_variance_weight=settings.time_variance_weight,
+            inverse_dynamics_weight=settings.inverse_dynamics_weight,
+            rollout_weight=settings.rollout_weight,
+            rollout_steps=settings.rollout_steps,
+            head=head,
+            distance=config.jepa_model.prediction_loss,
         )
 
     def forward(self, model: JEPA, output: JEPAOutput, actions: Tensor) -> tuple[list[Tensor], dict[str, Tensor]]:

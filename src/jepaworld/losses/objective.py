@@ -70,6 +70,7 @@ class JEPAObjective(Objective):
         weight: float,
         dynamics_losses: DynamicsLosses | None = None,
         per_step: bool = False,
+        *,
         distance: Distance = "mse",
         prediction_weight: float = 1.0,
     ) -> None:

@@ -108,13 +108,13 @@ def build_decoder(config: Config, latent_shape: tuple[int, ...]) -> JEPAStateDec
         latent_shape,
         config.image_size,
         config.input_channels,
-        config.decoder_patch_size,
-        config.decoder_dim,
-        config.decoder_depth,
-        config.decoder_heads,
-        config.decoder_mlp_dim,
-        config.decoder_memory_tokens,
-        config.decoder_dropout,
+        patch_size=config.decoder_patch_size,
+        dim=config.decoder_dim,
+        depth=config.decoder_depth,
+        heads=config.decoder_heads,
+        mlp_dim=config.decoder_mlp_dim,
+        memory_tokens=config.decoder_memory_tokens,
+        dropout=config.decoder_dropout,
     )
 
 

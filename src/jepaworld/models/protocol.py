@@ -19,8 +19,11 @@ class WorldModel(Protocol):
     """A world model: encodes frames and predicts latents from latents and actions.
 
     One that is trained here is a `torch.nn.Module` too. A `JEPA` is trained by the configured losses, another model by
-    its own `training_loss(batch) -> (loss, terms)`; `update_targets()`, if it has that, follows each step. Optional:
-    `max_rollout_steps: int | None`, how many steps it can imagine (no limit if missing or None).
+    its own `training_loss(batch) -> (loss, terms)`. Optional, beside that:
+
+    * `update_targets()` follows each training step.
+    * `max_rollout_steps: int | None` is how many steps it can imagine; no limit if missing or None.
+    * `encode_online(frames)` is what `jepa_decoder_training.embedding_source: online` decodes; `encode` if missing.
 
     Attributes:
         latent_shape: (D,) or (N, D).

@@ -82,10 +82,7 @@ def check_dynamics(
         return DynamicsReport(name, declared, ())
     space = PlanSpace.of(action_space, frame_skipping, device_of(model))
     generator, context = torch.Generator().manual_seed(seed), context_length(model)
-    if frames is None:
-        if image_shape is None:
-            raise PlanningError("check_dynamics needs image_shape=(C, H, W), or frames to look at.")
-        frames = torch.randint(0, 256, (3, context, *image_shape), generator=generator, dtype=torch.uint8)
+    frames = _random_frames(image_shape, context, generator) if frames is None else frames
     if frames.dtype != torch.uint8 or frames.ndim != 5 or len(frames) < 2 or frames.shape[1] < context:
         raise PlanningError(
             f"frames are {frames.dtype} {tuple(frames.shape)}: expected uint8 (B, K, C, H, W), B at least 2 and K at "
@@ -93,10 +90,7 @@ def check_dynamics(
         )
     num_envs, steps = len(frames), context - 1 + min(horizon, max_rollout_steps(model) or horizon)
     if actions is None:
-        shape = (num_envs, steps, space.width)
-        draw = partial(torch.randint, space.num_actions) if space.discrete else torch.rand
-        drawn = draw(shape, generator=generator)
-        actions = space.to_real((drawn if space.discrete else drawn * 2.0 - 1.0).to(space.device))
+        actions = _random_actions(space, (num_envs, steps, space.width), generator)
     if actions.ndim != 3 or actions.shape[::2] != (num_envs, space.width) or actions.shape[1] < steps:
         raise PlanningError(
             f"actions have shape {tuple(actions.shape)}: expected ({num_envs}, at least {steps}, {space.width}), "
@@ -107,6 +101,20 @@ def check_dynamics(
     with in_eval_mode(model), torch.no_grad(), suppress(_Unknown):
         check.run()
     return DynamicsReport(name, tuple(check.violations), tuple(check.passed))
+
+
+def _random_frames(image_shape: tuple[int, int, int] | None, context: int, generator: torch.Generator) -> Tensor:
+    """Random pixels, uint8 (3, K, C, H, W)."""
+    if image_shape is None:
+        raise PlanningError("check_dynamics needs image_shape=(C, H, W), or frames to look at.")
+    return torch.randint(0, 256, (3, context, *image_shape), generator=generator, dtype=torch.uint8)
+
+
+def _random_actions(space: PlanSpace, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Random action blocks of a shape (B, P, A), as the environment takes them."""
+    draw = partial(torch.randint, space.num_actions) if space.discrete else torch.rand
+    drawn = draw(shape, generator=generator)
+    return space.to_real((drawn if space.discrete else drawn * 2.0 - 1.0).to(space.device))
 
 
 def _declarations(model: Any) -> Iterator[str]:

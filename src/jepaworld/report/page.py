@@ -6,7 +6,7 @@ the rows of tables that take some choosing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,16 +74,7 @@ def read_results(run_dir: str | Path) -> Results:
 
 def render_page(results: Results, pictures: Pictures) -> str:
     """The whole page as text."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("jepaworld.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    helpers = (text.number, text.percent, text.share, text.duration, text.counted, figures.picture, prose, plain)
-    environment.filters |= {helper.__name__: helper for helper in helpers}
-    return environment.get_template("page.html").render(
+    return template("page.html", text.duration, figures.picture, prose, plain).render(
         results=results,
         pictures=pictures,
         sections={name: title for name, title in SECTIONS.items() if name != "planning" or results.planning},
@@ -99,6 +90,20 @@ def render_page(results: Results, pictures: Pictures) -> str:
         charts=_charts(results),
         configuration=dump_yaml(results.config),
     )
+
+
+def template(name: str, *helpers: Callable[..., Any]) -> jinja2.Template:
+    """A page's template; helpers can be used in it by their names, beside the usual ones for numbers."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("jepaworld.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    usual = (text.number, text.percent, text.share, text.counted)
+    environment.filters |= {helper.__name__: helper for helper in (*usual, *helpers)}
+    return environment.get_template(name)
 
 
 def prose(words: str) -> Markup:

@@ -34,7 +34,7 @@ RECORD_FILE = "run.json"
 RESUME_FOLDER = "resume"
 REPORT_FILES = ("report.html", "report.json")
 EVALUATION_FOLDER, PLAN_FOLDER = "evaluation", "plan"
-KINDS = {"jepa": "jepa", "decoder": "jepa_decoder"}
+CHECKPOINT_KINDS = {"jepa": "jepa", "decoder": "jepa_decoder"}
 """Kind of the checkpoints, by phase."""
 _ENTRIES = {CONFIG_FILE, RECORD_FILE, METRICS_FILE, TENSORBOARD_FOLDER, "wandb", CHECKPOINT_FOLDER, RESUME_FOLDER}
 _ENTRIES |= {*REPORT_FILES, EVALUATION_FOLDER, PLAN_FOLDER}
@@ -289,7 +289,7 @@ class RunFolder:
         with storage_errors(self.path):
             self.resume_state("decoder").unlink(missing_ok=True)
             for which in ("best", "last") if weights else ():
-                self.checkpoint(KINDS["decoder"], which).unlink(missing_ok=True)
+                self.checkpoint(CHECKPOINT_KINDS["decoder"], which).unlink(missing_ok=True)
         remove_records(self.path, "decoder")
         shutil.rmtree(self.plots_folder, ignore_errors=True)
 
@@ -301,7 +301,7 @@ def require_names(config: Config) -> None:
         ConfigError: with the setting.
     """
     stopping, decoder = config.early_stopping, config.jepa_decoder_training
-    taken = {checkpoint_path(Path(), config, kind, "last").name for kind in KINDS.values()}
+    taken = {checkpoint_path(Path(), config, kind, "last").name for kind in CHECKPOINT_KINDS.values()}
     for key, name, others in (
         ("early_stopping.checkpoint_path_jepa", stopping.checkpoint_path_jepa, taken),
         ("jepa_decoder_training.checkpoint_path", decoder.checkpoint_path, {*taken, stopping.checkpoint_path_jepa}),

@@ -199,15 +199,11 @@ def parameter_groups(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Par
 class Meter:
     """Sums loss terms on the device, in one tensor that stays where it is, and reads them only when asked.
 
-    Args:
-        log_every_steps: Steps between two reads.
-
     Attributes:
         samples: Windows since the beginning of the epoch.
     """
 
-    def __init__(self, log_every_steps: int) -> None:
-        self.log_every_steps = log_every_steps
+    def __init__(self) -> None:
         self.samples = 0
         self._names: list[str] = []
         self._totals = torch.empty(0)  # (3, K): since the last read, since the beginning by samples, finite steps

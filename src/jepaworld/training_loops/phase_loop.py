@@ -20,7 +20,7 @@ from jepaworld.data.windows import WindowLoader
 from jepaworld.errors import NonFiniteLossError
 from jepaworld.losses.objective import Objective
 from jepaworld.models import checkpoints
-from jepaworld.runs.folder import KINDS, RunFolder
+from jepaworld.runs.folder import CHECKPOINT_KINDS, RunFolder
 from jepaworld.runs.metrics import MetricsLog
 from jepaworld.runs.record import LATEST
 from jepaworld.runs.state import PhaseState, load_state, random_state, save_state, set_random_state
@@ -123,10 +123,10 @@ def run_phase(phase: Phase, run: Run, resume: bool) -> PhaseState:
 class _PhaseRunner:
     def __init__(self, phase: Phase, run: Run) -> None:
         self.phase, self.owner, self.config = phase, run, run.config
-        self.kind = KINDS[phase.name]
+        self.kind = CHECKPOINT_KINDS[phase.name]
         self.state = PhaseState()
         self.started = 0.0
-        self.meter = Meter(self.config.logging.log_every_steps)
+        self.meter = Meter()
         self.bf16 = use_bf16(self.config.mixed_precision, run.device, phase.objective)
         self.train = self._loader(run.split.train)
         self.validation = self._loader(run.split.validation) if len(run.split.validation) else None
@@ -190,7 +190,7 @@ class _PhaseRunner:
             validated = train_validate_model_epoch(
                 phase.objective,
                 self.validation.all_windows(),
-                Meter(self.config.logging.log_every_steps),
+                Meter(),
                 run.device,
                 self.bf16,
             )
@@ -205,7 +205,7 @@ class _PhaseRunner:
         save = step % self.config.checkpoint_every_steps == 0 and not last
         stop = run.stop_requested()
         note = ""
-        if step % self.meter.log_every_steps == 0 or last or save or stop:
+        if step % self.config.logging.log_every_steps == 0 or last or save or stop:
             # Nothing may be saved before the losses up to here are known to be finite.
             recent = self.meter.read_recent(step)
             note = f"epoch {state.epoch}  loss {recent[phase.objective.loss_name]:.4f}"

@@ -18,7 +18,16 @@ from typing import Any
 import jepaworld
 from jepaworld.errors import ConfigError, JepaworldError
 
-_EXTRAS = {"stable_baselines3": "sb3", "transformers": "pretrained"}  # packages that come with an extra of this one
+EXTRAS = {
+    "atari": "ale_py",
+    "box2d": "Box2D",
+    "mujoco": "mujoco",
+    "pusht": "gym_pusht",
+    "ogbench": "ogbench",
+    "pretrained": "transformers",
+    "sb3": "stable_baselines3",
+}
+"""A package of each extra, whose presence says whether the extra is installed."""
 
 
 def in_words(error: Exception) -> str:
@@ -69,7 +78,7 @@ def import_module(name: str, setting: str, kind: type[JepaworldError] = ConfigEr
         root, missing_root = name.partition(".")[0], missing.partition(".")[0]
         if not missing:  # the module's own fault
             raise
-        if extra := _EXTRAS.get(root) or _EXTRAS.get(missing_root):
+        if extra := next((extra for extra, package in EXTRAS.items() if package in (root, missing_root)), None):
             remedy = f'Install it: pip install "jepaworld[{extra}]".'
         elif missing_root == root:
             remedy = f"Install it, or start in the folder that holds it (this is {folder})."
