@@ -121,8 +121,9 @@ def check(config: ConfigArgument, overrides: OverridesArgument = None) -> None:
     from jepaworld.training_costs import describe_config
 
     resolved = _load(config, overrides)
+    description = describe_config(resolved)  # first, as it refuses what cannot be trained
     typer.echo(to_commented_yaml(resolved))
-    _say(describe_config(resolved))
+    _say(description)
 
 
 @app.command("check-env", epilog="Example: jepaworld check-env ALE/Pong-v5 environment_kwargs.frameskip=2")
@@ -362,6 +363,8 @@ def _evaluate(
     progress.message("measuring probes, collapse and imagination; writing the report")
     path = _write_report(run, planning.device)
     typer.echo(summary(read_results(run)))
+    if tasks_to is not None:
+        progress.message(f"the tasks are in {tasks_to}; any run plays them by jepaworld evaluate RUN --tasks {tasks_to}")
     progress.message(f"look at {path}")
 
 
