@@ -364,7 +364,7 @@ def _evaluate(
     path = _write_report(run, planning.device)
     typer.echo(summary(read_results(run)))
     if tasks_to is not None:
-        progress.message(f"the tasks are in {tasks_to}; any run plays them by jepaworld evaluate RUN --tasks {tasks_to}")
+        progress.message(f"any run plays the same tasks by: jepaworld evaluate RUN --tasks {tasks_to}")
     progress.message(f"look at {path}")
 
 
